@@ -1,0 +1,41 @@
+# Two commands do everything on a fresh clone:
+#   make book    set up once, run the notebooks, build the book
+#   make test    set up once, run the tests and validate the notebooks
+# Both are thin: without make, run the same lines by hand. PYTHON chooses the interpreter (3.11 or later).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export HF_HUB_DISABLE_TELEMETRY = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help setup book test lint figures clean
+
+help:
+	@sed -n '2,5s/^# //p' Makefile
+
+# Installed anew only when the requirements change.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.installed
+
+book: setup
+	$(BIN)/unlearn book
+
+test: setup
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg -W default notebooks
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+figures: setup
+	$(BIN)/unlearn reproduce --all -p out=figures
+
+clean:
+	rm -rf build

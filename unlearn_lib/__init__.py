@@ -1,0 +1,61 @@
+"""Second-order machine unlearning of causal language models."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unlearn_lib.data.tasks import Task as Task
+    from unlearn_lib.data.tasks import load_task as load_task
+    from unlearn_lib.errors import (
+        HubUnavailableError as HubUnavailableError,
+    )
+    from unlearn_lib.errors import (
+        InputError as InputError,
+    )
+    from unlearn_lib.errors import (
+        NumericsError as NumericsError,
+    )
+    from unlearn_lib.losses import sequence_losses as sequence_losses
+    from unlearn_lib.metrics import accuracy as accuracy
+    from unlearn_lib.metrics import exposures as exposures
+    from unlearn_lib.metrics import text_losses as text_losses
+    from unlearn_lib.models import load_model as load_model
+    from unlearn_lib.models import save_model as save_model
+    from unlearn_lib.training import TrainingConfig as TrainingConfig
+    from unlearn_lib.training import train as train
+    from unlearn_lib.unlearning import Result as Result
+    from unlearn_lib.unlearning import unlearn as unlearn
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "HubUnavailableError": "unlearn_lib.errors",
+    "InputError": "unlearn_lib.errors",
+    "NumericsError": "unlearn_lib.errors",
+    "Result": "unlearn_lib.unlearning",
+    "Task": "unlearn_lib.data.tasks",
+    "TrainingConfig": "unlearn_lib.training",
+    "accuracy": "unlearn_lib.metrics",
+    "exposures": "unlearn_lib.metrics",
+    "load_model": "unlearn_lib.models",
+    "load_task": "unlearn_lib.data.tasks",
+    "save_model": "unlearn_lib.models",
+    "sequence_losses": "unlearn_lib.losses",
+    "text_losses": "unlearn_lib.metrics",
+    "train": "unlearn_lib.training",
+    "unlearn": "unlearn_lib.unlearning",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use: `import unlearn_lib` and `unlearn --help` stay fast."""
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'unlearn_lib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

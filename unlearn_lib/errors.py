@@ -1,0 +1,22 @@
+"""The library's own errors. Each message says what happened, why, and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input or options: an unknown name, a malformed file, a method whose needs are not met."""
+
+
+class HubUnavailableError(OSError):
+    """Something has to come from the Hugging Face hub, which cannot be reached, and is not in the local cache."""
+
+
+class NumericsError(ArithmeticError):
+    """The numbers cannot be trusted: a non-finite loss, gradient or step."""
+
+
+def unknown(kind: str, name: object, valid: Iterable[str]) -> InputError:
+    """One sentence for every unknown name, with the valid ones."""
+    return InputError(f"unknown {kind} {str(name)!r}; choose one of: {', '.join(valid)}")
