@@ -1,0 +1,1 @@
+"""Tasks, their texts, and how texts become batches."""

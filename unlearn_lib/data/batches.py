@@ -1,0 +1,98 @@
+"""From texts to batches: tokens, an end-of-text token after every text, labels, padding by attention mask."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unlearn_lib.errors import InputError
+from unlearn_lib.losses import IGNORED, Batch
+
+
+@dataclass(frozen=True)
+class Example:
+    """One encoded sequence: `input_ids` and, of the same length, `labels` with -100 where nothing is scored."""
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The examples of a data set, how many texts were longer than `max_length` and cut, and a hash of their content."""
+
+    examples: tuple[Example, ...]
+    cut: int
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+def context_length(model: Any, tokenizer: Any) -> int:
+    """The longest sequence the model takes, in tokens."""
+    return int(min(getattr(model.config, "max_position_embeddings", 1 << 30), tokenizer.model_max_length))
+
+
+def encode(rows: Sequence[dict[str, Any]] | Any, tokenizer: Any, max_length: int) -> Encoded:
+    """Encode the rows of a data set in TRL's formats: `{"text"}`, or `{"prompt", "completion"}` of which the completion is scored.
+
+    Args:
+        rows: A `datasets.Dataset`, or any sequence of dicts, with those columns.
+        tokenizer: A transformers tokenizer; its EOS token ends every text.
+        max_length: Longer texts are cut to this many tokens (without their EOS then) and counted.
+
+    Raises:
+        InputError: A row without those columns, or with nothing that can be scored (also after the cut).
+    """
+    if tokenizer.eos_token_id is None:
+        raise InputError("the tokenizer has no end-of-text token, and every text must end with one; set tokenizer.eos_token")
+    examples, cut, digest = [], 0, hashlib.sha256()
+    for number, row in enumerate(rows):
+        prompt, text = _columns(row, number)
+        given = tokenizer(prompt, verbose=False)["input_ids"] if prompt else []
+        scored = [*tokenizer(text, verbose=False, add_special_tokens=not prompt)["input_ids"], tokenizer.eos_token_id]
+        ids, labels = (given + scored)[:max_length], ([IGNORED] * len(given) + scored)[:max_length]
+        if all(label == IGNORED for label in labels[1:]):
+            raise InputError(f"row {number} has nothing to score within {max_length} tokens; remove it or raise max_length")
+        cut += len(given) + len(scored) > max_length
+        digest.update(prompt.encode() + b"\0" + text.encode() + b"\0")
+        examples.append(Example(tuple(ids), tuple(labels)))
+    return Encoded(tuple(examples), cut, digest.hexdigest())
+
+
+def _columns(row: dict[str, Any], number: int) -> tuple[str, str]:
+    if isinstance(row.get("text"), str):
+        return "", row["text"]
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return prompt, completion
+    raise InputError(
+        f"row {number} needs the column 'text', or 'prompt' and 'completion', as strings; it has: {', '.join(row)}"
+    )
+
+
+def make_batches(examples: Sequence[Example], batch_size: int, device: torch.device | str = "cpu") -> list[Batch]:
+    """Cut the examples, in order, into batches of `batch_size`, each padded on the right to its own longest sequence."""
+    return [collate(examples[i : i + batch_size], device) for i in range(0, len(examples), batch_size)]
+
+
+def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:
+    """One batch: `input_ids`, `attention_mask`, `labels`, all `[B, T]` int64.
+
+    Padding uses token 0 and mask 0: it is told apart by the mask, never by its id.
+    """
+    T = max(len(example.input_ids) for example in examples)
+    ids = torch.zeros(len(examples), T, dtype=torch.long)
+    mask = torch.zeros(len(examples), T, dtype=torch.long)
+    labels = torch.full((len(examples), T), IGNORED, dtype=torch.long)
+    for row, example in enumerate(examples):
+        n = len(example.input_ids)
+        ids[row, :n] = torch.tensor(example.input_ids)
+        mask[row, :n] = 1
+        labels[row, :n] = torch.tensor(example.labels)
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
