@@ -1,0 +1,59 @@
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of the hub's client
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from unlearn_lib import nano
+from unlearn_lib.data.nano.draw import Draw
+from unlearn_lib.data.nano.lambada import passage
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(nano.TOKENIZER)
+
+
+@pytest.fixture
+def tiny() -> Callable[..., Any]:
+    """Build a tiny model from a configuration: `tiny("opt")`, float64, random weights from a seed."""
+
+    def build(family: str = "opt", dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        torch.manual_seed(seed)
+        spec = nano.NanoSpec(family, 16, 2, 2, 0.0, 0, "")
+        model = AutoModelForCausalLM.from_config(nano.config(spec)).to(dtype).eval()
+        # the initial weights of transformers are so small that all curvature would vanish
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(5 if p.ndim > 1 else 1)
+        return model
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[dict[str, str]]:
+    """Forty short passages of different lengths."""
+    return [{"text": passage(Draw("test", i))[: 60 + 3 * i]} for i in range(40)]
+
+
+@pytest.fixture
+def fingerprint() -> Callable[[Any], str]:
+    """A hash of all parameters and buffers of a model."""
+
+    def of(model: Any) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in sorted(model.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    return of

@@ -1,0 +1,109 @@
+"""Load and save causal language models: hub names, local folders, and the embedded `nano/` models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unlearn_lib import nano
+from unlearn_lib.errors import HubUnavailableError, InputError, unknown
+from unlearn_lib.hub import hub_reachable
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+def resolve_device(device: str) -> torch.device:
+    """`"auto"` is CUDA when there is one, else the CPU; anything else is passed to torch.
+
+    Raises:
+        InputError: CUDA was asked for on a machine without it.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda' was asked for, but torch sees no CUDA device here; use device='auto' or 'cpu'")
+    return chosen
+
+
+def load_model(
+    name_or_path: str | Path, *, device: str = "auto", dtype: str = "float32", revision: str | None = None
+) -> tuple[Any, Any]:
+    """Load a causal language model and its tokenizer, ready for curvature: eager attention, evaluation mode.
+
+    Args:
+        name_or_path: An embedded model (`nano/neo-s|m|l`, `nano/opt-s|m|l`), a local folder in the Hugging Face layout, or a
+            name on the hub.
+        device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, ...
+        dtype: `"float32"` (default), `"float64"` or `"bfloat16"`.
+        revision: Branch, tag or commit on the hub.
+
+    Returns:
+        `(model, tokenizer)`, a plain transformers model in evaluation mode and its fast tokenizer.
+
+    Raises:
+        InputError: Unknown embedded model, dtype or device; a folder without a model.
+        HubUnavailableError: A hub name, no network, and nothing in the local cache. Raised within about a second.
+
+    Only safetensors are read (no pickle), and code from the hub is never run.
+    """
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    chosen = resolve_device(device)
+    name = str(name_or_path)
+    options: dict[str, Any] = {"trust_remote_code": False}
+    model_from: str | Path = name
+    tokenizer_from: str | Path = name
+    if name.startswith("nano/"):
+        if name not in nano.SPECS:
+            raise unknown("embedded model", name, nano.SPECS)
+        model_from, tokenizer_from = nano.folder(name), nano.TOKENIZER
+        options["local_files_only"] = True
+    elif Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise InputError(f"the folder {name} holds no config.json, so it is not a saved transformers model")
+        options["local_files_only"] = True
+    elif Path(name).exists() or name.count("/") > 1 or name.startswith((".", "~")):
+        raise InputError(f"there is no model folder {name}; embedded models are: {', '.join(nano.SPECS)}")
+    else:
+        options |= {"revision": revision, "local_files_only": not hub_reachable()}
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            model_from, dtype=DTYPES[dtype], attn_implementation="eager", use_safetensors=True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_from, **options)
+    except OSError as error:
+        if model_from != name or Path(name).is_dir():
+            raise InputError(f"the model in {model_from} cannot be loaded: {_first_line(error)}") from error
+        if options["local_files_only"]:
+            raise HubUnavailableError(
+                f"model {name!r} is no folder here, the Hugging Face hub cannot be reached, and the local cache does not hold it; "
+                f"connect once, give a folder, or use an embedded model: {', '.join(nano.SPECS)}"
+            ) from error
+        raise InputError(f"model {name!r} cannot be loaded from the hub: {_first_line(error)}") from error
+    return model.to(chosen).eval(), tokenizer
+
+
+def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
+    """Write model (safetensors) and tokenizer so that `AutoModelForCausalLM.from_pretrained(folder)` loads them."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def manifest() -> dict[str, Any]:
+    """The manifest of the embedded models: `files` (SHA-256 by path) and `models` (size, tokens, losses, cost)."""
+    result: dict[str, Any] = json.loads((nano.FOLDER / "manifest.json").read_text())
+    return result
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
