@@ -1,0 +1,57 @@
+"""What every notebook starts with: parameters checked, libraries quiet, one plotting style, records at hand."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unlearn_lib.errors import InputError
+from unlearn_lib.reproduction import scenarios
+from unlearn_lib.reproduction.inventory import project_root
+from unlearn_lib.reproduction.store import Record, RunStore
+
+PROFILES = ("nano",)
+
+
+@dataclass(frozen=True)
+class Session:
+    """The checkout, the device and where records come from."""
+
+    root: Path
+    profile: str
+    device: str
+    recompute: bool
+
+    def records(self, wanted: Sequence[scenarios.Scenario]) -> list[Record]:
+        """The committed records of the runs; with `recompute` all of them anew, into `build/results/` (resumed when interrupted)."""
+        if self.recompute:
+            return scenarios.run(wanted, RunStore(self.root / "build" / "results" / self.profile))
+        return scenarios.load(wanted, RunStore(self.root / "results" / self.profile))
+
+    def folder(self, out: str) -> Path:
+        """The folder for figure files, relative to the checkout."""
+        return self.root / out
+
+
+def begin(profile: str = "nano", device: str = "auto", recompute: bool = False) -> Session:
+    """Start a notebook.
+
+    Raises:
+        InputError: An unknown profile or device.
+    """
+    if profile not in PROFILES:
+        raise InputError(f"unknown profile {profile!r}; choose one of: {', '.join(PROFILES)}")
+    import datasets
+    import transformers
+
+    from unlearn_lib.models import resolve_device
+    from unlearn_lib.plotting import use_style
+
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    use_style()
+    return Session(project_root(), profile, str(resolve_device(device)), recompute)

@@ -1,0 +1,107 @@
+"""Run records: small JSON files, one per finished run, found by the hash of the run's whole configuration.
+
+A finished record is never computed again; a run whose configuration differs in anything (an option, a seed, a data hash, the
+numerics version) has another key, so a record is never reused for something else. With the same configuration, machine and
+number of threads a record comes out bit for bit the same, except its `timing` and `provenance`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from unlearn_lib.errors import InputError
+
+Record = dict[str, Any]
+
+
+def key(config: dict[str, Any]) -> str:
+    """The SHA-256 of a configuration in canonical JSON."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+class RunStore:
+    """The records below one folder. `name` is a readable file name prefix; only the key decides what is found."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, name: str, config: dict[str, Any]) -> Path:
+        return self.folder / f"{name}-{key(config)[:12]}.json"
+
+    def get(self, name: str, config: dict[str, Any]) -> Record | None:
+        """The record of this configuration, or None.
+
+        Raises:
+            InputError: The file was edited or damaged: its configuration is not the one its name stands for.
+        """
+        path = self.path(name, config)
+        if not path.exists():
+            return None
+        try:
+            record: Record = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise InputError(f"the record {path} is not valid JSON ({error}); delete it and run again") from error
+        if record.get("config") != json.loads(json.dumps(config)):
+            raise InputError(f"the record {path} does not hold the configuration it is named after; delete it and run again")
+        return record
+
+    def put(self, name: str, config: dict[str, Any], results: dict[str, Any], timing: dict[str, float]) -> Record:
+        """Write a record: beside its place first, then renamed, so that no half-written record exists."""
+        record = {"config": config, "results": results, "timing": timing, "provenance": provenance()}
+        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".writing-")
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(text)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, self.path(name, config))
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return record
+
+
+def provenance() -> dict[str, Any]:
+    """Where a record was made: versions, processor, threads, commit (marked when there were uncommitted changes), time."""
+    import torch
+    import transformers
+
+    return {
+        "commit": _commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "processor": _processor(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "..") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a git checkout)"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,190 @@
+"""From run records to the tables and figures of the notebooks, always beside the reported numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from unlearn_lib.reproduction import paper
+from unlearn_lib.reproduction.scenarios import ORIGINAL
+from unlearn_lib.reproduction.settings import CYCLE_SIZE, PAPER_CYCLE_SIZE
+from unlearn_lib.reproduction.store import Record, key
+
+
+def tidy(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each record and cycle: what was measured after it, and the change of accuracy and exposure since before."""
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        config, results = record["config"], record["results"]
+        family, size = config["model"].removeprefix("nano/").split("-")
+        for cycle, before in enumerate(results["before"]):
+            after = before if config["method"] == ORIGINAL else results["after"][cycle]
+            rows.append(
+                {
+                    "task": config["task"],
+                    "family": family,
+                    "size": size,
+                    "seed": config["seed"],
+                    "method": config["method"],
+                    "removed": (cycle + 1) * config["cycle_size"],
+                    **after,
+                    "delta_acc": after["accuracy"] - before["accuracy"],
+                    "delta_exp": after["exposure_nats"] - before["exposure_nats"],
+                    "seconds": record["timing"].get(f"cycle_{cycle + 1}_seconds", float("nan")),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def over_seeds(runs: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Mean and sample standard deviation over the seeds: columns `<measure>_mean`, `<measure>_sd`, and `seeds`."""
+    keys = ["task", "family", "size", "method", "removed"]
+    groups = runs.groupby(keys, sort=False)
+    table = groups[list(measures)].agg(["mean", "std"])
+    table.columns = pd.Index([f"{measure}_{kind}" for measure in measures for kind in ("mean", "sd")])
+    return table.assign(seeds=groups["seed"].nunique()).reset_index()
+
+
+def beside_reported(runs: pd.DataFrame) -> pd.DataFrame:
+    """The paper's utility table with ours: one row for each size, method, family and number of removed samples.
+
+    The nano model of a size stands for the paper's model of that size, `CYCLE_SIZE` removed samples for the paper's 128.
+    """
+    ours = over_seeds(runs[runs.method != ORIGINAL], ["delta_acc", "delta_exp"])
+    ours = ours.assign(paper_removed=ours.removed // CYCLE_SIZE * PAPER_CYCLE_SIZE)
+    theirs = paper.reported("utility_and_exposure").rename(
+        columns={"removed": "paper_removed", "delta_acc": "paper_delta_acc", "delta_exp": "paper_delta_exp"}
+    )
+    keys = ["task", "size", "method", "family", "paper_removed"]
+    return ours.merge(theirs[[*keys, "paper_delta_acc", "paper_delta_exp"]], on=keys, how="left", validate="one_to_one")
+
+
+def original_quality(runs: pd.DataFrame) -> pd.DataFrame:
+    """The original models: accuracy (percent), and loss on texts of the training set and on held-out ones (nats), over seeds."""
+    first = runs[(runs.method == ORIGINAL) & (runs.removed == runs.removed.min())]
+    table = over_seeds(first, ["accuracy", "retain_loss", "holdout_loss"])
+    return pd.DataFrame(
+        {
+            "task": table.task.map(paper.TASKS),
+            "model": "nano/" + table.family + "-" + table["size"],
+            "accuracy (%)": _cells(table, "accuracy", 1, sign=False),
+            "loss, training texts": _cells(table, "retain_loss", 3, sign=False),
+            "loss, held-out texts": _cells(table, "holdout_loss", 3, sign=False),
+            "seeds": table.seeds,
+        }
+    )
+
+
+def with_rises(runs: pd.DataFrame) -> pd.DataFrame:
+    """`runs` with the rise of every loss since before unlearning, for the same task, model, seed and removed samples."""
+    keys = ["task", "family", "size", "seed", "removed"]
+    measures = ["forget_loss", "retain_loss", "holdout_loss"]
+    start = runs[runs.method == ORIGINAL].set_index(keys)[measures]
+    changed = runs[runs.method != ORIGINAL].join(start, on=keys, rsuffix="_before")
+    for measure in measures:
+        changed[measure.replace("loss", "rise")] = changed[measure] - changed[f"{measure}_before"]
+    return changed
+
+
+def loss_changes(runs: pd.DataFrame) -> pd.DataFrame:
+    """The rise of each loss (nats, mean ± sd over seeds), the damage ratio of the mean rises, and the seconds of a cycle."""
+    measures = ["forget_rise", "retain_rise", "holdout_rise", "seconds"]
+    table = over_seeds(with_rises(runs), measures)
+    ratio = table.retain_rise_mean / table.forget_rise_mean
+    return pd.DataFrame(
+        {
+            "task": table.task.map(paper.TASKS),
+            "model": table.family + "-" + table["size"],
+            "removed": table.removed,
+            "method": table.method.map(paper.METHODS),
+            "forget rise": _cells(table, "forget_rise", 3),
+            "retain rise": _cells(table, "retain_rise", 3),
+            "held-out rise": _cells(table, "holdout_rise", 3),
+            # where the forget loss hardly moves, a ratio says nothing
+            "damage ratio": [f"{r:.2f}" if rise > 0.02 else "" for r, rise in zip(ratio, table.forget_rise_mean, strict=True)],
+            "s / cycle": table.seconds_mean.map("{:.1f}".format),
+        }
+    )
+
+
+def cycles_beside_reported(runs: pd.DataFrame) -> pd.DataFrame:
+    """Figure 5 as a table: our accuracy after every cycle (percent, mean ± sd), and the paper's."""
+    ours = over_seeds(runs[runs.method != ORIGINAL], ["accuracy", "delta_acc"])
+    ours = ours.assign(paper_removed=ours.removed // CYCLE_SIZE * PAPER_CYCLE_SIZE)
+    theirs = paper.reported("cycles").rename(columns={"removed": "paper_removed", "accuracy": "paper_accuracy"})
+    keys = ["task", "method", "paper_removed"]
+    table = ours.merge(theirs[[*keys, "paper_accuracy"]], on=keys, how="left", validate="one_to_one")
+    return pd.DataFrame(
+        {
+            "task": table.task.map(paper.TASKS),
+            "method": table.method.map(paper.METHODS),
+            "removed (paper)": [f"{a} ({b})" for a, b in zip(table.removed, table.paper_removed, strict=True)],
+            "accuracy, ours": _cells(table, "accuracy", 1, sign=False),
+            "ΔACC, ours": _cells(table, "delta_acc", 1),
+            "accuracy, paper": table.paper_accuracy.map("{:.1f}".format),
+        }
+    )
+
+
+def _cells(table: pd.DataFrame, measure: str, digits: int, sign: bool = True) -> list[str]:
+    pairs = zip(table[f"{measure}_mean"], table[f"{measure}_sd"], strict=True)
+    return [plus_minus(mean, sd, digits).lstrip("" if sign else "+") for mean, sd in pairs]
+
+
+def save_table(table: pd.DataFrame, name: str, folder: Path, records: Sequence[Record]) -> Path:
+    """Write the data of a table as `name.csv`, and what it was made from as `name.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    made_from = {"records": sorted(key(record["config"])[:12] for record in records), "from": provenance_line(records)}
+    (folder / f"{name}.json").write_text(json.dumps(made_from, indent=1) + "\n")
+    return folder / f"{name}.csv"
+
+
+def plus_minus(mean: float, sd: float, digits: int = 2) -> str:
+    """`-1.20 ± 0.31`; a negative zero is printed as zero."""
+    return f"{round(mean, digits) + 0.0:+.{digits}f} ± {sd:.{digits}f}"
+
+
+def layout(compared: pd.DataFrame) -> pd.DataFrame:
+    """`beside_reported` in the paper's own arrangement, as text: rows size and method, columns family, removed samples, measure."""
+    cells = []
+    for row in compared.to_dict("records"):
+        column = f"{paper.FAMILIES[row['family']]} {row['removed']} ({row['paper_removed']})"
+        for measure, label in (("delta_acc", "ΔACC"), ("delta_exp", "ΔEXP")):
+            place = (row["size"], row["method"], f"{column} {label}")
+            cells += [
+                (*place, "ours", plus_minus(row[f"{measure}_mean"], row[f"{measure}_sd"])),
+                (*place, "paper", f"{row[f'paper_{measure}']:+.2f}"),
+            ]
+    table = pd.DataFrame(cells, columns=["size", "method", "column", "source", "text"])
+    table["size"] = table["size"].map(lambda size: f"{size} ({paper.SIZES[size]})")
+    table["method"] = table["method"].map(paper.METHODS)
+    order = {name: table[name].drop_duplicates().tolist() for name in ("size", "method", "column")}
+    wide = table.pivot(index=["size", "method"], columns=["column", "source"], values="text")
+    columns = pd.MultiIndex.from_product([order["column"], ["ours", "paper"]], names=[None, None])
+    rows = pd.MultiIndex.from_product([order["size"], order["method"]], names=["model", "method"])
+    return wide.reindex(index=rows, columns=columns)
+
+
+def provenance_line(records: Sequence[Record]) -> str:
+    """Profile, seeds, hardware and commits behind a table or figure, in one line."""
+
+    def values(*path: str) -> str:
+        found: list[Any] = []
+        for record in records:
+            value: Any = record
+            for step in path:
+                value = value[step]
+            if value not in found:
+                found.append(value)
+        return ", ".join(map(str, found))
+
+    return (
+        f"{len(records)} records, profile {values('config', 'profile')}, seeds {values('config', 'seed')}; computed on "
+        f"{values('provenance', 'processor')} ({values('provenance', 'device')}), torch {values('provenance', 'torch')}, "
+        f"commit {values('provenance', 'commit')}"
+    )
