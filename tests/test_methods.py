@@ -105,6 +105,25 @@ def test_gradient_ascent_is_algorithm_1(batch_size: int | None, tiny: Any, token
     assert result.cost.gradient_evaluations == 6
 
 
+def test_ascent_through_adam_by_hand(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
+    """Two steps with known gradients: catches a doubled momentum, a wrong sign, a missing bias correction."""
+    model = tiny()
+    result = unlearn(
+        model, tokenizer, forget=texts[FORGET], method="gradient-ascent", optimizer="adam", step=1e-3, forget_batch_size=3
+    )
+    theta, first, second = tiny(), {}, {}
+    for t, start in enumerate((0, 3), start=1):
+        g = numpy_gradient(theta, texts[start : start + 3], tokenizer)
+        with torch.no_grad():
+            for name, p in theta.named_parameters():
+                first[name] = 0.9 * first.get(name, 0) + 0.1 * g[name]
+                second[name] = 0.98 * second.get(name, 0) + 0.02 * g[name] ** 2
+                update = first[name] / (1 - 0.9**t) / (np.sqrt(second[name] / (1 - 0.98**t)) + 1e-8)
+                p += 1e-3 * torch.from_numpy(update).view_as(p)
+    for name, p in theta.named_parameters():
+        torch.testing.assert_close(dict(result.model.named_parameters())[name], p, rtol=1e-6, atol=1e-9)
+
+
 def test_fisher_forgetting_is_algorithm_3(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
     model, width, damping = tiny(), 48, 1e-3
     result = unlearn(

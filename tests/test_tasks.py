@@ -12,7 +12,12 @@ from unlearn_lib.data.nano.world import facts
 from unlearn_lib.data.tasks import NANO_SIZES, TASKS
 
 # The same on every Python version and platform. A change here changes every record: raise NUMERICS_VERSION with it.
-GOLDEN = {}
+GOLDEN = {
+    "arc_easy": "09638b9f292e9c84",
+    "piqa": "8818a4b3c9cafd94",
+    "mathqa": "f380832801ff3921",
+    "lambada": "6ae76ded918aa425",
+}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -51,11 +56,14 @@ def test_no_training_record_states_a_fact_of_the_test(name: str, kinds: tuple[st
     assert all(any(asks(fact, question) for fact in reserved) for question in questions)
 
 
-def test_the_corpus_holds_no_task_question() -> None:
+def test_the_corpus_holds_no_record_of_a_task() -> None:
     stream = documents(0)
-    text = "\n".join(next(stream) for _ in range(3000))
-    for kind in ("creature", "plant", "stone"):
-        assert not any(q.format(s=f.subject) in text for f in facts(kind) for q in f.attribute.questions)
+    corpus = {next(stream) for _ in range(20000)}
+    for name in TASKS:
+        task = load_task(name)
+        texts = [row["text"] for part in (task.train, task.holdout) for row in part]
+        assert not corpus & set(texts)
+    assert any(text.startswith("Question: ") for text in corpus), "but it knows their style"
 
 
 @pytest.mark.parametrize("name", TASKS)

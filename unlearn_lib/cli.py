@@ -70,10 +70,13 @@ def methods(as_json: bool) -> None:
 @click.option("--list", "listing", is_flag=True, help="One line for each id.")
 @click.option("--runs", is_flag=True, help="First compute the missing records into results/; resumes when interrupted.")
 @click.option(
-    "-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter of the notebook; may be given several times."
+    "--store-outputs", is_flag=True, help="Also keep the outputs at the defaults in notebooks/, where they are committed."
 )
+@click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter of the notebook; may be repeated.")
 @_plain_errors
-def reproduce(ids: tuple[str, ...], everything: bool, listing: bool, runs: bool, pairs: tuple[str, ...]) -> None:
+def reproduce(
+    ids: tuple[str, ...], everything: bool, listing: bool, runs: bool, store_outputs: bool, pairs: tuple[str, ...]
+) -> None:
     """Regenerate tables and figures: run their notebooks into build/executed/.
 
     By default a notebook draws from the committed records and recomputes a small live part; `-p recompute=true` computes all its
@@ -89,19 +92,23 @@ def reproduce(ids: tuple[str, ...], everything: bool, listing: bool, runs: bool,
     chosen = {identifier: find(identifier) for identifier in (ITEMS if everything else ids)}
     if not chosen:
         raise InputError(f"name what to reproduce, or use --all or --list; ids: {', '.join(ITEMS)}")
-    from unlearn_lib.reproduction.notebooks import execute, parse
+    from unlearn_lib.reproduction import notebooks
 
     root = project_root()
+    given = dict(_pair(pair) for pair in pairs)
+    work = [(root / "notebooks" / item.notebook, item) for item in chosen.values()]
+    values = {path: notebooks.parse(path, given) for path, _ in work}
     if runs:
         from unlearn_lib.reproduction import scenarios, settings, store
 
         for identifier in chosen:
             scenarios.run(settings.grid(identifier), store.RunStore(root / "results" / "nano"), click.echo)
-    given = dict(_pair(pair) for pair in pairs)
-    work = [(item, parse(root / "notebooks" / item.notebook, given)) for item in chosen.values()]
-    for item, values in work:
+    for path, item in work:
+        if store_outputs:
+            notebooks.store_outputs(path)
+            click.echo(f"outputs stored: {os.path.relpath(path)}")
         target = root / "build" / "executed" / item.notebook
-        ran = execute(root / "notebooks" / item.notebook, target, {"profile": "nano", **values}, root)
+        ran = notebooks.execute(path, target, {"profile": "nano", **values[path]}, root)
         click.echo(f"{'executed' if ran else 'up to date'}: {os.path.relpath(target)}")
 
 

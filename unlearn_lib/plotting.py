@@ -11,6 +11,7 @@ COLOURS = {
     "retrain": "#009E73",
     "finetune": "#56B4E9",
     "gradient-ascent": "#D55E00",
+    "gradient-ascent-adam": "#E69F00",
     "fisher-removal": "#0072B2",
     "fisher-forgetting": "#CC79A7",
 }
@@ -19,6 +20,7 @@ MARKERS = {
     "retrain": "o",
     "finetune": "s",
     "gradient-ascent": "v",
+    "gradient-ascent-adam": "<",
     "fisher-removal": "D",
     "fisher-forgetting": "^",
 }

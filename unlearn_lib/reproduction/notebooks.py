@@ -116,6 +116,35 @@ def execute(notebook: Path, target: Path, values: Mapping[str, Any], root: Path)
     return True
 
 
+def store_outputs(notebook: Path) -> None:
+    """Execute a notebook at its defaults and keep the outputs in the file itself: what is committed, and what nbval compares.
+
+    Raises:
+        InputError: A cell raised; the file is left as it was.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    node = nbformat.read(notebook, as_version=4)
+    with tempfile.TemporaryDirectory() as temporary:
+        _this_interpreter_as_kernel(Path(temporary))
+        client = NotebookClient(
+            node, kernel_name=KERNEL, resources={"metadata": {"path": str(notebook.parent)}}, record_timing=False, timeout=None
+        )
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            raise InputError(f"{notebook.name} failed with {error.ename}: {error.evalue}") from error
+    node.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": KERNEL},
+        "language_info": {"name": "python"},
+    }
+    writing = notebook.with_suffix(".writing")
+    nbformat.write(node, writing)
+    os.replace(writing, notebook)
+
+
 def _this_interpreter_as_kernel(folder: Path) -> None:
     """Make `python3` mean this interpreter, whatever kernels the user has installed."""
     from ipykernel.kernelspec import write_kernel_spec

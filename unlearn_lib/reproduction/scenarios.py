@@ -20,6 +20,7 @@ from unlearn_lib.data.batches import context_length, encode, make_batches
 from unlearn_lib.data.tasks import Task, load_task
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import evaluate
+from unlearn_lib.methods import METHODS
 from unlearn_lib.metrics import accuracy, exposures
 from unlearn_lib.models import load_model, manifest
 from unlearn_lib.reproduction.store import Record, RunStore
@@ -34,7 +35,8 @@ ORIGINAL = "original"
 
 @dataclass(frozen=True)
 class Scenario:
-    """One run; `method` is a name in METHODS, or "original" for the model before any unlearning."""
+    """One run; `method` is a name in METHODS, perhaps with a suffix that tells two sets of options apart
+    ("gradient-ascent-adam"), or "original" for the model before any unlearning."""
 
     task: str
     model: str
@@ -77,6 +79,11 @@ class Scenario:
             "data_sha256": _task_sha256(self.task, self.seed, tuple(self.sizes().items())),
             "model_sha256": model_files,
         }
+
+
+def method_name(label: str) -> str:
+    """The name in METHODS that a label begins with: `gradient-ascent-adam` is `gradient-ascent` with other options."""
+    return next(name for name in METHODS if label == name or label.startswith(f"{name}-"))
 
 
 @cache
@@ -165,7 +172,7 @@ class Bench:
                 forget=self.task.train.select(new),
                 retain=self.task.train.select(self._kept(forgotten)),
                 base=self.base,
-                method=scenario.method,
+                method=method_name(scenario.method),
                 seed=scenario.seed * 100 + cycle,
                 **scenario.options,
             )

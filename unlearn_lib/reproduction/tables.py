@@ -83,8 +83,8 @@ def with_rises(runs: pd.DataFrame) -> pd.DataFrame:
     """`runs` with the rise of every loss since before unlearning, for the same task, model, seed and removed samples."""
     keys = ["task", "family", "size", "seed", "removed"]
     measures = ["forget_loss", "retain_loss", "holdout_loss"]
-    start = runs[runs.method == ORIGINAL].set_index(keys)[measures]
-    changed = runs[runs.method != ORIGINAL].join(start, on=keys, rsuffix="_before")
+    start = runs[runs.method == ORIGINAL].set_index(keys)[measures].add_suffix("_before")
+    changed = runs[runs.method != ORIGINAL].join(start, on=keys)
     for measure in measures:
         changed[measure.replace("loss", "rise")] = changed[measure] - changed[f"{measure}_before"]
     return changed
@@ -133,6 +133,34 @@ def cycles_beside_reported(runs: pd.DataFrame) -> pd.DataFrame:
 def _cells(table: pd.DataFrame, measure: str, digits: int, sign: bool = True) -> list[str]:
     pairs = zip(table[f"{measure}_mean"], table[f"{measure}_sd"], strict=True)
     return [plus_minus(mean, sd, digits).lstrip("" if sign else "+") for mean, sd in pairs]
+
+
+def counts(compared: pd.DataFrame) -> pd.DataFrame:
+    """For every method, in how many of the table's cells it erases more than retraining, and in how many it costs 5 points or more.
+
+    Ours (means over seeds) and the paper's (one printed number each), over the same cells.
+    """
+    rows = []
+    cells = ["task", "size", "family", "removed"]
+    for source, prefix, suffix in (("ours", "", "_mean"), ("paper", "paper_", "")):
+        exposure, accuracy = f"{prefix}delta_exp{suffix}", f"{prefix}delta_acc{suffix}"
+        standard = compared[compared.method == "retrain"].set_index(cells)[exposure].rename("standard")
+        table = compared.join(standard, on=cells)
+        for method, group in table.groupby("method", sort=False):
+            rows += [
+                (
+                    paper.METHODS[str(method)],
+                    "ΔEXP below retraining's",
+                    source,
+                    f"{(group[exposure] < group.standard).sum()} of {len(group)}",
+                ),
+                (paper.METHODS[str(method)], "ΔACC at or below -5", source, f"{(group[accuracy] <= -5).sum()} of {len(group)}"),
+            ]
+    wide = pd.DataFrame(rows, columns=["method", "count", "source", "text"])
+    order = wide.method.drop_duplicates().tolist()
+    return (
+        wide.pivot(index="method", columns=["count", "source"], values="text").reindex(order)
+    )
 
 
 def save_table(table: pd.DataFrame, name: str, folder: Path, records: Sequence[Record]) -> Path:

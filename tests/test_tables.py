@@ -1,0 +1,105 @@
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from unlearn_lib.errors import InputError
+from unlearn_lib.reproduction import paper, settings, tables
+from unlearn_lib.reproduction.session import begin
+
+
+def test_reported_numbers_are_complete_and_have_the_papers_own_counts() -> None:
+    printed = paper.reported("utility_and_exposure")
+    printed = printed[printed.method != "gradient-ascent-adam"]
+    assert len(printed) == 4 * 5 * 3 * 2 * 2
+    assert set(printed.mark) == {"seen"}
+    wide = printed.pivot(index=["task", "size", "family", "removed"], columns="method", values="delta_exp")
+    below = {method: int((wide[method] < wide.retrain).sum()) for method in wide.columns}
+    # counted by hand over the 48 scenarios of tables 3, 4, 5 and 9
+    assert below == {"finetune": 0, "fisher-forgetting": 6, "fisher-removal": 41, "gradient-ascent": 33, "retrain": 0}
+    assert int((printed.delta_acc <= -10).groupby(printed.method).sum()["gradient-ascent"]) == 19
+    assert printed.delta_exp.min() == -6.49
+    cycles = paper.reported("cycles")
+    assert set(cycles.mark) == {"digitised"}
+    assert len(cycles[cycles.method != "gradient-ascent-adam"]) == 2 * 3 * 4
+
+
+def record(method: str, seed: int, accuracy: list[float], before: list[float]) -> dict[str, Any]:
+    def state(value: float) -> dict[str, float]:
+        return {
+            "accuracy": value,
+            "exposure_nats": value / 10,
+            "forget_loss": value / 100,
+            "retain_loss": value / 200,
+            "holdout_loss": 1.0,
+        }
+
+    return {
+        "config": {
+            "task": "arc_easy",
+            "model": "nano/opt-s",
+            "seed": seed,
+            "method": method,
+            "cycle_size": 32,
+            "profile": "nano",
+        },
+        "results": {"before": [state(v) for v in before], "after": [state(v) for v in accuracy]},
+        "timing": {"cycle_1_seconds": 2.0, "cycle_2_seconds": 3.0},
+        "provenance": {"processor": "P", "device": "cpu", "torch": "T", "commit": "C"},
+    }
+
+
+@pytest.fixture
+def runs() -> pd.DataFrame:
+    records = [record("original", seed, [], [60.0, 60.0]) for seed in (0, 1)]
+    records += [
+        record("fisher-removal", 0, [50.0, 40.0], [60.0, 60.0]),
+        record("fisher-removal", 1, [54.0, 40.0], [60.0, 60.0]),
+    ]
+    return tables.tidy(records)
+
+
+def test_changes_and_spread_over_seeds_by_hand(runs: pd.DataFrame) -> None:
+    compared = tables.beside_reported(runs)
+    assert compared.removed.tolist() == [32, 64]
+    assert compared.paper_removed.tolist() == [128, 256]
+    assert compared.delta_acc_mean.tolist() == [-8.0, -20.0]
+    assert compared.delta_acc_sd.tolist() == pytest.approx([8**0.5, 0.0])
+    assert compared.delta_exp_mean.tolist() == pytest.approx([-0.8, -2.0])
+    # Table 3, OPT-125M: printed
+    assert compared.paper_delta_acc.tolist() == [-4.84, -10.27]
+    assert compared.paper_delta_exp.tolist() == [-0.07, -5.93]
+
+
+def test_layout_prints_ours_beside_the_papers(runs: pd.DataFrame) -> None:
+    table = tables.layout(tables.beside_reported(runs))
+    row = table.loc[("s (125M)", "Fisher Removal")]
+    assert row[("OPT 32 (128) ΔACC", "ours")] == "-8.00 ± 2.83"
+    assert row[("OPT 32 (128) ΔACC", "paper")] == "-4.84"
+    assert row[("OPT 64 (256) ΔEXP", "ours")] == "-2.00 ± 0.00"
+
+
+def test_rises_and_damage_ratio_by_hand(runs: pd.DataFrame) -> None:
+    # losses fall here, so there is no forgetting and no ratio
+    assert tables.loss_changes(runs)["forget rise"].tolist() == ["-0.080 ± 0.028", "-0.200 ± 0.000"]
+    assert tables.loss_changes(runs)["damage ratio"].tolist() == ["", ""]
+    rising = tables.tidy(
+        [record("original", 0, [], [60.0, 60.0]), record("original", 1, [], [60.0, 60.0])]
+        + [record("fisher-removal", seed, [80.0, 100.0], [60.0, 60.0]) for seed in (0, 1)]
+    )
+    assert tables.loss_changes(rising)["damage ratio"].tolist() == ["0.50", "0.50"]
+
+
+def test_no_negative_zero() -> None:
+    assert tables.plus_minus(-0.001, 0.0) == "+0.00 ± 0.00"
+
+
+def test_the_settings_table_says_what_the_runs_use() -> None:
+    table = settings.table().set_index("what")
+    assert table.loc["removal rate gamma", "nano"] == f"{settings.OPTIONS['fisher-removal']['step']:g}"
+    assert settings.OPTIONS["fisher-removal"]["step"] == pytest.approx(5 * settings.OPTIONS["gradient-ascent"]["step"])
+
+
+def test_unknown_profile() -> None:
+    with pytest.raises(InputError, match="unknown profile 'cloud'; choose one of: nano"):
+        begin("cloud")
