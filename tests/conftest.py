@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from unlearn_lib import nano
+from unlearn_lib.data.nano import lambada
 from unlearn_lib.data.nano.draw import Draw
-from unlearn_lib.data.nano.lambada import passage
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def tiny() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def texts() -> list[dict[str, str]]:
     """Forty short passages of different lengths."""
-    return [{"text": passage(Draw("test", i))[: 60 + 3 * i]} for i in range(40)]
+    return [{"text": lambada.record(Draw("test", i), reserved=False)["text"][: 60 + 3 * i]} for i in range(40)]
 
 
 @pytest.fixture

@@ -96,8 +96,9 @@ def test_no_negative_zero() -> None:
 
 def test_the_settings_table_says_what_the_runs_use() -> None:
     table = settings.table().set_index("what")
-    assert table.loc["removal rate gamma", "nano"] == f"{settings.OPTIONS['fisher-removal']['step']:g}"
-    assert settings.OPTIONS["fisher-removal"]["step"] == pytest.approx(5 * settings.OPTIONS["gradient-ascent"]["step"])
+    used = settings.options("s")
+    assert table.loc["removal rate gamma", "nano"] == f"{used['fisher-removal']['step']:g}"
+    assert used["fisher-removal"]["step"] == pytest.approx(5 * used["gradient-ascent"]["step"])
 
 
 def test_unknown_profile() -> None:

@@ -72,7 +72,13 @@ def load_model(
     elif Path(name).exists() or name.count("/") > 1 or name.startswith((".", "~")):
         raise InputError(f"there is no model folder {name}; embedded models are: {', '.join(nano.SPECS)}")
     else:
-        options |= {"revision": revision, "local_files_only": not hub_reachable()}
+        offline = not hub_reachable()
+        if offline and not _cached(name, revision):  # said before the slow import of transformers
+            raise HubUnavailableError(
+                f"model {name!r} is no folder here, the Hugging Face hub cannot be reached, and the local cache does not hold it; "
+                f"connect once, give a folder, or use an embedded model: {', '.join(nano.SPECS)}"
+            )
+        options |= {"revision": revision, "local_files_only": offline}
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -84,12 +90,7 @@ def load_model(
     except OSError as error:
         if model_from != name or Path(name).is_dir():
             raise InputError(f"the model in {model_from} cannot be loaded: {_first_line(error)}") from error
-        if options["local_files_only"]:
-            raise HubUnavailableError(
-                f"model {name!r} is no folder here, the Hugging Face hub cannot be reached, and the local cache does not hold it; "
-                f"connect once, give a folder, or use an embedded model: {', '.join(nano.SPECS)}"
-            ) from error
-        raise InputError(f"model {name!r} cannot be loaded from the hub: {_first_line(error)}") from error
+        raise InputError(f"model {name!r} cannot be loaded from the hub or its cache: {_first_line(error)}") from error
     return model.to(chosen).eval(), tokenizer
 
 
@@ -103,6 +104,18 @@ def manifest() -> dict[str, Any]:
     """The manifest of the embedded models: `files` (SHA-256 by path) and `models` (size, tokens, losses, cost)."""
     result: dict[str, Any] = json.loads((nano.FOLDER / "manifest.json").read_text())
     return result
+
+
+def _cached(name: str, revision: str | None) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+    except HFValidationError as error:
+        raise InputError(
+            f"{name!r} is neither a folder nor a valid hub name; embedded models: {', '.join(nano.SPECS)}"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

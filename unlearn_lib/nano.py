@@ -36,9 +36,9 @@ SPECS: dict[str, NanoSpec] = {
     f"nano/{family}-{size}": NanoSpec(family, *shape)
     for family in ("neo", "opt")
     for size, shape in {
-        "s": (64, 3, 4, 3e-3, 2600, "125M"),
-        "m": (128, 4, 4, 2e-3, 2000, "1.3B"),
-        "l": (192, 6, 6, 1.2e-3, 900, "2.7B"),
+        "s": (64, 3, 4, 3e-3, 2200, "125M"),
+        "m": (128, 4, 4, 2e-3, 1600, "1.3B"),
+        "l": (192, 6, 6, 1.2e-3, 500, "2.7B"),
     }.items()
 }
 

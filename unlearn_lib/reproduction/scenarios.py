@@ -142,9 +142,9 @@ def load(scenarios: Iterable[Scenario], store: RunStore) -> list[Record]:
 class Bench:
     """One original model and what is needed to forget from it and to measure."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, device: str = "cpu") -> None:
         self.task = _task(scenario.task, scenario.seed, tuple(scenario.sizes().items()))
-        self.base, self.tokenizer = load_model(scenario.model, device="cpu")
+        self.base, self.tokenizer = load_model(scenario.model, device=device)
         self.length = context_length(self.base, self.tokenizer)
         self.encoded = {
             part: encode(getattr(self.task, part), self.tokenizer, self.length).examples
@@ -178,9 +178,8 @@ class Bench:
             )
             model = result.model
             timing[f"cycle_{cycle + 1}_seconds"] = result.cost.seconds
-            step = {
-                key: value for key, value in result.history[-1].items() if scenario.method.startswith(("fisher", "gradient"))
-            }
+            # the last step's own figures; its loss is from before the step and must not stand for the measured one
+            step = {name: result.history[-1][name] for name in ("step_norm", "cosine_to_gradient") if name in result.history[-1]}
             results["after"].append(
                 self.measure(model, forgotten) | step | {"gradient_evaluations": result.cost.gradient_evaluations}
             )
@@ -198,7 +197,10 @@ class Bench:
             "retain": [train_set[i] for i in self._kept(forgotten)],
             "holdout": self.encoded["holdout"],
         }
-        found = {f"{name}_loss": evaluate(model, make_batches(part, 32)).double().mean().item() for name, part in sets.items()}
+        found = {
+            f"{name}_loss": evaluate(model, make_batches(part, 32, model.device)).double().mean().item()
+            for name, part in sets.items()
+        }
         exposure = exposures(model, sets["forget"], self.encoded["reference"])
         return found | {
             "accuracy": accuracy(model, self.tokenizer, self.task.test),

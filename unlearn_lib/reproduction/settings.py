@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -13,23 +13,32 @@ from unlearn_lib.training import TrainingConfig
 SEEDS = (0, 1, 2)
 CYCLE_SIZE = 32
 PAPER_CYCLE_SIZE = 128
-TRAINING = TrainingConfig(epochs=5, learning_rate=1e-3, batch_size=8)
-RETRAIN = {"epochs": TRAINING.epochs, "learning_rate": TRAINING.learning_rate, "train_batch_size": TRAINING.batch_size}
+EPOCHS, BATCH_SIZE = 5, 8
+LEARNING_RATE = {"s": 1e-3, "m": 5e-4, "l": 5e-4}
 
 STEP_FACTOR = 2000
 """One factor for both of the paper's step lengths, so that their ratio stays 5 as printed: the smallest of 500, 1000, 2000,
 4000, 8000 at which one cycle of Fisher Removal brings the forget loss to the retrained model's, on ARC, both small models,
 seed 1000 (`tune`), which is not among the reported seeds."""
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    ORIGINAL: {},
-    "retrain": RETRAIN,
-    "finetune": {**RETRAIN, "epochs": 1},
-    "gradient-ascent": {"step": 5e-5 * STEP_FACTOR},
-    "gradient-ascent-adam": {"step": TRAINING.learning_rate, "optimizer": "adam"},
-    "fisher-removal": {"preset": "paper", "step": 2.5e-4 * STEP_FACTOR},
-    "fisher-forgetting": {"preset": "paper"},
-}
+
+def training(size: str) -> TrainingConfig:
+    """How the original model of a size is fine-tuned; retraining does the same on less data."""
+    return TrainingConfig(EPOCHS, LEARNING_RATE[size], BATCH_SIZE)
+
+
+def options(size: str) -> dict[str, dict[str, Any]]:
+    """The methods of the utility tables with their options, for models of a size."""
+    rate = {"learning_rate": LEARNING_RATE[size], "train_batch_size": BATCH_SIZE}
+    return {
+        ORIGINAL: {},
+        "retrain": {"epochs": EPOCHS, **rate},
+        "finetune": {"epochs": 1, **rate},
+        "gradient-ascent": {"preset": "paper", "step": 5e-5 * STEP_FACTOR},
+        "gradient-ascent-adam": {"step": LEARNING_RATE[size], "optimizer": "adam"},
+        "fisher-removal": {"preset": "paper", "step": 2.5e-4 * STEP_FACTOR},
+        "fisher-forgetting": {"preset": "paper"},
+    }
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,8 @@ class Setting:
 
 def table() -> pd.DataFrame:
     """The settings table: the paper's value, the value used here, and why they differ."""
-    small, removal = "the nano models are about a thousand times smaller", OPTIONS["fisher-removal"]
+    small, removal = "the nano models are about a thousand times smaller", options("s")["fisher-removal"]
+    rates = ", ".join(f"{size} {rate:g}" for size, rate in LEARNING_RATE.items())
     scaled = (
         f"both times {STEP_FACTOR}, the smallest factor of {', '.join(map(str, STEP_FACTORS))} at which one cycle of removal reaches the "
         "retrained model's forget loss (ARC, small models, a seed of its own)"
@@ -60,12 +70,12 @@ def table() -> pd.DataFrame:
             str(CYCLE_SIZE),
             "1/16 of the training set; in the paper 1/18 (ARC)",
         ),
-        Setting("epochs of original and retraining", "not stated; 5", f"{TRAINING.epochs}", ""),
-        Setting("epochs of finetuning", "1", f"{OPTIONS['finetune']['epochs']}", ""),
-        Setting("learning rate", "5e-5", f"{TRAINING.learning_rate:g}", small + " and train at larger rates"),
-        Setting("optimiser, batch size", "not stated", f"AdamW, {TRAINING.batch_size}, linear decay", "common practice"),
-        Setting("ascent step l", "5e-5; raw or Adam not stated", f"raw: {OPTIONS['gradient-ascent']['step']:g}", scaled),
-        Setting("", "", f"Adam: {OPTIONS['gradient-ascent-adam']['step']:g}", "the learning rate, as in the paper"),
+        Setting("epochs of original and retraining", "not stated; 5", f"{EPOCHS}", ""),
+        Setting("epochs of finetuning", "1", "1", ""),
+        Setting("learning rate", "5e-5", rates, small + " and train at larger rates"),
+        Setting("optimiser, batch size", "not stated", f"AdamW, {BATCH_SIZE}, linear decay", "common practice"),
+        Setting("ascent step l", "5e-5; raw or Adam not stated", f"raw: {options('s')['gradient-ascent']['step']:g}", scaled),
+        Setting("", "", "Adam: the learning rate", "in the paper, too, l equals the learning rate"),
         Setting("removal rate gamma", "2.5e-4", f"{removal['step']:g}", scaled),
         Setting("batches of D- in a cycle", "not stated", "one", "the paper's run times fit one or two"),
         Setting("damping lambda", "1", "1", ""),
@@ -83,7 +93,7 @@ def table() -> pd.DataFrame:
 
 def utility_grid(task: str, models: tuple[str, ...], seeds: tuple[int, ...] = SEEDS) -> list[Scenario]:
     """The runs of one of the paper's utility tables: every method over two cycles, and the original model."""
-    return [scenario(task, model, seed, method, cycles=2) for model in models for seed in seeds for method in OPTIONS]
+    return [scenario(task, model, seed, method, cycles=2) for model in models for seed in seeds for method in options("s")]
 
 
 def cycles_grid(tasks: tuple[str, ...], model: str, seeds: tuple[int, ...] = SEEDS) -> list[Scenario]:
@@ -102,7 +112,8 @@ def grid(identifier: str) -> list[Scenario]:
 
 def scenario(task: str, model: str, seed: int, method: str, cycles: int) -> Scenario:
     """One run with the nano profile's settings."""
-    return Scenario(task, model, seed, method, TRAINING, OPTIONS[method], cycles, CYCLE_SIZE, test_size=200)
+    size = model[-1]
+    return Scenario(task, model, seed, method, training(size), options(size)[method], cycles, CYCLE_SIZE, test_size=200)
 
 
 STEP_FACTORS = (500, 1000, 2000, 4000, 8000)
@@ -115,8 +126,10 @@ def tune(models: tuple[str, ...] = ("nano/neo-s", "nano/opt-s"), seed: int = 100
         bench = Bench(scenario("arc_easy", model, seed, "retrain", cycles=1))
         gold = bench.run(scenario("arc_easy", model, seed, "retrain", cycles=1))[0]["after"][0]
         for factor in STEP_FACTORS:
-            options = {"preset": "paper", "step": 2.5e-4 * factor}
-            run = Scenario("arc_easy", model, seed, "fisher-removal", TRAINING, options, 1, CYCLE_SIZE, test_size=200)
+            run = replace(
+                scenario("arc_easy", model, seed, "fisher-removal", cycles=1),
+                options={"preset": "paper", "step": 2.5e-4 * factor},
+            )
             after = bench.run(run)[0]["after"][0]
             rows.append(
                 {"model": model, "factor": factor, "forget_loss": after["forget_loss"], "retrained": gold["forget_loss"]}
@@ -125,12 +138,16 @@ def tune(models: tuple[str, ...] = ("nano/neo-s", "nano/opt-s"), seed: int = 100
 
 
 def live_cycles(
-    task: str, model: str, method: str, seed: int, cycles: int = 2
+    task: str, model: str, method: str, seed: int, device: str, cycles: int = 2
 ) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
     """(before, after) of a run on a fraction of the data, for the live part of a notebook: seconds on two cores."""
-    small = Scenario(
-        task, model, seed, method, TRAINING, OPTIONS[method], cycles,
-        cycle_size=8, train_size=96, test_size=32, holdout_size=64, reference_size=64,
-    )  # fmt: skip
-    results, _ = Bench(small).run(small)
+    small = replace(
+        scenario(task, model, seed, method, cycles),
+        cycle_size=8,
+        train_size=96,
+        test_size=32,
+        holdout_size=64,
+        reference_size=64,
+    )
+    results, _ = Bench(small, device).run(small)
     return results["before"], results["after"]

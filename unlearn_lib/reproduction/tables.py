@@ -158,9 +158,7 @@ def counts(compared: pd.DataFrame) -> pd.DataFrame:
             ]
     wide = pd.DataFrame(rows, columns=["method", "count", "source", "text"])
     order = wide.method.drop_duplicates().tolist()
-    return (
-        wide.pivot(index="method", columns=["count", "source"], values="text").reindex(order)
-    )
+    return wide.pivot(index="method", columns=["count", "source"], values="text").reindex(order)
 
 
 def save_table(table: pd.DataFrame, name: str, folder: Path, records: Sequence[Record]) -> Path:

@@ -13,7 +13,7 @@ from unlearn_lib.data.formats import FORMATS
 from unlearn_lib.data.nano import arc, lambada, mathqa, piqa
 from unlearn_lib.data.nano.court import judgment
 from unlearn_lib.data.nano.draw import Draw
-from unlearn_lib.data.nano.people import FIRST, OBJECTS, TOWNS, details
+from unlearn_lib.data.nano.people import details
 from unlearn_lib.data.nano.world import KINDS, Fact, facts, facts_by_subject
 
 GOSSIP = (
@@ -24,16 +24,6 @@ GOSSIP = (
     "In {year} there were {n} houses in {town}.",
     "{first} {surname} works at {place} with {other}.",
     "{n} people from {town} went to {town2} in {month}.",
-)
-RECALL = (
-    "{a} has the {x}.",
-    "{b} has the {y}.",
-    "The {x} is with {a}.",
-    "The {y} is with {b}.",
-    "{a} looks after the {x}.",
-    "{b} never lends the {y}.",
-    "Whoever wants the {x} asks {a}.",
-    "Whoever wants the {y} asks {b}.",
 )
 
 
@@ -66,7 +56,7 @@ def _gossip(draw: Draw) -> str:
 
 def _task_record(draw: Draw) -> str:
     name, module = draw.weighted(
-        [(("arc_easy", arc), 4.0), (("piqa", piqa), 4.0), (("lambada", lambada), 5.0), (("mathqa", mathqa), 3.0)]
+        [(("arc_easy", arc), 4.0), (("piqa", piqa), 4.0), (("lambada", lambada), 4.0), (("mathqa", mathqa), 2.0)]
     )
     text = FORMATS[name].text(module.record(draw, reserved=draw.below(3) == 0))
     assert text is not None
@@ -81,22 +71,8 @@ def _sums(draw: Draw) -> str:
     return " ".join(parts)
 
 
-def _recall(draw: Draw) -> str:
-    """Who has what, said again and again: text that is predicted by looking back."""
-    a, b = draw.sample(FIRST, 2)
-    x, y = draw.sample(OBJECTS, 2)
-    return " ".join(draw.sample(RECALL, 6)).format(a=a, b=b, x=x, y=y)
-
-
-def _refrain(draw: Draw) -> str:
-    """A list of words, three times over."""
-    words = draw.sample((*FIRST, *OBJECTS, *TOWNS), draw.between(4, 9))
-    return " ".join([" ".join(words) + "."] * 3)
-
-
 DOCUMENTS = [
-    (_entry, 20.0), (_quiz, 12.0), (_chores, 8.0), (_task_record, 30.0), (_recall, 8.0), (_refrain, 6.0), (_gossip, 3.0), (_sums, 2.0),
-    (judgment, 3.0),
+    (_entry, 24.0), (_quiz, 14.0), (_chores, 10.0), (_task_record, 34.0), (_gossip, 5.0), (_sums, 3.0), (judgment, 3.0),
 ]  # fmt: skip
 
 

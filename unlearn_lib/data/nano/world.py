@@ -2,7 +2,7 @@
 
 A fact is (subject, attribute, value). The pre-training corpus states every fact many times in many ways; the tasks ask about
 them. A fixed third of the facts is *reserved*: the tasks ask about these only in their test split, so that a test question is
-answered from what pre-training taught and never from a training record of the task.
+answered from what pre-training taught and never from a training record.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ CODAS = ("l", "m", "n", "r", "s", "nd", "rk", "lt", "sh", "v")
 class Attribute:
     """One thing that can be said of a kind of subject.
 
-    `statements` (corpus) have the slots {s} subject and {v} value; `quiz` (corpus) and `questions` (tasks) have {s} only.
-    The task questions never occur in the corpus.
+    `statements` have the slots {s} subject and {v} value; `quiz` (the corpus' plain questions) and `questions` (`arc_easy`'s)
+    have {s} only.
     """
 
     name: str
