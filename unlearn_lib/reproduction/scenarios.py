@@ -179,7 +179,9 @@ class Bench:
             model = result.model
             timing[f"cycle_{cycle + 1}_seconds"] = result.cost.seconds
             # the last step's own figures; its loss is from before the step and must not stand for the measured one
-            step = {name: result.history[-1][name] for name in ("step_norm", "cosine_to_gradient") if name in result.history[-1]}
+            step = {
+                name: result.history[-1][name] for name in ("step_norm", "cosine_to_gradient") if name in result.history[-1]
+            }
             results["after"].append(
                 self.measure(model, forgotten) | step | {"gradient_evaluations": result.cost.gradient_evaluations}
             )
