@@ -102,10 +102,21 @@ def cycles_grid(tasks: tuple[str, ...], model: str, seeds: tuple[int, ...] = SEE
     return [scenario(task, model, seed, method, cycles=4) for task in tasks for seed in seeds for method in methods]
 
 
+def originals_grid(sizes: tuple[str, ...] = ("s", "m"), seeds: tuple[int, ...] = (0,)) -> list[Scenario]:
+    """The original models of all four tasks: are they worth unlearning?"""
+    return [
+        scenario(task, f"nano/{family}-{size}", seed, ORIGINAL, cycles=2)
+        for size in sizes
+        for task in ("arc_easy", "piqa", "mathqa", "lambada")
+        for family in ("neo", "opt")
+        for seed in seeds
+    ]
+
+
 def grid(identifier: str) -> list[Scenario]:
     """The runs behind an id of the inventory; none for a notebook that only computes live."""
     return {
-        "table03": lambda: utility_grid("arc_easy", ("nano/neo-s", "nano/opt-s")),
+        "table03": lambda: [*utility_grid("arc_easy", ("nano/neo-s", "nano/opt-s")), *originals_grid()],
         "fig05": lambda: cycles_grid(("lambada", "piqa"), "nano/neo-s"),
     }.get(identifier, list)()
 
