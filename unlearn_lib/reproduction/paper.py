@@ -19,6 +19,7 @@ METHODS = {
 }
 FAMILIES = {"neo": "GPT-Neo", "opt": "OPT"}
 SIZES = {"s": "125M", "m": "1.3B", "l": "2.7B"}
+CHANCE = {"arc_easy": 25, "piqa": 50, "mathqa": 20, "lambada": 0}
 TASKS = {"arc_easy": "ARC-Easy", "piqa": "PIQA", "mathqa": "MathQA", "lambada": "LAMBADA"}
 
 

@@ -110,7 +110,9 @@ def run(scenarios: Iterable[Scenario], store: RunStore, report: Report = lambda 
     for scenario in wanted:
         if store.get(scenario.name, scenario.config()) is None:
             shared = {**scenario.config(), "method": None, "options": None, "cycles": None}
-            groups.setdefault(repr(shared), []).append(scenario)
+            group = groups.setdefault(repr(shared), [])
+            if scenario not in group:
+                group.append(scenario)
     for missing in groups.values():
         bench = Bench(missing[0])
         for scenario in missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def original_quality(runs: pd.DataFrame) -> pd.DataFrame:
             "accuracy (%)": _cells(table, "accuracy", 1, sign=False),
             "loss, training texts": _cells(table, "retain_loss", 3, sign=False),
             "loss, held-out texts": _cells(table, "holdout_loss", 3, sign=False),
+            "chance (%)": table.task.map(paper.CHANCE),
             "seeds": table.seeds,
         }
     )
@@ -171,8 +173,9 @@ def save_table(table: pd.DataFrame, name: str, folder: Path, records: Sequence[R
 
 
 def plus_minus(mean: float, sd: float, digits: int = 2) -> str:
-    """`-1.20 ± 0.31`; a negative zero is printed as zero."""
-    return f"{round(mean, digits) + 0.0:+.{digits}f} ± {sd:.{digits}f}"
+    """`-1.20 ± 0.31`; a negative zero is printed as zero, and one seed has no spread."""
+    text = f"{round(mean, digits) + 0.0:+.{digits}f}"
+    return text if math.isnan(sd) else f"{text} ± {sd:.{digits}f}"
 
 
 def layout(compared: pd.DataFrame) -> pd.DataFrame:
