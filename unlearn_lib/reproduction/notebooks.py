@@ -146,8 +146,8 @@ def store_outputs(notebook: Path) -> None:
 
 
 def _this_interpreter_as_kernel(folder: Path) -> None:
-    """Make `python3` mean this interpreter, whatever kernels the user has installed."""
+    """Make `python3` mean this interpreter, whatever kernels the user has installed, and let it log errors only."""
     from ipykernel.kernelspec import write_kernel_spec
 
-    write_kernel_spec(str(folder / "kernels" / KERNEL))
+    write_kernel_spec(str(folder / "kernels" / KERNEL), extra_arguments=["--log-level=40"])
     os.environ["JUPYTER_PATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("JUPYTER_PATH")])])

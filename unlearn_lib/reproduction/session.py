@@ -43,6 +43,7 @@ def begin(profile: str = "nano", device: str = "auto", recompute: bool = False) 
     """
     if profile not in PROFILES:
         raise InputError(f"unknown profile {profile!r}; choose one of: {', '.join(PROFILES)}")
+    warnings.filterwarnings("ignore", message="IProgress not found")  # raised by the next imports
     import datasets
     import transformers
 
@@ -52,6 +53,5 @@ def begin(profile: str = "nano", device: str = "auto", recompute: bool = False) 
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", message="IProgress not found")
     use_style()
     return Session(project_root(), profile, str(resolve_device(device)), recompute)
