@@ -33,7 +33,8 @@ def cycles(runs: pd.DataFrame) -> Any:
         for method in methods:
             style = {"color": COLOURS[method], "marker": MARKERS[method], "label": paper.METHODS[method], "markersize": 5}
             printed = theirs[(theirs.task == task) & (theirs.method == method)]
-            left.plot(printed.removed, printed.accuracy, linestyle="--", **style)
+            if method != "gradient-ascent-adam":  # the paper has one curve of ascent and does not say which reading it is
+                left.plot(printed.removed, printed.accuracy, linestyle="--", **style)
             mine = ours[(ours.task == task) & (ours.method == method)]
             right.errorbar(
                 [0, *mine.removed],
@@ -48,8 +49,14 @@ def cycles(runs: pd.DataFrame) -> Any:
         )
         right.set(title=f"{paper.TASKS[task]}, ours (nano/neo-s)", xticks=[0, *sorted(ours.removed.unique())])
         for axis in (left, right):
-            axis.set_ylim(bottom=0)
+            chance = paper.CHANCE[task]
+            axis.axhline(chance, color="grey", linestyle=":", linewidth=1)
+            axis.set_ylim(bottom=0.8 * chance)
             axis.set_xlabel("samples removed")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+            if chance:
+                axis.annotate(
+                    "chance", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="grey", fontsize=8
+                )
+    handles, labels = axes[0, 1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(methods), frameon=False)
     return figure
