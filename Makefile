@@ -36,7 +36,7 @@ lint: setup
 	$(BIN)/mypy
 
 figures: setup
-	$(BIN)/unlearn reproduce --all -p out=figures
+	$(BIN)/unlearn reproduce table03 fig05 -p out=figures
 
 clean:
 	rm -rf build
