@@ -26,7 +26,7 @@ NANO_SIZES = {"train": 512, "test": 400, "holdout": 256, "reference": 256}
 
 @dataclass(frozen=True)
 class Task:
-    """A task: four `datasets.Dataset`s and how accuracy is measured.
+    """A task: four data sets (`datasets.Dataset`) and how accuracy is measured.
 
     `train` and `holdout` have the column `text` and the same distribution, but `holdout` is never trained on. `test` has
     `prompt` and either `choices` and `label`, or `completion`. `reference` has `text`: the texts against which exposure ranks a

@@ -21,7 +21,7 @@ from unlearn_lib.methods.fisher import FisherMethod
 class FisherForgetting(FisherMethod):
     """Noise with covariance (mu sigma^2)^(1/2) F^(-1/2), one draw per batch of D-.
 
-    Options (besides those of the recursion):
+    Options:
         mu, sigma: The noise scale is (mu sigma^2)^(1/4) (paper: 1e-3 each, so 5.6e-3).
     """
 

@@ -19,7 +19,7 @@ from unlearn_lib.methods.fisher import FisherMethod
 class FisherRemoval(FisherMethod):
     """Newton ascent on the forget loss, preconditioned by the retained data's Fisher.
 
-    Options (besides those of the recursion):
+    Options:
         step: gamma (paper: 2.5e-4).
     """
 
