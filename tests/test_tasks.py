@@ -16,7 +16,7 @@ GOLDEN = {
     "arc_easy": "09638b9f292e9c84",
     "piqa": "8818a4b3c9cafd94",
     "mathqa": "f380832801ff3921",
-    "lambada": "6ae76ded918aa425",
+    "lambada": "de7aaf7e1b49d551",
 }
 
 

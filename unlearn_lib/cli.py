@@ -108,7 +108,7 @@ def reproduce(
             notebooks.store_outputs(path)
             click.echo(f"outputs stored: {os.path.relpath(path)}")
         target = root / "build" / "executed" / item.notebook
-        ran = notebooks.execute(path, target, {"profile": "nano", **values[path]}, root)
+        ran = notebooks.execute(path, target, values[path], root)
         click.echo(f"{'executed' if ran else 'up to date'}: {os.path.relpath(target)}")
 
 

@@ -30,7 +30,7 @@ def build(root: Path, report: Report = print) -> Path:
     out = root / "build"
     executed = out / "executed"
     for item in ITEMS.values():
-        ran = execute(root / "notebooks" / item.notebook, executed / item.notebook, {"profile": "nano"}, root)
+        ran = execute(root / "notebooks" / item.notebook, executed / item.notebook, {}, root)
         report(f"{'executed' if ran else 'up to date'}: {item.notebook}")
     stage(root, executed, out / "src")
     result = subprocess.run(

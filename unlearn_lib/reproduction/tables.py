@@ -15,6 +15,8 @@ from unlearn_lib.reproduction.scenarios import ORIGINAL
 from unlearn_lib.reproduction.settings import CYCLE_SIZE, PAPER_CYCLE_SIZE
 from unlearn_lib.reproduction.store import Record, key
 
+NO_BREAK = "\u00a0"
+
 
 def tidy(records: Sequence[Record]) -> pd.DataFrame:
     """One row for each record and cycle: what was measured after it, and the change of accuracy and exposure since before."""
@@ -107,7 +109,9 @@ def loss_changes(runs: pd.DataFrame) -> pd.DataFrame:
             "retain rise": _cells(table, "retain_rise", 3),
             "held-out rise": _cells(table, "holdout_rise", 3),
             # where the forget loss hardly moves, a ratio says nothing
-            "damage ratio": [f"{r:.2f}" if rise > 0.02 else "" for r, rise in zip(ratio, table.forget_rise_mean, strict=True)],
+            "damage ratio": [
+                f"{r + 0.0:.2f}" if rise > 0.02 else "" for r, rise in zip(ratio.round(2), table.forget_rise_mean, strict=True)
+            ],
             "s / cycle": table.seconds_mean.map("{:.1f}".format),
         }
     )
@@ -173,30 +177,29 @@ def save_table(table: pd.DataFrame, name: str, folder: Path, records: Sequence[R
 
 
 def plus_minus(mean: float, sd: float, digits: int = 2) -> str:
-    """`-1.20 ± 0.31`; a negative zero is printed as zero, and one seed has no spread."""
+    """`-1.20 ± 0.31` with no-break spaces; a negative zero is printed as zero, and one seed has no spread."""
     text = f"{round(mean, digits) + 0.0:+.{digits}f}"
-    return text if math.isnan(sd) else f"{text} ± {sd:.{digits}f}"
+    return text if math.isnan(sd) else f"{text}{NO_BREAK}±{NO_BREAK}{sd:.{digits}f}"
 
 
 def layout(compared: pd.DataFrame) -> pd.DataFrame:
-    """`beside_reported` in the paper's own arrangement, as text: rows size and method, columns family, removed samples, measure."""
-    cells = []
-    for row in compared.to_dict("records"):
-        column = f"{paper.FAMILIES[row['family']]} {row['removed']} ({row['paper_removed']})"
-        for measure, label in (("delta_acc", "ΔACC"), ("delta_exp", "ΔEXP")):
-            place = (row["size"], row["method"], f"{column} {label}")
-            cells += [
-                (*place, "ours", plus_minus(row[f"{measure}_mean"], row[f"{measure}_sd"])),
-                (*place, "paper", f"{row[f'paper_{measure}']:+.2f}"),
-            ]
-    table = pd.DataFrame(cells, columns=["size", "method", "column", "source", "text"])
-    table["size"] = table["size"].map(lambda size: f"{size} ({paper.SIZES[size]})")
-    table["method"] = table["method"].map(paper.METHODS)
-    order = {name: table[name].drop_duplicates().tolist() for name in ("size", "method", "column")}
-    wide = table.pivot(index=["size", "method"], columns=["column", "source"], values="text")
-    columns = pd.MultiIndex.from_product([order["column"], ["ours", "paper"]], names=[None, None])
-    rows = pd.MultiIndex.from_product([order["size"], order["method"]], names=["model", "method"])
-    return wide.reindex(index=rows, columns=columns)
+    """`beside_reported` as text: a row for each model, number of removed samples (the paper's in brackets) and method."""
+    table = pd.DataFrame(
+        {
+            "model (stands for)": [
+                f"{family}-{size} ({paper.FAMILIES[family]} {paper.SIZES[size]})"
+                for family, size in zip(compared.family, compared["size"], strict=True)
+            ],
+            "removed": [f"{ours} ({theirs})" for ours, theirs in zip(compared.removed, compared.paper_removed, strict=True)],
+            "method": compared.method.map(paper.METHODS),
+            "ΔACC, ours": _cells(compared, "delta_acc", 2),
+            "ΔACC, paper": compared.paper_delta_acc.map("{:+.2f}".format),
+            "ΔEXP, ours": _cells(compared, "delta_exp", 2),
+            "ΔEXP, paper": compared.paper_delta_exp.map("{:+.2f}".format),
+        }
+    )
+    order = table["model (stands for)"] + table["removed"]
+    return table.loc[order.sort_values(kind="stable").index].set_index(["model (stands for)", "removed", "method"])
 
 
 def provenance_line(records: Sequence[Record]) -> str:
