@@ -16,7 +16,7 @@ help:
 
 # Installed anew only when the requirements change.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "Setting up $(VENV), once: about two minutes."
+	@echo "Setting up $(VENV), once: about three minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@

@@ -51,7 +51,6 @@ def unlearn(
     base: str | Path | Any = None,
     method: str = "fisher-removal",
     seed: int = 0,
-    batch_size: int = 8,
     max_length: int | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -66,7 +65,6 @@ def unlearn(
         base: The checkpoint that `retrain` starts from: a model, or anything `load_model` takes.
         method: A name in `unlearn_lib.methods.METHODS`.
         seed: Seeds every draw: data order, noise.
-        batch_size: Sequences in a forward pass where the method does not say otherwise.
         max_length: Longer texts are cut to this many tokens; default: the model's context.
         progress: Called with (step, steps, loss) during long work.
         **options: The method's options (`preset="paper"`, `step=...`, `damping=...`); see its class.
@@ -90,11 +88,11 @@ def unlearn(
     if retain is not None and not kept:
         raise InputError("every retain text is also in the forget set, so nothing is left to retain; check the two files")
 
-    inputs = Inputs(forget_set.examples, kept, _base_loader(base), batch_size, seed, progress)
+    inputs = Inputs(forget_set.examples, kept, _base_loader(base), seed, progress)
     start = time.perf_counter()
     outcome = chosen.run(copy.deepcopy(model).eval(), inputs)
     cost = Cost(time.perf_counter() - start, outcome.gradient_evaluations)
-    config = {"method": method, "seed": seed, "batch_size": batch_size, "max_length": length, **chosen.model_dump()}
+    config = {"method": method, "seed": seed, "max_length": length, **chosen.model_dump()}
     return Result(outcome.model, tokenizer, outcome.history, cost, config, outcome.details, warnings)
 
 

@@ -24,7 +24,6 @@ class Inputs:
     forget: Sequence[Example]
     retain: Sequence[Example]
     base: Callable[[], Any] | None
-    batch_size: int
     seed: int
     progress: Progress | None = None
 
