@@ -1,7 +1,19 @@
 """Curvature of a language model's loss. Vectors are dicts of tensors by parameter name."""
 
 from unlearn_lib.curvature.blocks import from_blocks, to_blocks
+from unlearn_lib.curvature.empirical_fisher import EmpiricalFisher
+from unlearn_lib.curvature.gauss_newton import GaussNewton
 from unlearn_lib.curvature.gradient import batch_gradient, trainable
+from unlearn_lib.curvature.hessian import Hessian
 from unlearn_lib.curvature.recursion import BlockRecursion
 
-__all__ = ["BlockRecursion", "batch_gradient", "from_blocks", "to_blocks", "trainable"]
+__all__ = [
+    "BlockRecursion",
+    "EmpiricalFisher",
+    "GaussNewton",
+    "Hessian",
+    "batch_gradient",
+    "from_blocks",
+    "to_blocks",
+    "trainable",
+]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unlearn_lib.curvature.gradient import Vector
+from unlearn_lib.curvature.vector import Vector
 
 
 def to_blocks(vector: Vector, width: int) -> Tensor:

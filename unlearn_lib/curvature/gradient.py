@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses
-
-Vector = dict[str, Tensor]
 
 
 def trainable(model: Any) -> Vector:
@@ -35,8 +33,3 @@ def batch_gradient(model: Any, batch: Batch) -> tuple[float, Vector]:
             "is too narrow (load it with dtype='float32')"
         )
     return loss.item(), dict(zip(params, grads, strict=True))
-
-
-def dot(a: Vector, b: Vector) -> float:
-    """The inner product, accumulated tensor by tensor in float64 (one long float32 sum loses digits)."""
-    return sum(float((a[name].double() * b[name].double()).sum()) for name in a)

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from unlearn_lib.curvature import from_blocks, to_blocks, trainable
-from unlearn_lib.curvature.gradient import dot
+from unlearn_lib.curvature.vector import dot
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.fisher import FisherMethod
 

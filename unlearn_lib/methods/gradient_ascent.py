@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from unlearn_lib.curvature import batch_gradient, trainable
-from unlearn_lib.curvature.gradient import dot
+from unlearn_lib.curvature.vector import dot
 from unlearn_lib.methods.base import Inputs, Method, Outcome
 
 ADAM_BETAS = (0.9, 0.98)  # Jang et al. 2023

@@ -1,0 +1,32 @@
+r"""The generalised Gauss-Newton matrix: (1/n) sum_i (1/T_i) sum_t J_t^T (diag p_t - p_t p_t^T) J_t.
+
+J_t is the Jacobian of the logits at a scored token, p_t the softmax there: the Hessian without the curvature of the network itself,
+equal to the Fisher of the model's own predictions. Shape suffixes: B sequences, S predictions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.func import jvp, vjp
+
+from unlearn_lib.curvature.risk import EmpiricalRisk, accumulate, token_weights
+from unlearn_lib.curvature.vector import Vector
+
+
+class GaussNewton(EmpiricalRisk):
+    """Positive semi-definite. A product costs 2 gradients: one forward-mode and one reverse pass."""
+
+    @torch.no_grad()
+    def mv(self, v: Vector) -> Vector:
+        total: Vector | None = None
+        for batch in self.batches:
+            logits = self.logits(batch)
+            z_BTV, pullback, *_ = vjp(logits, self.params)
+            u_BTV = jvp(logits, (self.params,), (v,))[1]
+            p_BSV, u_BSV = z_BTV[:, :-1].softmax(-1), u_BTV[:, :-1]
+            # the output Hessian of the cross-entropy: diag(p) - p p^T, times u
+            h_BSV = p_BSV * (u_BSV - (p_BSV * u_BSV).sum(-1, keepdim=True))
+            weighted_BSV = h_BSV * token_weights(batch, self.sequences).to(h_BSV).unsqueeze(-1)
+            total = accumulate(total, pullback(torch.nn.functional.pad(weighted_BSV, (0, 0, 0, 1)))[0])
+        assert total is not None
+        return total

@@ -1,0 +1,54 @@
+"""Vectors: dicts of tensors by parameter name, and the little algebra that solvers need.
+
+Inner products are accumulated tensor by tensor in float64: one long float32 reduction loses digits (1 % at 1e8 entries).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from unlearn_lib.errors import InputError
+
+Vector = dict[str, Tensor]
+
+
+def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """The inner product."""
+    return sum(float((a[name].double() * b[name].double()).sum()) for name in a)
+
+
+def norm(a: Mapping[str, Tensor]) -> float:
+    """The Euclidean norm."""
+    return math.sqrt(dot(a, a))
+
+
+def scale(a: Mapping[str, Tensor], factor: float) -> Vector:
+    """factor * a."""
+    return {name: factor * tensor for name, tensor in a.items()}
+
+
+def add(a: Mapping[str, Tensor], b: Mapping[str, Tensor], factor: float = 1.0) -> Vector:
+    """a + factor * b."""
+    return {name: tensor.add(b[name], alpha=factor) for name, tensor in a.items()}
+
+
+def flatten(a: Mapping[str, Tensor]) -> Tensor:
+    """`[P]`: all tensors one after the other."""
+    return torch.cat([tensor.reshape(-1) for tensor in a.values()])
+
+
+def unflatten(flat: Tensor, like: Mapping[str, Tensor]) -> Vector:
+    """The inverse of `flatten`, for the names and shapes of `like`.
+
+    Raises:
+        InputError: `flat` is not one-dimensional, or has another number of entries.
+    """
+    size = sum(tensor.numel() for tensor in like.values())
+    if flat.ndim != 1 or flat.numel() != size:
+        raise InputError(f"a flat vector for these parameters has shape ({size},), got {tuple(flat.shape)}")
+    pieces = flat.split([tensor.numel() for tensor in like.values()])
+    return {name: piece.view(tensor.shape) for (name, tensor), piece in zip(like.items(), pieces, strict=True)}
