@@ -39,9 +39,14 @@ def sequence_means(nll_BS: Tensor, scored_BS: Tensor) -> Tensor:
     return nll_BS.sum(-1) / scored_BS.sum(-1)
 
 
+def model_inputs(batch: Batch) -> dict[str, Any]:
+    """The arguments of a forward pass: the batch without its labels, and no key-value cache."""
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+
+
 def sequence_losses(model: Any, batch: Batch) -> Tensor:
     r"""`[B]`: for every sequence the mean NLL over its scored tokens, $\ell_i = -\frac1{T_i}\sum_t \log p(y_t\mid y_{<t})$, in nats."""
-    logits_BTV = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    logits_BTV = model(**model_inputs(batch)).logits
     return sequence_means(*token_nll(logits_BTV, batch["labels"]))
 
 
@@ -49,8 +54,7 @@ def loss_function(model: Any) -> Callable[[Params, Batch], Tensor]:
     """The same as a pure function `(params, batch) -> [B]`, for automatic differentiation in the parameters."""
 
     def losses(params: Params, batch: Batch) -> Tensor:
-        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
-        logits_BTV = functional_call(model, dict(params), kwargs=inputs).logits
+        logits_BTV = functional_call(model, dict(params), kwargs=model_inputs(batch)).logits
         return sequence_means(*token_nll(logits_BTV, batch["labels"]))
 
     return losses

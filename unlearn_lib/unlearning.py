@@ -81,7 +81,7 @@ def unlearn(
             raise InputError(f"method {method!r} needs {need}=...; {_NEEDS[need]}")
     length = max_length or context_length(model, tokenizer)
     forget_set = _encoded("forget", forget, tokenizer, length)
-    retain_set = _encoded("retain", retain, tokenizer, length) if retain is not None else Encoded((), 0, "")
+    retain_set = _encoded("retain", retain, tokenizer, length) if retain is not None else Encoded((), 0)
     forgotten = set(forget_set.examples)
     kept = tuple(example for example in retain_set.examples if example not in forgotten)
     warnings = _warnings(forget_set, retain_set, len(retain_set) - len(kept), length)

@@ -6,14 +6,13 @@ never formed: G v is one forward-mode pass, G^T c one backward pass of a weighte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 
-from unlearn_lib.curvature.risk import EmpiricalRisk, accumulate
-from unlearn_lib.curvature.vector import Vector
+from unlearn_lib.curvature.risk import EmpiricalRisk
+from unlearn_lib.curvature.vector import Vector, total
+from unlearn_lib.losses import Batch
 
 
 class EmpiricalFisher(EmpiricalRisk):
@@ -31,10 +30,10 @@ class EmpiricalFisher(EmpiricalRisk):
     @torch.no_grad()
     def adjoint(self, c_n: Tensor) -> Vector:
         """G^T c, the combination sum_i c_i g_i. Costs 1 gradient."""
-        total: Vector | None = None
-        pieces: Sequence[Tensor] = c_n.split([len(batch["labels"]) for batch in self.batches])
-        for batch, c_B in zip(self.batches, pieces, strict=True):
-            value_B, pullback, *_ = vjp(self.losses(batch), self.params)
-            total = accumulate(total, pullback(c_B.to(value_B))[0])
-        assert total is not None
-        return total
+        pieces = c_n.split([len(batch["labels"]) for batch in self.batches])
+        return total(self._adjoint(batch, c_B) for batch, c_B in zip(self.batches, pieces, strict=True))
+
+    def _adjoint(self, batch: Batch, c_B: Tensor) -> Vector:
+        value_B, pullback, *_ = vjp(self.losses(batch), self.params)
+        combination: Vector = pullback(c_B.to(value_B))[0]
+        return combination

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch.func import jvp, vjp
 
-from unlearn_lib.curvature.risk import EmpiricalRisk, accumulate, token_weights
-from unlearn_lib.curvature.vector import Vector
+from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
+from unlearn_lib.curvature.vector import Vector, total
+from unlearn_lib.losses import Batch
 
 
 class GaussNewton(EmpiricalRisk):
@@ -18,15 +19,15 @@ class GaussNewton(EmpiricalRisk):
 
     @torch.no_grad()
     def mv(self, v: Vector) -> Vector:
-        total: Vector | None = None
-        for batch in self.batches:
-            logits = self.logits(batch)
-            z_BTV, pullback, *_ = vjp(logits, self.params)
-            u_BTV = jvp(logits, (self.params,), (v,))[1]
-            p_BSV, u_BSV = z_BTV[:, :-1].softmax(-1), u_BTV[:, :-1]
-            # the output Hessian of the cross-entropy: diag(p) - p p^T, times u
-            h_BSV = p_BSV * (u_BSV - (p_BSV * u_BSV).sum(-1, keepdim=True))
-            weighted_BSV = h_BSV * token_weights(batch, self.sequences).to(h_BSV).unsqueeze(-1)
-            total = accumulate(total, pullback(torch.nn.functional.pad(weighted_BSV, (0, 0, 0, 1)))[0])
-        assert total is not None
-        return total
+        return total(self._product(batch, v) for batch in self.batches)
+
+    def _product(self, batch: Batch, v: Vector) -> Vector:
+        logits = self.logits(batch)
+        z_BTV, pullback, *_ = vjp(logits, self.params)
+        u_BTV = jvp(logits, (self.params,), (v,))[1]
+        p_BSV, u_BSV = z_BTV[:, :-1].softmax(-1), u_BTV[:, :-1]
+        # the output Hessian of the cross-entropy: diag(p) - p p^T, times u
+        h_BSV = p_BSV * (u_BSV - (p_BSV * u_BSV).sum(-1, keepdim=True))
+        weighted_BSV = h_BSV * token_weights(batch, self.sequences).to(h_BSV).unsqueeze(-1)
+        product: Vector = pullback(torch.nn.functional.pad(weighted_BSV, (0, 0, 0, 1)))[0]
+        return product

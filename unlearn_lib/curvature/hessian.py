@@ -1,7 +1,7 @@
 r"""The Hessian of the mean loss: H v = (1/n) sum_i grad^2 l_i v, exactly.
 
 Forward over reverse, `jvp` of a `vjp`: the one composition that is right on LayerNorm in torch 2.13 and light on memory
-(`jvp(jacrev)` and `grad(jvp)` are silently wrong there; tests/test_torch_traps.py watches them). Where an operation of the model has no
+(`jvp(jacrev)` and `grad(jvp)` are silently wrong there). Where an operation of the model has no
 forward derivative of its backward (SiLU: Llama, Qwen), double backward does the same; `mode` says which one is in use.
 """
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 
-from unlearn_lib.curvature.risk import EmpiricalRisk, accumulate
-from unlearn_lib.curvature.vector import Vector
+from unlearn_lib.curvature.risk import EmpiricalRisk
+from unlearn_lib.curvature.vector import Vector, total
 from unlearn_lib.losses import Batch
 
 
@@ -24,11 +24,7 @@ class Hessian(EmpiricalRisk):
     mode = "forward-over-reverse"
 
     def mv(self, v: Vector) -> Vector:
-        total: Vector | None = None
-        for batch in self.batches:
-            total = accumulate(total, self._product(batch, v))
-        assert total is not None
-        return total
+        return total(self._product(batch, v) for batch in self.batches)
 
     def _product(self, batch: Batch, v: Vector) -> Vector:
         if self.mode == "forward-over-reverse":

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import IGNORED, Batch, sequence_means, token_nll
+from unlearn_lib.losses import IGNORED, Batch, model_inputs, sequence_means, token_nll
 
 PRECISIONS = {None: None, "float32": torch.float32, "float64": torch.float64}
 
@@ -56,13 +56,12 @@ class EmpiricalRisk(Operator):
 
     def logits(self, batch: Batch) -> Callable[[Vector], Tensor]:
         """The function params -> logits `[B, T, V]` of a batch."""
-        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
 
         def function(params: Vector) -> Tensor:
             training = self.model.training
             self.model.eval()
             try:
-                logits_BTV: Tensor = functional_call(self.model, {**self._fixed, **params}, kwargs=inputs).logits
+                logits_BTV: Tensor = functional_call(self.model, {**self._fixed, **params}, kwargs=model_inputs(batch)).logits
             finally:
                 self.model.train(training)
             return logits_BTV
@@ -79,11 +78,6 @@ def token_weights(batch: Batch, sequences: int) -> Tensor:
     """`[B, S]`: what a token counts in (1/n) sum_i (1/T_i) sum_t; zero where it is not scored."""
     scored_BS = batch["labels"][:, 1:] != IGNORED
     return scored_BS / (scored_BS.sum(1, keepdim=True) * sequences)
-
-
-def accumulate(total: Vector | None, part: Vector) -> Vector:
-    """total + part, where None is zero."""
-    return part if total is None else {name: tensor + part[name] for name, tensor in total.items()}
 
 
 def _wide(p: Tensor, precision: torch.dtype | None) -> Tensor:

@@ -5,8 +5,8 @@ Inner products are accumulated tensor by tensor in float64: one long float32 red
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -21,19 +21,14 @@ def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     return sum(float((a[name].double() * b[name].double()).sum()) for name in a)
 
 
-def norm(a: Mapping[str, Tensor]) -> float:
-    """The Euclidean norm."""
-    return math.sqrt(dot(a, a))
+def add(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Vector:
+    """a + b."""
+    return {name: tensor + b[name] for name, tensor in a.items()}
 
 
-def scale(a: Mapping[str, Tensor], factor: float) -> Vector:
-    """factor * a."""
-    return {name: factor * tensor for name, tensor in a.items()}
-
-
-def add(a: Mapping[str, Tensor], b: Mapping[str, Tensor], factor: float = 1.0) -> Vector:
-    """a + factor * b."""
-    return {name: tensor.add(b[name], alpha=factor) for name, tensor in a.items()}
+def total(parts: Iterable[Vector]) -> Vector:
+    """The sum of at least one vector, two of them in memory at a time."""
+    return reduce(add, parts)
 
 
 def flatten(a: Mapping[str, Tensor]) -> Tensor:

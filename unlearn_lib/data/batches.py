@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +22,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The examples of a data set, how many texts were longer than `max_length` and cut, and a hash of their content."""
+    """The examples of a data set, and how many texts were longer than `max_length` and cut."""
 
     examples: tuple[Example, ...]
     cut: int
-    sha256: str
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -51,7 +49,7 @@ def encode(rows: Sequence[dict[str, Any]] | Any, tokenizer: Any, max_length: int
     """
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-text token, and every text must end with one; set tokenizer.eos_token")
-    examples, cut, digest = [], 0, hashlib.sha256()
+    examples, cut = [], 0
     for number, row in enumerate(rows):
         prompt, text = _columns(row, number)
         given = tokenizer(prompt, verbose=False)["input_ids"] if prompt else []
@@ -60,9 +58,8 @@ def encode(rows: Sequence[dict[str, Any]] | Any, tokenizer: Any, max_length: int
         if all(label == IGNORED for label in labels[1:]):
             raise InputError(f"row {number} has nothing to score within {max_length} tokens; remove it or raise max_length")
         cut += len(given) + len(scored) > max_length
-        digest.update(prompt.encode() + b"\0" + text.encode() + b"\0")
         examples.append(Example(tuple(ids), tuple(labels)))
-    return Encoded(tuple(examples), cut, digest.hexdigest())
+    return Encoded(tuple(examples), cut)
 
 
 def _columns(row: dict[str, Any], number: int) -> tuple[str, str]:

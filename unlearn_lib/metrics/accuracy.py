@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import IGNORED, token_nll
+from unlearn_lib.losses import IGNORED, model_inputs, token_nll
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def accuracy(model: Any, tokenizer: Any, test: Iterable[dict[str, Any]], *, batc
     sums, exact = torch.empty(len(examples)), torch.empty(len(examples), dtype=torch.bool)
     start = 0
     for batch in make_batches([examples[i] for i in order], batch_size, model.device):
-        logits_BTV = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+        logits_BTV = model(**model_inputs(batch)).logits
         nll_BS, scored_BS = token_nll(logits_BTV, batch["labels"])
         right_BS = logits_BTV[:, :-1].argmax(-1) == batch["labels"][:, 1:]
         rows_here = torch.tensor(order[start : start + len(nll_BS)])
