@@ -22,6 +22,12 @@ def numpy_gradient(model: Any, rows: list[dict[str, str]], tokenizer: Any) -> di
     return {name: p.grad.reshape(-1).numpy().copy() for name, p in model.named_parameters()}
 
 
+def recursion_terms(model: Any, retain: list[dict[str, str]], tokenizer: Any) -> list[dict[str, np.ndarray]]:
+    """The gradients of D+ in batches of 8, in the order that seed 0 draws."""
+    order = torch.randperm(len(retain), generator=torch.Generator().manual_seed(0)).tolist()
+    return [numpy_gradient(model, [retain[i] for i in order[k : k + 8]], tokenizer) for k in range(0, len(order), 8)]
+
+
 def moved(before: Any, after: Any) -> dict[str, np.ndarray]:
     old, new = dict(before.named_parameters()), dict(after.named_parameters())
     return {name: (new[name] - old[name]).detach().reshape(-1).numpy() for name in old}
@@ -56,9 +62,7 @@ def test_fisher_removal_is_equations_7_and_8(
     )
     step = moved(model, result.model)
     g = numpy_gradient(model, texts[FORGET], tokenizer)
-    order = torch.randperm(34, generator=torch.Generator().manual_seed(0)).tolist()
-    retain = texts[RETAIN]
-    terms = [numpy_gradient(model, [retain[i] for i in order[k : k + 8]], tokenizer) for k in range(0, 34, 8)]
+    terms = recursion_terms(model, texts[RETAIN], tokenizer)
     assert result.details["terms"] == len(terms) == 5
     compared = 0
     for name, flat in g.items():
@@ -137,9 +141,7 @@ def test_fisher_forgetting_is_algorithm_3(tiny: Any, tokenizer: Any, texts: list
         sigma=3.0,
     )
     step = moved(model, result.model)
-    order = torch.randperm(34, generator=torch.Generator().manual_seed(0)).tolist()
-    retain = texts[RETAIN]
-    terms = [numpy_gradient(model, [retain[i] for i in order[k : k + 8]], tokenizer) for k in range(0, 34, 8)]
+    terms = recursion_terms(model, texts[RETAIN], tokenizer)
     generator = torch.Generator().manual_seed(0)
     for name, p in model.named_parameters():
         normal = torch.randn(p.shape, generator=generator, dtype=torch.float64).reshape(-1).numpy()
