@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 
 from unlearn_lib.curvature.vector import Vector, flatten, unflatten
 from unlearn_lib.errors import InputError
+
+if TYPE_CHECKING:
+    from unlearn_lib.curvature.solution import Solution
+    from unlearn_lib.curvature.solvers.base import Inverse
 
 MATRIX_LIMIT = 20_000
 
@@ -37,12 +41,21 @@ class Operator(ABC):
     @overload
     def __matmul__(self, v: Tensor) -> Tensor: ...
     def __matmul__(self, v: Vector | Tensor) -> Vector | Tensor:
+        product = self.mv(self.own_form(v))
+        return flatten(product) if isinstance(v, Tensor) else product
+
+    def own_form(self, v: Vector | Tensor) -> Vector:
+        """v as a dict in the operator's order, number format and device.
+
+        Raises:
+            InputError: Other names, or another size.
+        """
         if isinstance(v, Tensor):
-            return flatten(self.mv(unflatten(v.to(self._dtype), self.params)))
+            return unflatten(v.to(self.dtype), self.params)
         if v.keys() != self.params.keys():
             unknown = sorted(v.keys() ^ self.params.keys())
             raise InputError(f"the vector's names are not the operator's; they differ in: {', '.join(unknown[:5])}")
-        return self.mv({name: v[name].to(tensor) for name, tensor in self.params.items()})
+        return {name: v[name].to(tensor) for name, tensor in self.params.items()}
 
     def __add__(self, other: Operator) -> Operator:
         return Combination([(1.0, self), (1.0, other)])
@@ -62,7 +75,7 @@ class Operator(ABC):
             raise InputError(
                 f"a dense {self.size} x {self.size} matrix is refused (limit {MATRIX_LIMIT}); use products or a solver"
             )
-        basis = torch.eye(self.size, dtype=self._dtype, device=next(iter(self.params.values())).device)
+        basis = torch.eye(self.size, dtype=self.dtype, device=self.device)
         return torch.stack([self @ column for column in basis], dim=1)
 
     def diagonal(self) -> Tensor:
@@ -73,9 +86,59 @@ class Operator(ABC):
         """The sum of the diagonal."""
         return float(self.diagonal().double().sum())
 
+    def solve(
+        self,
+        v: Vector | Tensor,
+        damping: float,
+        solver: str = "cg",
+        *,
+        exponent: float = -1.0,
+        tolerance: float | None = None,
+        throw: bool = True,
+        **options: Any,
+    ) -> Solution:
+        """Solve (A + damping I) x = v, or apply another power: x = (A + damping I)^exponent v.
+
+        Args:
+            v: Dict by parameter name, or flat `[P]`.
+            damping: lambda, at least 0.
+            solver: `"woodbury"`, `"recursion"` (empirical Fisher), `"kfac"` (KFAC), `"block"`, `"diagonal"`, `"dense"`, `"cg"`.
+            exponent: p; cg and recursion know -1 only.
+            tolerance: Relative residual to reach; default 3e-5 in float32, 1e-9 in float64.
+            throw: Raise where the tolerance is not reached; otherwise return what there is, with the reason.
+            options: Of the solver, see its class.
+
+        Returns:
+            A `Solution` with x in the form of v, the true residual, the reason for stopping, and the cost.
+
+        Raises:
+            InputError: Unknown solver or option, a vector that does not fit, a damping that is not usable.
+            NumericsError: v is not finite; the damping is too small for the number format; `NotConvergedError` (with `throw`).
+        """
+        from unlearn_lib.curvature.solve import solve  # the solvers build on operators
+
+        return solve(self, v, damping, solver, exponent=exponent, tolerance=tolerance, throw=throw, options=options)
+
+    def inverse(self, damping: float, solver: str, **options: Any) -> Inverse:
+        """(A + damping I)^-1 as an operator that is prepared once and applied often, for example as a preconditioner."""
+        from unlearn_lib.curvature.solve import inverse
+
+        return inverse(self, damping, solver, options)
+
     @property
-    def _dtype(self) -> torch.dtype:
+    def gradient_flops(self) -> int:
+        """FLOPs of one gradient over the operator's sequences; 0 where there are none."""
+        return 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the vectors."""
         return next(iter(self.params.values())).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors are."""
+        return next(iter(self.params.values())).device
 
 
 class Combination(Operator):
@@ -95,6 +158,10 @@ class Combination(Operator):
             product = operator.mv(v)
             result = {name: factor * tensor + result.get(name, 0) for name, tensor in product.items()}
         return result
+
+    @property
+    def gradient_flops(self) -> int:
+        return max(operator.gradient_flops for _, operator in self.terms)
 
     def diagonal(self) -> Tensor:
         return torch.stack([factor * operator.diagonal() for factor, operator in self.terms]).sum(0)

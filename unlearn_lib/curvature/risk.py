@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
+from torch.func import functional_call, jvp, vjp
 
+from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.operator import Operator
-from unlearn_lib.curvature.vector import Vector
+from unlearn_lib.curvature.precision import KeepFloat64
+from unlearn_lib.curvature.vector import Vector, total
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, Batch, model_inputs, sequence_means, token_nll
 
@@ -51,7 +55,7 @@ class EmpiricalRisk(Operator):
         self.sequences = _check_batches(self.batches)
         everything = dict(model.named_parameters())
         chosen = _select(everything, params)
-        self._fixed = {name: _wide(p, PRECISIONS[precision]) for name, p in everything.items() if name not in chosen}
+        self.fixed = {name: _wide(p, PRECISIONS[precision]) for name, p in everything.items() if name not in chosen}
         self.params: Vector = {name: _wide(everything[name], PRECISIONS[precision]) for name in chosen}
 
     def logits(self, batch: Batch) -> Callable[[Vector], Tensor]:
@@ -61,7 +65,8 @@ class EmpiricalRisk(Operator):
             training = self.model.training
             self.model.eval()
             try:
-                logits_BTV: Tensor = functional_call(self.model, {**self._fixed, **params}, kwargs=model_inputs(batch)).logits
+                with KeepFloat64() if self.dtype == torch.float64 else nullcontext():
+                    logits_BTV: Tensor = functional_call(self.model, {**self.fixed, **params}, kwargs=model_inputs(batch)).logits
             finally:
                 self.model.train(training)
             return logits_BTV
@@ -73,11 +78,46 @@ class EmpiricalRisk(Operator):
         logits = self.logits(batch)
         return lambda params: sequence_means(*token_nll(logits(params), batch["labels"]))
 
+    @torch.no_grad()
+    def project(self, v: Vector) -> Tensor:
+        """`[n]`: G v, the directional derivatives g_i^T v of every sequence's loss, by forward-mode differentiation. Costs 1 gradient."""
+        return torch.cat([jvp(self.losses(batch), (self.params,), (v,))[1] for batch in self.batches])
+
+    @torch.no_grad()
+    def adjoint(self, c_n: Tensor) -> Vector:
+        """G^T c, the combination sum_i c_i g_i, by one backward pass of a weighted loss. Costs 1 gradient."""
+        pieces = c_n.split([len(batch["labels"]) for batch in self.batches])
+        return total(self._adjoint(batch, c_B) for batch, c_B in zip(self.batches, pieces, strict=True))
+
+    def _adjoint(self, batch: Batch, c_B: Tensor) -> Vector:
+        value_B, pullback, *_ = vjp(self.losses(batch), self.params)
+        combination: Vector = pullback(c_B.to(value_B))[0]
+        return combination
+
+    @property
+    def gradient_flops(self) -> int:
+        """FLOPs of one gradient (forward and backward) over all sequences."""
+        return self._gradient_flops
+
+    @cached_property
+    def _gradient_flops(self) -> int:
+        # three times the forward pass's, which is a T + b T^2 for a sequence of length T
+        flops = []
+        for T in (1, 2):
+            ids = torch.zeros(1, T, dtype=torch.long, device=self.batches[0]["input_ids"].device)
+            with torch.no_grad(), Meter() as meter:
+                self.logits({"input_ids": ids, "attention_mask": torch.ones_like(ids)})(self.params)
+            flops.append(meter.flops)
+        b = flops[1] / 2 - flops[0]
+        a = flops[0] - b
+        shapes = [batch["input_ids"].shape for batch in self.batches]
+        return round(3 * sum(B * (a * T + b * T * T) for B, T in shapes))
+
 
 def token_weights(batch: Batch, sequences: int) -> Tensor:
-    """`[B, S]`: what a token counts in (1/n) sum_i (1/T_i) sum_t; zero where it is not scored."""
+    """`[B, S]`, float64: what a token counts in (1/n) sum_i (1/T_i) sum_t; zero where it is not scored."""
     scored_BS = batch["labels"][:, 1:] != IGNORED
-    return scored_BS / (scored_BS.sum(1, keepdim=True) * sequences)
+    return scored_BS.double() / (scored_BS.sum(1, keepdim=True) * sequences)
 
 
 def _wide(p: Tensor, precision: torch.dtype | None) -> Tensor:

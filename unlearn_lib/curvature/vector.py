@@ -5,6 +5,7 @@ Inner products are accumulated tensor by tensor in float64: one long float32 red
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from functools import reduce
 
@@ -24,6 +25,21 @@ def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 def add(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Vector:
     """a + b."""
     return {name: tensor + b[name] for name, tensor in a.items()}
+
+
+def scale(factor: float, a: Mapping[str, Tensor]) -> Vector:
+    """factor a."""
+    return {name: factor * tensor for name, tensor in a.items()}
+
+
+def axpy(factor: float, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Vector:
+    """factor a + b, without a temporary."""
+    return {name: torch.add(b[name], tensor, alpha=factor) for name, tensor in a.items()}
+
+
+def norm(a: Mapping[str, Tensor]) -> float:
+    """The Euclidean length."""
+    return math.sqrt(dot(a, a))
 
 
 def total(parts: Iterable[Vector]) -> Vector:

@@ -1,0 +1,219 @@
+r"""G, the n x P matrix of per-sequence gradients, without ever forming it: its Gram matrix G G^T, products G v and G^T c, blocks of columns.
+
+Kept in factored form (`keep="activations"`: input and output gradient of every product), one capture of 2/3 gradient serves them all: G v and
+G^T c then cost 1/3 gradient each, and so does the Gram matrix together with one G v. `keep="gradients"` stores G itself (n P numbers), where products
+cost 1/T of that. `keep="nothing"` works through the parameters in `passes` groups, capturing anew for each, and takes G v and
+G^T c by automatic differentiation. Shape suffixes: n sequences, B of a batch, T positions, p x q a parameter, r some of its rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unlearn_lib.curvature.capture import capture
+from unlearn_lib.curvature.precision import exact_products
+from unlearn_lib.curvature.risk import EmpiricalRisk
+from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, ghost_products, materialise
+from unlearn_lib.curvature.vector import Vector
+from unlearn_lib.errors import InputError, NumericsError, unknown
+from unlearn_lib.losses import Batch
+
+KEEP = ("activations", "gradients", "nothing")
+# Numbers in a block of columns of G. Short blocks are summed in float64, so small ones are also more accurate (float32, three times at 1 << 20
+# against 1 << 22); a GPU wants fewer, larger products.
+CHUNK_NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 24}
+LEAST_ROWS = 16
+Captured = list[list[Use]]  # of one parameter: its uses in every batch
+
+
+class SequenceGradients:
+    """The per-sequence gradients of a risk's sequences, in the order of its batches.
+
+    Args:
+        risk: An operator over sequences, usually an `EmpiricalFisher`.
+        keep: What stays in memory, `"activations"`, `"gradients"` or `"nothing"`.
+        passes: With `"nothing"`: into how many groups of about equal memory the parameters are divided.
+        chunk: Numbers in one block of columns; default 2^20 on a CPU, 2^24 on a GPU.
+
+    Raises:
+        InputError: Unknown `keep`, or passes below one. At the first use: a parameter that has no gradient.
+        NumericsError: A loss or a gradient is not finite.
+    """
+
+    def __init__(self, risk: EmpiricalRisk, *, keep: str = "activations", passes: int = 1, chunk: int | None = None) -> None:
+        if keep not in KEEP:
+            raise unknown("value of keep", keep, KEEP)
+        if passes < 1 or (passes > 1 and keep != "nothing"):
+            raise InputError(f"passes={passes} needs keep='nothing' and at least one pass")
+        self.risk, self.keep, self.passes = risk, keep, passes
+        self.chunk = chunk or CHUNK_NUMBERS.get(risk.device.type, CHUNK_NUMBERS["cpu"])
+        self.n = risk.sequences
+        self._kept: dict[str, Captured] | None = None
+
+    def gram(self, v: Vector | None = None) -> tuple[Tensor, Tensor | None]:
+        """`(K_nn, w_n)`: G G^T and, if v is given, G v, both float64.
+
+        Every parameter's part is one product of blocks of columns, or goes through ghost inner products where these need fewer FLOPs (short
+        texts). Cost: 2/3 gradient for each capture that is still to do, and 1/3 + n / 3T gradients, T tokens a sequence.
+        """
+        device = self._like.device
+        K_nn = torch.zeros(self.n, self.n, dtype=torch.float64, device=device)
+        w_n = None if v is None else torch.zeros(self.n, dtype=torch.float64, device=device)
+        with torch.no_grad(), exact_products():
+            for captured in self._groups():
+                for name, batches in captured.items():
+                    v_pq = None if v is None else _matrix(v[name])
+                    if self._ghost_is_cheaper(name, batches):
+                        K_nn += _ghost(batches)
+                        if w_n is not None and v_pq is not None:
+                            w_n += _project(batches, v_pq).double()
+                        continue
+                    for start, stop, g_nrq in self._blocks(name, batches):
+                        g_nc = g_nrq.flatten(1)
+                        K_nn += g_nc @ g_nc.T
+                        if w_n is not None and v_pq is not None:
+                            w_n += g_nc @ v_pq[start:stop].reshape(-1)
+        if not torch.isfinite(K_nn).all():
+            raise NumericsError(
+                "a per-sequence gradient is not finite; the model has diverged, or its number format is too narrow (precision='float64')"
+            )
+        return K_nn, w_n
+
+    def project(self, v: Vector) -> Tensor:
+        """`[n]`, float64: G v."""
+        if self.keep == "nothing":
+            return self.risk.project(v).double()
+        with torch.no_grad(), exact_products():
+            return torch.stack([_project(batches, _matrix(v[name])).double() for name, batches in self._all().items()]).sum(0)
+
+    def adjoint(self, c_n: Tensor) -> Vector:
+        """G^T c, in the parameters' format."""
+        if self.keep == "nothing":
+            return self.risk.adjoint(c_n)
+        with torch.no_grad(), exact_products():
+            return {
+                name: _adjoint(batches, c_n.to(self._like)).view_as(self.risk.params[name])
+                for name, batches in self._all().items()
+            }
+
+    def blocks(self, multiple: int = 1) -> Iterator[tuple[str, int, Tensor]]:
+        """Blocks of columns of G: `(name, start, g_nc)`, with `start` the position in the flattened parameter.
+
+        Blocks cover every parameter from left to right; their widths are multiples of `multiple`, except the last of each parameter.
+        Cost: 2/3 gradient for each capture that is still to do, and 1/3 gradient.
+        """
+        with torch.no_grad(), exact_products():
+            for captured in self._groups():
+                for name, batches in captured.items():
+                    q = _matrix(self.risk.params[name]).shape[1]
+                    for start, _, g_nrq in self._blocks(name, batches, multiple // math.gcd(multiple, q)):
+                        yield name, start * q, g_nrq.flatten(1)
+
+    def check(self, seed: int = 0) -> float:
+        """The relative difference of G v by these factors and by forward-mode differentiation, for a random v: an independent test of
+        an architecture never seen before. Cost: 1 gradient and a product.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        v = {name: torch.randn(p.shape, generator=generator).to(p) for name, p in self.risk.params.items()}
+        expected_n = self.risk.project(v).double()
+        found_n = self.gram(v)[1] if self.keep == "nothing" else self.project(v)
+        assert found_n is not None
+        return float((found_n - expected_n).norm() / expected_n.norm())
+
+    @property
+    def _like(self) -> Tensor:
+        return next(iter(self.risk.params.values()))
+
+    def _all(self) -> dict[str, Captured]:
+        if self._kept is None:
+            self._kept = self._capture(self.risk.params)
+            if self.keep == "gradients":
+                with torch.no_grad(), exact_products():
+                    for name, batches in self._kept.items():  # parameter by parameter, so that factors and rows overlap little
+                        p = len(_matrix(self.risk.params[name]))
+                        batches[:] = [[Direct(materialise(uses, 0, p).contiguous())] for uses in batches]
+        return self._kept
+
+    def _groups(self) -> Iterator[dict[str, Captured]]:
+        if self.keep != "nothing":
+            yield self._all()
+            return
+        sizes = {name: sum(_matrix(p).shape) for name, p in self.risk.params.items()}  # of its factors, for each token
+        limit, group, filled = sum(sizes.values()) / self.passes, [], 0.0
+        for number, (name, size) in enumerate(sizes.items(), 1):
+            group.append(name)
+            filled += size
+            if filled >= limit * (1 - 1e-9) or number == len(sizes):
+                yield self._capture({name: self.risk.params[name] for name in group})
+                group, filled = [], 0.0
+
+    def _capture(self, params: Vector) -> dict[str, Captured]:
+        fixed = {**self.risk.fixed, **{name: p for name, p in self.risk.params.items() if name not in params}}
+        captured: dict[str, Captured] = {name: [] for name in params}
+        for batch in self.risk.batches:
+            for name, uses in _capture_batch(self.risk, batch, params, fixed).items():
+                captured[name].append(uses)
+        return captured
+
+    def _blocks(self, name: str, batches: Captured, multiple: int = 1) -> Iterator[tuple[int, int, Tensor]]:
+        """Rows start to stop of a parameter's gradients, `[n, r, q]`, as many at a time as `chunk` allows."""
+        p, q = _matrix(self.risk.params[name]).shape
+        wanted = max(LEAST_ROWS, self.chunk // (self.n * q))
+        rows = max(multiple, wanted // multiple * multiple)
+        for start in range(0, p, rows):
+            stop = min(start + rows, p)
+            pieces = [materialise(uses, start, stop) for uses in batches]
+            yield start, stop, pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _ghost_is_cheaper(self, name: str, batches: Captured) -> bool:
+        if any(isinstance(use, Direct) for uses in batches for use in uses):
+            return False
+        p, q = _matrix(self.risk.params[name]).shape
+        tokens = [sum(use.right_BTq.shape[0] * use.right_BTq.shape[1] for use in uses) for uses in batches]
+        dense = any(isinstance(use, Outer) for uses in batches for use in uses)
+        left = p if dense else 1  # looking rows up costs no product
+        ghost = 2 * sum(tokens) ** 2 * (left + q) + 2 * sum(tokens) * left * q
+        formed = 2 * sum(tokens) * left * q + 2 * self.n**2 * p * q
+        return ghost < formed
+
+
+def _capture_batch(risk: EmpiricalRisk, batch: Batch, params: Vector, fixed: Mapping[str, Tensor]) -> dict[str, list[Use]]:
+    # the risk's function takes all of its parameters; those not followed here are closed over
+    rest = {name: p for name, p in risk.params.items() if name not in params}
+    losses = risk.losses(batch)
+    B, T = batch["input_ids"].shape
+    _, uses = capture(lambda chosen: losses({**rest, **chosen}), params, fixed, (B, T))
+    for name, found in uses.items():
+        if not found:
+            raise InputError(f"parameter {name} has no gradient: the loss does not depend on it; leave it out with params=")
+    return uses
+
+
+def _project(batches: Captured, v_pq: Tensor) -> Tensor:
+    return torch.cat([torch.stack([use.project(v_pq) for use in uses]).sum(0) for uses in batches])
+
+
+def _adjoint(batches: Captured, c_n: Tensor) -> Tensor:
+    sizes = [len(uses[0].tensors[0]) for uses in batches]
+    parts = [use.adjoint(c_B) for uses, c_B in zip(batches, c_n.split(sizes), strict=True) for use in uses]
+    return reduce(torch.add, parts)
+
+
+def _ghost(batches: Sequence[Sequence[Any]]) -> Tensor:
+    rows = []
+    for i, uses in enumerate(batches):
+        rows.append([ghost_products(uses, others).double() if j >= i else None for j, others in enumerate(batches)])
+    # the lower half is the upper half's transpose
+    full = [[part if part is not None else rows[j][i].mT for j, part in enumerate(row)] for i, row in enumerate(rows)]
+    return torch.cat([torch.cat(row, 1) for row in full])
+
+
+def _matrix(p: Tensor) -> Tensor:
+    """A parameter as `[p, q]`."""
+    return p.reshape(p.shape[0] if p.ndim else 1, -1)

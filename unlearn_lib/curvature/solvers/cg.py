@@ -1,0 +1,130 @@
+r"""Preconditioned conjugate gradients on (A + lambda I) x = v.
+
+Unlike the usual ones it
+* never trusts its own recursion: the residual is recomputed from x every 25 steps and before it says that it has converged;
+* stops where p^T A p <= 0 and says so, with the x so far, instead of walking on;
+* stops with a reason where the true residual no longer falls (the number format is exhausted).
+
+`stop="martens"` stops where the quadratic model phi(x) = x^T A x / 2 - v^T x has stopped improving (Martens 2010, section 4.4):
+i > k, phi(x_i) < 0 and phi(x_i) - phi(x_{i-k}) < k eps |phi(x_i)| in size, with k = max(10, i / 10) and eps = 5e-4.
+"""
+
+from __future__ import annotations
+
+import math
+
+from unlearn_lib.curvature.operator import Operator
+from unlearn_lib.curvature.solution import Reason
+from unlearn_lib.curvature.solvers.base import TOLERANCE, Inverse
+from unlearn_lib.curvature.vector import Vector, axpy, dot, norm, scale
+from unlearn_lib.errors import InputError, unknown
+
+RECOMPUTE = 25
+MARTENS_EPSILON = 5e-4
+STOPS = ("residual", "martens")
+
+
+class ConjugateGradients(Inverse):
+    """Inverse of a positive definite operator by products alone.
+
+    Args:
+        operator: Any operator.
+        damping: lambda >= 0.
+        max_steps: Products allowed for steps (recomputed residuals come on top, one in 25).
+        preconditioner: An operator close to the inverse, positive definite: `fisher.inverse(damping, "woodbury", keep="gradients")`,
+            `kfac.inverse(damping, "kfac")`.
+        stop: `"residual"` or `"martens"`.
+        start: x to start from (dict); default zero.
+
+    Cost: one product a step. Memory: five vectors, and what a product needs. Only the exponent -1.
+    """
+
+    def __init__(
+        self,
+        operator: Operator,
+        damping: float,
+        *,
+        max_steps: int = 500,
+        preconditioner: Operator | None = None,
+        stop: str = "residual",
+        start: Vector | None = None,
+    ) -> None:
+        super().__init__(operator, damping)
+        if stop not in STOPS:
+            raise unknown("stopping rule", stop, STOPS)
+        if max_steps < 1:
+            raise InputError(f"max_steps must be at least 1, got {max_steps}")
+        self.max_steps, self.stop = max_steps, stop
+        self.preconditioner, self.start = preconditioner, start
+
+    def power(self, v: Vector, exponent: float) -> Vector:
+        if exponent == 1.0:
+            return axpy(self.damping, v, self.of.mv(v))
+        return self.run(v, exponent, None)[0]
+
+    def run(self, v: Vector, exponent: float, tolerance: float | None) -> tuple[Vector, Reason, int, float]:
+        """`(x, reason, steps, true relative residual)`."""
+        if exponent != -1.0:
+            raise InputError(f"cg gives the inverse only, not the power {exponent:g}; use woodbury, block, diagonal or dense")
+        length = norm(v)
+        if length == 0:
+            return dict(v), Reason.CONVERGED, 0, 0.0
+        goal = (tolerance or TOLERANCE[self.dtype]) * length
+        x = self.own_form(self.start) if self.start is not None else scale(0.0, v)
+        r = v if self.start is None else axpy(-1.0, self.power(x, 1.0), v)
+        reason, steps, r = self._iterate(v, x, r, goal)
+        return x, reason, steps, norm(r) / length
+
+    def _iterate(self, v: Vector, x: Vector, r: Vector, goal: float) -> tuple[Reason, int, Vector]:
+        """Improves x in place; returns the reason, the steps, and the true residual vector."""
+        z = self._precondition(r)
+        p, rz, models, best = z, dot(r, z), [0.0], norm(r)
+        if not rz > 0:
+            return self._odd(rz, norm(r) <= goal), 0, r
+        for step in range(1, self.max_steps + 1):
+            q = self.power(p, 1.0)
+            curvature = dot(p, q)
+            if not curvature > 0:
+                return self._odd(curvature), step - 1, axpy(-1.0, self.power(x, 1.0), v)
+            alpha = rz / curvature
+            for name in x:
+                x[name] += alpha * p[name]
+            r = axpy(-alpha, q, r)
+            small = norm(r) <= goal
+            true = small or step % RECOMPUTE == 0
+            if true:
+                r = axpy(-1.0, self.power(x, 1.0), v)
+                length = norm(r)
+                if length <= goal:
+                    return Reason.CONVERGED, step, r
+                if small or length > best:  # the recursion says it is done, or 25 steps gained nothing
+                    if small and length < 0.5 * best:
+                        best = length
+                    elif small or not length < 4 * best:
+                        return Reason.STAGNATION, step, r
+                best = min(best, length)
+            models.append(-0.5 * (dot(x, r) + dot(x, v)))
+            if self.stop == "martens" and self._flat(models):
+                return Reason.PROGRESS, step, r if true else axpy(-1.0, self.power(x, 1.0), v)
+            z = self._precondition(r)
+            rz, before = dot(r, z), rz
+            if not rz > 0:
+                return self._odd(rz), step, axpy(-1.0, self.power(x, 1.0), v)
+            # after a recomputed residual the old direction is no longer conjugate: start again from the gradient
+            p = z if small else axpy(rz / before, p, z)
+        return Reason.STEP_LIMIT, self.max_steps, axpy(-1.0, self.power(x, 1.0), v)
+
+    def _precondition(self, r: Vector) -> Vector:
+        return r if self.preconditioner is None else self.preconditioner.mv(r)
+
+    def _flat(self, models: list[float]) -> bool:
+        i = len(models) - 1
+        k = max(10, i // 10)
+        return i > k and models[i] < 0 and models[i - k] - models[i] < k * MARTENS_EPSILON * abs(models[i])
+
+    @staticmethod
+    def _odd(number: float, done: bool = False) -> Reason:
+        """What a curvature or a preconditioned square that is not positive means."""
+        if done:
+            return Reason.CONVERGED
+        return Reason.NEGATIVE_CURVATURE if math.isfinite(number) else Reason.BREAKDOWN

@@ -1,0 +1,97 @@
+r"""The paper's way to the inverse Fisher: one gradient at a time (equations 7 and 8), without a P x P matrix.
+
+With u_i = F_{i-1}^{-1} g_i, equation 8 reads F_i^{-1} = F_{i-1}^{-1} - u_i u_i^T / (n + g_i^T u_i), so that every inverse so far is I / lambda minus
+the terms found: u_i = g_i / lambda - sum_{j<i} u_j (u_j^T g_i) / (n + g_j^T u_j). Sequential, n^2 P work, and all u kept: a baseline.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unlearn_lib.curvature.blocks import from_blocks, to_blocks
+from unlearn_lib.curvature.empirical_fisher import EmpiricalFisher
+from unlearn_lib.curvature.operator import Operator
+from unlearn_lib.curvature.precision import exact_products
+from unlearn_lib.curvature.recursion import BlockRecursion
+from unlearn_lib.curvature.solvers.base import Inverse
+from unlearn_lib.curvature.vector import Vector, flatten, unflatten
+from unlearn_lib.errors import InputError
+
+
+class Recursion(Inverse):
+    """Inverse of an `EmpiricalFisher` by the recursion over its n sequences.
+
+    Args:
+        operator: The Fisher.
+        damping: lambda > 0.
+        width: None for the full matrix; B for the paper's blocks, which keep P B numbers.
+
+    Cost: per-sequence gradients (1 gradient), 4 n^2 P / 2 FLOPs (blocks: 4 n P B), and 2 n P numbers of memory. Only the exponent -1.
+    """
+
+    def __init__(self, operator: Operator, damping: float, *, width: int | None = None) -> None:
+        super().__init__(operator, damping)
+        if not isinstance(operator, EmpiricalFisher):
+            raise InputError(f"the recursion inverts an EmpiricalFisher, not a {type(operator).__name__}; use cg")
+        if damping == 0:
+            raise InputError("the recursion starts from I / damping; damping must be positive")
+        self.width = width
+        self._gradients = operator.gradients(keep="gradients")
+        self._terms: BlockRecursion | tuple[Tensor, Tensor] | None = None
+
+    @property
+    def system(self) -> str:
+        return super().system if self.width is None else f"block diagonal (width {self.width}) of {super().system}"
+
+    def power(self, v: Vector, exponent: float) -> Vector:
+        if exponent == 1.0:
+            return self._product(v)
+        if exponent != -1.0:
+            raise InputError(f"the recursion gives the inverse only, not the power {exponent:g}; use block or woodbury")
+        with exact_products():
+            if self._terms is None:
+                self._terms = self._prepare()
+            if isinstance(self._terms, BlockRecursion):
+                return from_blocks(self._terms.apply(to_blocks(v, self._terms.inverse_KBB.shape[1])), self.params)
+            u_nP, scale_n = self._terms
+            return unflatten(_apply(u_nP, scale_n, flatten(v), self.damping), self.params)
+
+    def _prepare(self) -> BlockRecursion | tuple[Tensor, Tensor]:
+        g_nP = self._rows()
+        if self.width is None:
+            return full_recursion(g_nP, self.damping)
+        rows = [to_blocks(unflatten(g_P, self.params), self.width) for g_P in g_nP]
+        recursion = BlockRecursion(len(rows[0]), self.width, self.damping, len(rows), g_nP)
+        for g_KB in rows:
+            recursion.add(g_KB)
+        return recursion
+
+    def _rows(self) -> Tensor:
+        """`[n, P]`: G itself."""
+        return torch.cat([g_nc for _, _, g_nc in self._gradients.blocks()], dim=1)
+
+    def _product(self, x: Vector) -> Vector:
+        if self.width is None:
+            g = self._gradients.adjoint(self._gradients.project(x) / self._gradients.n)
+            return {name: tensor + self.damping * x[name] for name, tensor in g.items()}
+        x_KB = to_blocks(x, self.width)
+        product_KB = self.damping * x_KB
+        for g_P in self._rows():
+            g_KB = to_blocks(unflatten(g_P, self.params), self.width)
+            product_KB += g_KB * (g_KB * x_KB).sum(1, keepdim=True) / self._gradients.n
+        return from_blocks(product_KB, self.params)
+
+
+def full_recursion(g_nP: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """`(u_nP, scale_n)`: the terms u_i and 1 / (n + g_i^T u_i) of the full-matrix recursion, by matrix-vector products."""
+    n = len(g_nP)
+    u_nP, scale_n = torch.empty_like(g_nP), g_nP.new_zeros(n)
+    for i, g_P in enumerate(g_nP):
+        u_nP[i] = _apply(u_nP[:i], scale_n[:i], g_P, damping)
+        scale_n[i] = 1 / (n + g_P @ u_nP[i])
+    return u_nP, scale_n
+
+
+def _apply(u_nP: Tensor, scale_n: Tensor, v_P: Tensor, damping: float) -> Tensor:
+    return v_P / damping - u_nP.T @ (scale_n * (u_nP @ v_P))

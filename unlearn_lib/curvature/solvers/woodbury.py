@@ -1,0 +1,67 @@
+r"""The damped empirical Fisher's inverse, and any power of it, through the n x n Gram matrix of per-sequence gradients. Exact.
+
+With G the n x P matrix of gradients and K = G G^T = U diag(s) U^T (Woodbury's identity for p = -1):
+
+    (G^T G / n + lambda I)^p v = lambda^p v + G^T U diag(c) U^T G v,    c = [(s/n + lambda)^p - lambda^p] / s,
+
+with c -> p lambda^(p-1) / n as s -> 0. The complement of the gradients' span carries lambda^p: with little damping it is amplified most.
+K and G v come from one capture of kept activations, so that a verified solve costs about 2.1 gradients.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unlearn_lib.curvature.empirical_fisher import EmpiricalFisher
+from unlearn_lib.curvature.operator import Operator
+from unlearn_lib.curvature.solvers.base import Inverse
+from unlearn_lib.curvature.vector import Vector, axpy
+from unlearn_lib.errors import InputError
+
+
+class Woodbury(Inverse):
+    """Inverse and powers of an `EmpiricalFisher`.
+
+    Args:
+        operator: The Fisher.
+        damping: lambda > 0.
+        options: As of `SequenceGradients`: `keep="activations"` (default; memory: input and output gradient of every product),
+            `"gradients"` (n P numbers; each further product nearly free) or `"nothing"` with `passes`.
+
+    Cost: 1 + n / 3T gradients to prepare (T tokens a sequence) with the first product; then 2/3 a product, with kept activations.
+    A verified solve: 2 + n / 3T; each refinement 4/3. The eigenvalues of K are found in float64.
+    """
+
+    def __init__(self, operator: Operator, damping: float, **options: Any) -> None:
+        super().__init__(operator, damping)
+        if not isinstance(operator, EmpiricalFisher):
+            raise InputError(f"woodbury inverts an EmpiricalFisher, not a {type(operator).__name__}; use cg")
+        if damping == 0:
+            raise InputError("woodbury needs damping > 0: the Fisher of n sequences has rank n at most")
+        self.gradients = operator.gradients(**options)
+        self._spectrum: tuple[Tensor, Tensor] | None = None
+
+    def power(self, v: Vector, exponent: float) -> Vector:
+        w_n: Tensor | None
+        if self._spectrum is None:
+            K_nn, w_n = self.gradients.gram(v)
+            s_n, U_nn = torch.linalg.eigh(K_nn)
+            self.check_damping(float(s_n[-1]) / len(s_n))
+            self._spectrum = s_n.clamp_min(0), U_nn
+        else:
+            w_n = self.gradients.project(v)
+        assert w_n is not None
+        s_n, U_nn = self._spectrum
+        c_n = _coefficients(s_n, self.damping, exponent)
+        return axpy(self.damping**exponent, v, self.gradients.adjoint(U_nn @ (c_n * (U_nn.T @ w_n))))
+
+
+def _coefficients(s_n: Tensor, damping: float, exponent: float) -> Tensor:
+    """[(s/n + lambda)^p - lambda^p] / s without cancellation: lambda^p (exp(p log1p(s / n lambda)) - 1) / s."""
+    n = len(s_n)
+    ratio = s_n / (n * damping)
+    grown = torch.expm1(exponent * torch.log1p(ratio)) / ratio.clamp_min(torch.finfo(ratio.dtype).tiny)
+    return damping ** (exponent - 1) / n * torch.where(ratio > 0, grown, exponent)

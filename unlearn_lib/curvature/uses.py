@@ -1,0 +1,139 @@
+r"""Per-sequence gradients in factored form: what one use of a parameter in a model contributes to every sequence's gradient.
+
+A parameter is seen as a matrix `[p, q]` (its first dimension, and the rest). A matrix product contributes
+g_i = sum_t left_it right_it^T: its input and the gradient of its output, or the other way round; an embedding the same with
+a one-hot left factor. Everything else (biases, norms) is small and kept as it is. A parameter with several uses (tied embeddings) has the sum
+of them as its gradient, so products of gradients are formed after adding. Shape suffixes: B sequences, T positions, p x q the parameter,
+r some of its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Outer:
+    """g_i = sum_t left_it right_it^T, from `left_BTp` and `right_BTq`."""
+
+    left_BTp: Tensor
+    right_BTq: Tensor
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """`[B, r, q]`: rows start to stop of every sequence's gradient. FLOPs: 2 B T r q."""
+        return torch.bmm(self.left_BTp[..., start:stop].mT, self.right_BTq)
+
+    def project(self, v_pq: Tensor) -> Tensor:
+        """`[B]`: <g_i, v>. FLOPs: 2 B T p q."""
+        return ((self.left_BTp @ v_pq) * self.right_BTq).sum((1, 2))
+
+    def adjoint(self, c_B: Tensor) -> Tensor:
+        """`[p, q]`: sum_i c_i g_i. FLOPs: 2 B T p q."""
+        scaled_BTq = self.right_BTq * c_B[:, None, None]
+        return self.left_BTp.flatten(0, 1).T @ scaled_BTq.flatten(0, 1)
+
+    def left_products(self, other: Outer | Lookup) -> Tensor:
+        """`[BT, CS]`: the inner products of the left factors with those of another use."""
+        if isinstance(other, Lookup):
+            return self.left_BTp.flatten(0, 1)[:, other.ids_BT.flatten()]
+        return self.left_BTp.flatten(0, 1) @ other.left_BTp.flatten(0, 1).T
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What is kept in memory."""
+        return self.left_BTp, self.right_BTq
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """An embedding: row `ids_BT` of the parameter received the gradient `right_BTq`."""
+
+    ids_BT: Tensor
+    right_BTq: Tensor
+    rows: int
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """`[B, r, q]`: rows start to stop of every sequence's gradient."""
+        B, r = len(self.ids_BT), stop - start
+        inside_BT = (self.ids_BT >= start) & (self.ids_BT < stop)
+        place_BT = self.ids_BT - start + r * torch.arange(B, device=self.ids_BT.device)[:, None]
+        g_Brq = self.right_BTq.new_zeros(B * r, self.right_BTq.shape[-1])
+        return g_Brq.index_add_(0, place_BT[inside_BT], self.right_BTq[inside_BT]).view(B, r, -1)
+
+    def project(self, v_pq: Tensor) -> Tensor:
+        """`[B]`: <g_i, v>."""
+        return (v_pq[self.ids_BT] * self.right_BTq).sum((1, 2))
+
+    def adjoint(self, c_B: Tensor) -> Tensor:
+        """`[p, q]`: sum_i c_i g_i."""
+        scaled_BTq = self.right_BTq * c_B[:, None, None]
+        g_pq = self.right_BTq.new_zeros(self.rows, self.right_BTq.shape[-1])
+        return g_pq.index_add_(0, self.ids_BT.flatten(), scaled_BTq.flatten(0, 1))
+
+    def left_products(self, other: Outer | Lookup) -> Tensor:
+        """`[BT, CS]`: one where both looked up the same row."""
+        if isinstance(other, Outer):
+            return other.left_products(self).T
+        return (self.ids_BT.flatten()[:, None] == other.ids_BT.flatten()).to(self.right_BTq)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What is kept in memory."""
+        return self.ids_BT, self.right_BTq
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Every sequence's gradient as it is, `g_Bpq`."""
+
+    g_Bpq: Tensor
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """`[B, r, q]`: rows start to stop of every sequence's gradient."""
+        return self.g_Bpq[:, start:stop]
+
+    def project(self, v_pq: Tensor) -> Tensor:
+        """`[B]`: <g_i, v>."""
+        return self.g_Bpq.flatten(1) @ v_pq.reshape(-1)
+
+    def adjoint(self, c_B: Tensor) -> Tensor:
+        """`[p, q]`: sum_i c_i g_i."""
+        return (self.g_Bpq.flatten(1).T @ c_B).view(self.g_Bpq.shape[1:])
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What is kept in memory."""
+        return (self.g_Bpq,)
+
+
+Use = Outer | Lookup | Direct
+
+
+def materialise(uses: Sequence[Use], start: int, stop: int) -> Tensor:
+    """`[B, r, q]`: rows of every sequence's gradient, all uses added."""
+    first, *rest = uses
+    g_Brq = first.block(start, stop)
+    for use in rest:
+        g_Brq = g_Brq + use.block(start, stop)
+    return g_Brq
+
+
+def ghost_products(uses: Sequence[Outer | Lookup], others: Sequence[Outer | Lookup]) -> Tensor:
+    """`[B, C]`: <g_i, h_j> without forming a gradient: sum_ts (left_it . left'_js)(right_it . right'_js), cross terms of uses included.
+
+    FLOPs: 2 B T C S (p + q) for each pair of uses; memory: three matrices `[BT, CS]`.
+    """
+    total = None
+    for use in uses:
+        for other in others:
+            (B, T, _), (C, S, _) = use.right_BTq.shape, other.right_BTq.shape
+            products = use.left_products(other)
+            products = products * (use.right_BTq.flatten(0, 1) @ other.right_BTq.flatten(0, 1).T)
+            part_BC = products.view(B, T, C, S).sum((1, 3))
+            total = part_BC if total is None else total + part_BC
+    assert total is not None
+    return total
