@@ -57,7 +57,7 @@ def capture(
         if watch.stand_ins:
             grads = _by_sequence(losses_B, list(watch.stand_ins.values()))
             for name, g in zip(watch.stand_ins, grads, strict=True):
-                watch.uses[name].append(Direct(_as_matrix(g)))
+                watch.uses[name].append(Direct(_rows_of(g)))
         if watch.roots:
             watch.receiving = True
             torch.autograd.grad(losses_B.sum(), watch.roots, allow_unused=True)
@@ -114,7 +114,7 @@ class _Call:
             return vjp(function, *(self.leaves[place] for place in places))[1](grad_)
 
         grads = vmap(one)(_split(grad, shape), *samples)
-        return [(self.names[place], Direct(_as_matrix(g))) for place, g in zip(places, grads, strict=True)]
+        return [(self.names[place], Direct(_rows_of(g))) for place, g in zip(places, grads, strict=True)]
 
 
 class _Watch(TorchFunctionMode):
@@ -192,8 +192,8 @@ def _named(args: Any, kwargs: Mapping[str, Any], *names: str) -> list[Any]:
     return [args[place] if place < len(args) else kwargs.get(name) for place, name in enumerate(names)]
 
 
-def _as_matrix(g: Tensor) -> Tensor:
-    """`[B, p, q]` from `[B, *shape]`."""
+def _rows_of(g: Tensor) -> Tensor:
+    """`[B, p, q]` from `[B, *shape]`, gradients of one parameter."""
     return g.reshape(len(g), g.shape[1] if g.ndim > 1 else 1, -1)
 
 

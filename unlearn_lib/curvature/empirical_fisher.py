@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.per_sequence import SequenceGradients
 from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.vector import Vector
@@ -19,12 +20,24 @@ from unlearn_lib.curvature.vector import Vector
 class EmpiricalFisher(EmpiricalRisk):
     """Positive semi-definite, of rank at most n. A product costs 2 gradients; `gradients().gram()` serves many at once."""
 
+    default_solver = "woodbury"
+
     def mv(self, v: Vector) -> Vector:
         return self.adjoint(self.project(v) / self.sequences)
 
     def gradients(self, **options: Any) -> SequenceGradients:
         """G in factored form; options as of `SequenceGradients`."""
         return SequenceGradients(self, **options)
+
+    def linearize(self) -> Operator:
+        from unlearn_lib.curvature.linearized import LinearizedFisher
+
+        return LinearizedFisher(self.gradients())
+
+    def as_matrix(self) -> Tensor:
+        self.check_size()
+        g_nP = torch.cat([g_nc for _, _, g_nc in self.gradients().blocks()], dim=1)
+        return g_nP.T @ g_nP / self.sequences
 
     def diagonal(self) -> Tensor:
         """`[P]`: (1/n) sum_i g_i^2. Costs 1 gradient."""

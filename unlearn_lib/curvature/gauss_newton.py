@@ -7,8 +7,10 @@ equal to the Fisher of the model's own predictions. Shape suffixes: B sequences,
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.func import jvp, vjp
 
+from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
 from unlearn_lib.curvature.vector import Vector, total
 from unlearn_lib.losses import Batch
@@ -25,9 +27,17 @@ class GaussNewton(EmpiricalRisk):
         logits = self.logits(batch)
         z_BTV, pullback, *_ = vjp(logits, self.params)
         u_BTV = jvp(logits, (self.params,), (v,))[1]
-        p_BSV, u_BSV = z_BTV[:, :-1].softmax(-1), u_BTV[:, :-1]
-        # the output Hessian of the cross-entropy: diag(p) - p p^T, times u
-        h_BSV = p_BSV * (u_BSV - (p_BSV * u_BSV).sum(-1, keepdim=True))
-        weighted_BSV = h_BSV * token_weights(batch, self.sequences).to(h_BSV).unsqueeze(-1)
-        product: Vector = pullback(torch.nn.functional.pad(weighted_BSV, (0, 0, 0, 1)))[0]
+        weights_BS = token_weights(batch, self.sequences).to(z_BTV)
+        h_BSV = softmax_hessian(z_BTV[:, :-1].softmax(-1), u_BTV[:, :-1], weights_BS)
+        product: Vector = pullback(torch.nn.functional.pad(h_BSV, (0, 0, 0, 1)))[0]
         return product
+
+    def linearize(self) -> Operator:
+        from unlearn_lib.curvature.linearized import LinearizedGaussNewton
+
+        return LinearizedGaussNewton(self)
+
+
+def softmax_hessian(p_BSV: Tensor, u_BSV: Tensor, weights_BS: Tensor) -> Tensor:
+    """`[B, S, V]`: the output Hessian of the cross-entropy, diag(p) - p p^T, times u, weighted."""
+    return p_BSV * (u_BSV - (p_BSV * u_BSV).sum(-1, keepdim=True)) * weights_BS.unsqueeze(-1)

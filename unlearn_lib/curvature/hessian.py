@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 
+from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.vector import Vector, total
 from unlearn_lib.losses import Batch
@@ -33,6 +34,11 @@ class Hessian(EmpiricalRisk):
             except NotImplementedError:  # forward AD of a backward that has none; noticed at the first product
                 self.mode = "double backward"
         return self._double_backward(batch, v)
+
+    def linearize(self) -> Operator:
+        from unlearn_lib.curvature.linearized import LinearizedHessian
+
+        return LinearizedHessian(self)
 
     def _mean(self, batch: Batch) -> Any:
         losses = self.losses(batch)

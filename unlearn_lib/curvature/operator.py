@@ -26,6 +26,7 @@ class Operator(ABC):
     """
 
     params: Vector
+    default_solver = "cg"
 
     @abstractmethod
     def mv(self, v: Vector) -> Vector:
@@ -65,18 +66,31 @@ class Operator(ABC):
 
     __rmul__ = __mul__
 
+    def linearize(self) -> Operator:
+        """The same operator with everything kept that does not depend on the vector: cheaper products for more memory, see
+        `unlearn_lib.curvature.linearized`. Worth it from the second product on."""
+        return self
+
     def as_matrix(self) -> Tensor:
         """`[P, P]`, one product a column: for small models.
 
         Raises:
             InputError: P is too large.
         """
+        self.check_size()
+        basis, kept = torch.eye(self.size, dtype=self.dtype, device=self.device), self.linearize()
+        return torch.stack([kept @ column for column in basis], dim=1)
+
+    def check_size(self) -> None:
+        """Refuse to form a dense matrix that is too large.
+
+        Raises:
+            InputError: P is above the limit.
+        """
         if self.size > MATRIX_LIMIT:
             raise InputError(
-                f"a dense {self.size} x {self.size} matrix is refused (limit {MATRIX_LIMIT}); use products or a solver"
+                f"a dense {self.size} x {self.size} matrix is refused (limit {MATRIX_LIMIT}); use products or another solver"
             )
-        basis = torch.eye(self.size, dtype=self.dtype, device=self.device)
-        return torch.stack([self @ column for column in basis], dim=1)
 
     def diagonal(self) -> Tensor:
         """`[P]`: the diagonal, from P products; operators that know a cheaper way override this."""
@@ -90,7 +104,7 @@ class Operator(ABC):
         self,
         v: Vector | Tensor,
         damping: float,
-        solver: str = "cg",
+        solver: str | None = None,
         *,
         exponent: float = -1.0,
         tolerance: float | None = None,
@@ -102,7 +116,8 @@ class Operator(ABC):
         Args:
             v: Dict by parameter name, or flat `[P]`.
             damping: lambda, at least 0.
-            solver: `"woodbury"`, `"recursion"` (empirical Fisher), `"kfac"` (KFAC), `"block"`, `"diagonal"`, `"dense"`, `"cg"`.
+            solver: `"woodbury"`, `"recursion"` (empirical Fisher), `"kfac"` (KFAC), `"block"`, `"diagonal"`, `"dense"`, `"cg"`;
+                default: woodbury for the Fisher, kfac for KFAC, else cg.
             exponent: p; cg and recursion know -1 only.
             tolerance: Relative residual to reach; default 3e-5 in float32, 1e-9 in float64.
             throw: Raise where the tolerance is not reached; otherwise return what there is, with the reason.
@@ -158,6 +173,9 @@ class Combination(Operator):
             product = operator.mv(v)
             result = {name: factor * tensor + result.get(name, 0) for name, tensor in product.items()}
         return result
+
+    def linearize(self) -> Operator:
+        return Combination([(factor, operator.linearize()) for factor, operator in self.terms])
 
     @property
     def gradient_flops(self) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 from unlearn_lib.curvature.capture import capture
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk
-from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, ghost_products, materialise
+from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, as_matrix, ghost_products, materialise
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.errors import InputError, NumericsError, unknown
 from unlearn_lib.losses import Batch
@@ -42,7 +42,7 @@ class SequenceGradients:
         chunk: Numbers in one block of columns; default 2^20 on a CPU, 2^24 on a GPU.
 
     Raises:
-        InputError: Unknown `keep`, or passes below one. At the first use: a parameter that has no gradient.
+        InputError: Unknown `keep`, or passes below one.
         NumericsError: A loss or a gradient is not finite.
     """
 
@@ -68,7 +68,7 @@ class SequenceGradients:
         with torch.no_grad(), exact_products():
             for captured in self._groups():
                 for name, batches in captured.items():
-                    v_pq = None if v is None else _matrix(v[name])
+                    v_pq = None if v is None else as_matrix(v[name])
                     if self._ghost_is_cheaper(name, batches):
                         K_nn += _ghost(batches)
                         if w_n is not None and v_pq is not None:
@@ -90,7 +90,7 @@ class SequenceGradients:
         if self.keep == "nothing":
             return self.risk.project(v).double()
         with torch.no_grad(), exact_products():
-            return torch.stack([_project(batches, _matrix(v[name])).double() for name, batches in self._all().items()]).sum(0)
+            return torch.stack([_project(batches, as_matrix(v[name])).double() for name, batches in self._all().items()]).sum(0)
 
     def adjoint(self, c_n: Tensor) -> Vector:
         """G^T c, in the parameters' format."""
@@ -111,7 +111,7 @@ class SequenceGradients:
         with torch.no_grad(), exact_products():
             for captured in self._groups():
                 for name, batches in captured.items():
-                    q = _matrix(self.risk.params[name]).shape[1]
+                    q = as_matrix(self.risk.params[name]).shape[1]
                     for start, _, g_nrq in self._blocks(name, batches, multiple // math.gcd(multiple, q)):
                         yield name, start * q, g_nrq.flatten(1)
 
@@ -136,7 +136,7 @@ class SequenceGradients:
             if self.keep == "gradients":
                 with torch.no_grad(), exact_products():
                     for name, batches in self._kept.items():  # parameter by parameter, so that factors and rows overlap little
-                        p = len(_matrix(self.risk.params[name]))
+                        p = len(as_matrix(self.risk.params[name]))
                         batches[:] = [[Direct(materialise(uses, 0, p).contiguous())] for uses in batches]
         return self._kept
 
@@ -144,7 +144,7 @@ class SequenceGradients:
         if self.keep != "nothing":
             yield self._all()
             return
-        sizes = {name: sum(_matrix(p).shape) for name, p in self.risk.params.items()}  # of its factors, for each token
+        sizes = {name: sum(as_matrix(p).shape) for name, p in self.risk.params.items()}  # of its factors, for each token
         limit, group, filled = sum(sizes.values()) / self.passes, [], 0.0
         for number, (name, size) in enumerate(sizes.items(), 1):
             group.append(name)
@@ -163,7 +163,7 @@ class SequenceGradients:
 
     def _blocks(self, name: str, batches: Captured, multiple: int = 1) -> Iterator[tuple[int, int, Tensor]]:
         """Rows start to stop of a parameter's gradients, `[n, r, q]`, as many at a time as `chunk` allows."""
-        p, q = _matrix(self.risk.params[name]).shape
+        p, q = as_matrix(self.risk.params[name]).shape
         wanted = max(LEAST_ROWS, self.chunk // (self.n * q))
         rows = max(multiple, wanted // multiple * multiple)
         for start in range(0, p, rows):
@@ -174,7 +174,7 @@ class SequenceGradients:
     def _ghost_is_cheaper(self, name: str, batches: Captured) -> bool:
         if any(isinstance(use, Direct) for uses in batches for use in uses):
             return False
-        p, q = _matrix(self.risk.params[name]).shape
+        p, q = as_matrix(self.risk.params[name]).shape
         tokens = [sum(use.right_BTq.shape[0] * use.right_BTq.shape[1] for use in uses) for uses in batches]
         dense = any(isinstance(use, Outer) for uses in batches for use in uses)
         left = p if dense else 1  # looking rows up costs no product
@@ -189,9 +189,6 @@ def _capture_batch(risk: EmpiricalRisk, batch: Batch, params: Vector, fixed: Map
     losses = risk.losses(batch)
     B, T = batch["input_ids"].shape
     _, uses = capture(lambda chosen: losses({**rest, **chosen}), params, fixed, (B, T))
-    for name, found in uses.items():
-        if not found:
-            raise InputError(f"parameter {name} has no gradient: the loss does not depend on it; leave it out with params=")
     return uses
 
 
@@ -212,8 +209,3 @@ def _ghost(batches: Sequence[Sequence[Any]]) -> Tensor:
     # the lower half is the upper half's transpose
     full = [[part if part is not None else rows[j][i].mT for j, part in enumerate(row)] for i, row in enumerate(rows)]
     return torch.cat([torch.cat(row, 1) for row in full])
-
-
-def _matrix(p: Tensor) -> Tensor:
-    """A parameter as `[p, q]`."""
-    return p.reshape(p.shape[0] if p.ndim else 1, -1)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call, jvp, vjp
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.operator import Operator
@@ -37,7 +39,7 @@ class EmpiricalRisk(Operator):
 
     Raises:
         InputError: No sequences, a sequence without scored tokens, float16 parameters, attention other than eager, a pattern that
-            matches nothing. All before any computing.
+            matches nothing, a parameter that the model does not use. All before any derivative is taken.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class EmpiricalRisk(Operator):
         chosen = _select(everything, params)
         self.fixed = {name: _wide(p, PRECISIONS[precision]) for name, p in everything.items() if name not in chosen}
         self.params: Vector = {name: _wide(everything[name], PRECISIONS[precision]) for name in chosen}
+        self._check_used()
 
     def logits(self, batch: Batch) -> Callable[[Vector], Tensor]:
         """The function params -> logits `[B, T, V]` of a batch."""
@@ -94,6 +97,23 @@ class EmpiricalRisk(Operator):
         combination: Vector = pullback(c_B.to(value_B))[0]
         return combination
 
+    def _check_used(self) -> None:
+        seen = _Seen(self.params)
+        with torch.no_grad():
+            for batch in (self._short(1), *self.batches):  # a token shows nearly always all; experts may need more
+                with seen:
+                    self.logits(batch)(self.params)
+                if not seen.missing:
+                    return
+        raise InputError(
+            f"parameter {next(iter(seen.missing.values()))} ({len(seen.missing)} in all) has no gradient: the loss does not depend on it; "
+            "leave it out with params="
+        )
+
+    def _short(self, T: int) -> Batch:
+        ids = torch.zeros(1, T, dtype=torch.long, device=self.device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
     @property
     def gradient_flops(self) -> int:
         """FLOPs of one gradient (forward and backward) over all sequences."""
@@ -104,9 +124,8 @@ class EmpiricalRisk(Operator):
         # three times the forward pass's, which is a T + b T^2 for a sequence of length T
         flops = []
         for T in (1, 2):
-            ids = torch.zeros(1, T, dtype=torch.long, device=self.batches[0]["input_ids"].device)
             with torch.no_grad(), Meter() as meter:
-                self.logits({"input_ids": ids, "attention_mask": torch.ones_like(ids)})(self.params)
+                self.logits(self._short(T))(self.params)
             flops.append(meter.flops)
         b = flops[1] / 2 - flops[0]
         a = flops[0] - b
@@ -118,6 +137,21 @@ def token_weights(batch: Batch, sequences: int) -> Tensor:
     """`[B, S]`, float64: what a token counts in (1/n) sum_i (1/T_i) sum_t; zero where it is not scored."""
     scored_BS = batch["labels"][:, 1:] != IGNORED
     return scored_BS.double() / (scored_BS.sum(1, keepdim=True) * sequences)
+
+
+class _Seen(TorchFunctionMode):
+    """Crosses off the parameters that torch functions take."""
+
+    def __init__(self, params: Vector) -> None:
+        super().__init__()
+        self.missing = {id(p): name for name, p in params.items()}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):  # and not a shape or a dtype that was asked for
+            for leaf in tree_leaves((args, kwargs)):
+                self.missing.pop(id(leaf), None)
+        return out
 
 
 def _wide(p: Tensor, precision: torch.dtype | None) -> Tensor:

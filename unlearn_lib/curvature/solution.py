@@ -24,7 +24,7 @@ class Reason(StrEnum):
         "or accept less with tolerance= or stop='martens'"
     )
     STAGNATION = (
-        "the true residual stopped falling above the tolerance although the recursion's went on: the number format is exhausted; "
+        "the solution no longer improves and its residual is above the tolerance: the number format is exhausted; "
         "ask for precision='float64', raise the damping, or accept it with tolerance="
     )
     NEGATIVE_CURVATURE = (

@@ -17,6 +17,7 @@ from unlearn_lib.curvature.solvers.block import Block
 from unlearn_lib.curvature.solvers.cg import ConjugateGradients
 from unlearn_lib.curvature.solvers.dense import Dense
 from unlearn_lib.curvature.solvers.diagonal import Diagonal
+from unlearn_lib.curvature.solvers.kfac import Kronecker
 from unlearn_lib.curvature.solvers.recursion import Recursion
 from unlearn_lib.curvature.solvers.woodbury import Woodbury
 from unlearn_lib.curvature.vector import Vector, flatten
@@ -28,6 +29,7 @@ SOLVERS: dict[str, type[Inverse]] = {
     "block": Block,
     "diagonal": Diagonal,
     "dense": Dense,
+    "kfac": Kronecker,
     "cg": ConjugateGradients,
 }
 
@@ -47,7 +49,7 @@ def solve(
     operator: Operator,
     v: Vector | Tensor,
     damping: float,
-    solver: str,
+    solver: str | None,
     *,
     exponent: float,
     tolerance: float | None,
@@ -58,7 +60,7 @@ def solve(
     own = operator.own_form(v)
     if not all(torch.isfinite(tensor).all() for tensor in own.values()):
         raise NumericsError("the vector to solve for is not finite; the gradient it came from has overflowed")
-    method = inverse(operator, damping, solver, options)
+    method = inverse(operator, damping, solver or operator.default_solver, options)
     with torch.no_grad(), Meter() as meter:
         x, reason, iterations, residual = method.run(own, exponent, tolerance)
     unit = operator.gradient_flops

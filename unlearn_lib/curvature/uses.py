@@ -137,3 +137,8 @@ def ghost_products(uses: Sequence[Outer | Lookup], others: Sequence[Outer | Look
             total = part_BC if total is None else total + part_BC
     assert total is not None
     return total
+
+
+def as_matrix(p: Tensor) -> Tensor:
+    """A parameter as `[p, q]`: its first dimension, and the rest."""
+    return p.reshape(p.shape[0] if p.ndim else 1, -1)

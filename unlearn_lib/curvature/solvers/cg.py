@@ -3,7 +3,8 @@ r"""Preconditioned conjugate gradients on (A + lambda I) x = v.
 Unlike the usual ones it
 * never trusts its own recursion: the residual is recomputed from x every 25 steps and before it says that it has converged;
 * stops where p^T A p <= 0 and says so, with the x so far, instead of walking on;
-* stops with a reason where the true residual no longer falls (the number format is exhausted).
+* starts again where its recursion has lost touch with the true residual, and stops with a reason where that gains nothing, or where the
+  quadratic model has stopped falling: the number format is exhausted.
 
 `stop="martens"` stops where the quadratic model phi(x) = x^T A x / 2 - v^T x has stopped improving (Martens 2010, section 4.4):
 i > k, phi(x_i) < 0 and phi(x_i) - phi(x_{i-k}) < k eps |phi(x_i)| in size, with k = max(10, i / 10) and eps = 5e-4.
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.solution import Reason
 from unlearn_lib.curvature.solvers.base import TOLERANCE, Inverse
@@ -20,6 +23,7 @@ from unlearn_lib.curvature.vector import Vector, axpy, dot, norm, scale
 from unlearn_lib.errors import InputError, unknown
 
 RECOMPUTE = 25
+DRIFT = 10.0
 MARTENS_EPSILON = 5e-4
 STOPS = ("residual", "martens")
 
@@ -71,48 +75,52 @@ class ConjugateGradients(Inverse):
             return dict(v), Reason.CONVERGED, 0, 0.0
         goal = (tolerance or TOLERANCE[self.dtype]) * length
         x = self.own_form(self.start) if self.start is not None else scale(0.0, v)
-        r = v if self.start is None else axpy(-1.0, self.power(x, 1.0), v)
+        r = v if self.start is None else self._residual(v, x)
         reason, steps, r = self._iterate(v, x, r, goal)
         return x, reason, steps, norm(r) / length
 
     def _iterate(self, v: Vector, x: Vector, r: Vector, goal: float) -> tuple[Reason, int, Vector]:
         """Improves x in place; returns the reason, the steps, and the true residual vector."""
-        z = self._precondition(r)
-        p, rz, models, best = z, dot(r, z), [0.0], norm(r)
+        if norm(r) <= goal:
+            return Reason.CONVERGED, 0, r
+        p = z = self._precondition(r)
+        rz, models, restarted_at = dot(r, z), [0.0], math.inf
         if not rz > 0:
-            return self._odd(rz, norm(r) <= goal), 0, r
+            return self._odd(rz), 0, r
         for step in range(1, self.max_steps + 1):
             q = self.power(p, 1.0)
             curvature = dot(p, q)
             if not curvature > 0:
-                return self._odd(curvature), step - 1, axpy(-1.0, self.power(x, 1.0), v)
+                return self._odd(curvature), step - 1, self._residual(v, x)
             alpha = rz / curvature
             for name in x:
                 x[name] += alpha * p[name]
             r = axpy(-alpha, q, r)
-            small = norm(r) <= goal
-            true = small or step % RECOMPUTE == 0
-            if true:
-                r = axpy(-1.0, self.power(x, 1.0), v)
+            believed, lost = norm(r), False
+            if believed <= goal or step % RECOMPUTE == 0:
+                r = self._residual(v, x)
                 length = norm(r)
                 if length <= goal:
                     return Reason.CONVERGED, step, r
-                if small or length > best:  # the recursion says it is done, or 25 steps gained nothing
-                    if small and length < 0.5 * best:
-                        best = length
-                    elif small or not length < 4 * best:
-                        return Reason.STAGNATION, step, r
-                best = min(best, length)
+                # the recursion has lost touch with the truth: start again from here, unless that was tried without gain
+                lost = believed <= goal or length > DRIFT * believed
+                if lost and length > 0.5 * restarted_at:
+                    return Reason.STAGNATION, step, r
+                restarted_at = length if lost else restarted_at
+                if self._exhausted(models):
+                    return Reason.STAGNATION, step, r
             models.append(-0.5 * (dot(x, r) + dot(x, v)))
             if self.stop == "martens" and self._flat(models):
-                return Reason.PROGRESS, step, r if true else axpy(-1.0, self.power(x, 1.0), v)
+                return Reason.PROGRESS, step, self._residual(v, x)
             z = self._precondition(r)
             rz, before = dot(r, z), rz
             if not rz > 0:
-                return self._odd(rz), step, axpy(-1.0, self.power(x, 1.0), v)
-            # after a recomputed residual the old direction is no longer conjugate: start again from the gradient
-            p = z if small else axpy(rz / before, p, z)
-        return Reason.STEP_LIMIT, self.max_steps, axpy(-1.0, self.power(x, 1.0), v)
+                return self._odd(rz), step, self._residual(v, x)
+            p = z if lost else axpy(rz / before, p, z)
+        return Reason.STEP_LIMIT, self.max_steps, self._residual(v, x)
+
+    def _residual(self, v: Vector, x: Vector) -> Vector:
+        return axpy(-1.0, self.power(x, 1.0), v)
 
     def _precondition(self, r: Vector) -> Vector:
         return r if self.preconditioner is None else self.preconditioner.mv(r)
@@ -122,9 +130,29 @@ class ConjugateGradients(Inverse):
         k = max(10, i // 10)
         return i > k and models[i] < 0 and models[i - k] - models[i] < k * MARTENS_EPSILON * abs(models[i])
 
+    def _exhausted(self, models: list[float]) -> bool:
+        """Whether 50 steps lowered the model, which falls at every step in exact arithmetic, by no more than rounding."""
+        eps = torch.finfo(self.dtype).eps
+        return len(models) > 2 * RECOMPUTE and models[-1 - 2 * RECOMPUTE] - models[-1] <= 8 * eps * abs(models[-1])
+
     @staticmethod
-    def _odd(number: float, done: bool = False) -> Reason:
+    def _odd(number: float) -> Reason:
         """What a curvature or a preconditioned square that is not positive means."""
-        if done:
-            return Reason.CONVERGED
         return Reason.NEGATIVE_CURVATURE if math.isfinite(number) else Reason.BREAKDOWN
+
+
+def levenberg_marquardt(damping: float, *, actual: float, predicted: float) -> float:
+    """The damping of the next step (Martens 2010, section 4.1): times 3/2 where the quadratic model promised four times what came true, times
+    2/3 where three quarters and more came true.
+
+    Args:
+        damping: lambda of this step.
+        actual: Change of the objective by the step.
+        predicted: Change that the quadratic model foretold, negative: g^T x + x^T A x / 2 for the step x.
+    """
+    if not predicted < 0:
+        raise InputError(f"the predicted change must be negative (a step downhill of the model), got {predicted}")
+    ratio = actual / predicted
+    if ratio < 0.25:
+        return damping * 1.5
+    return damping * 2 / 3 if ratio > 0.75 else damping

@@ -1,0 +1,135 @@
+"""K-FAC and EK-FAC against the dense matrix of the same drawn labels, and against the Gauss-Newton matrix they estimate."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dense import FAMILIES, Dense, batched, build, examples, relative
+from unlearn_lib.curvature import KFAC, EmpiricalFisher, GaussNewton
+from unlearn_lib.curvature.uses import materialise
+from unlearn_lib.curvature.vector import flatten, unflatten
+from unlearn_lib.data.batches import Example
+from unlearn_lib.errors import InputError
+
+
+def blocks_of_the_draws(kfac: KFAC) -> dict[str, Tensor]:
+    """For every parameter `[pq, pq]`: sum_i h_i h_i^T, from the gradients of the drawn labels written out."""
+    result: dict[str, Tensor] = {}
+    for uses, _ in kfac._draws():
+        for name, found in uses.items():
+            h = materialise(found, 0, kfac.params[name].shape[0]).flatten(1)
+            result[name] = result.get(name, 0) + h.T @ h
+    return result
+
+
+def block_of(operator: Any, name: str) -> Tensor:
+    """`[pq, pq]`: a parameter's block of an operator that is block diagonal."""
+    zero = {other: torch.zeros_like(p) for other, p in operator.params.items()}
+    size = operator.params[name].numel()
+    columns = []
+    for e in torch.eye(size, dtype=operator.dtype):
+        product = operator @ {**zero, name: e.view(operator.params[name].shape)}
+        assert all(float(product[other].norm()) == 0 for other in product if other != name)
+        columns.append(product[name].flatten())
+    return torch.stack(columns, 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ekfac_is_the_diagonal_in_its_eigenvectors_and_beats_kfac(family: str) -> None:
+    model, batches = build(family), batched(examples(), (3, 2))
+    corrected, plain = KFAC(model, batches), KFAC(model, batches, correction=False)
+    better = []
+    for name, M in blocks_of_the_draws(corrected).items():
+        found = block_of(corrected, name)
+        e = corrected.eigen()[name]
+        p, q = e.values_pq.shape
+        U = torch.kron(
+            e.left_pp if e.left_pp is not None else torch.eye(p, dtype=M.dtype),
+            e.right_qq if e.right_qq is not None else torch.eye(q, dtype=M.dtype),
+        )
+        assert relative(U.T @ U, torch.eye(p * q, dtype=M.dtype)) < 1e-12
+        assert relative((U.T @ M @ U).diagonal(), e.values_pq.flatten()) < 1e-9, name
+        assert relative(found, U @ e.values_pq.flatten().diag() @ U.T) < 1e-12, name
+        better.append(float((found - M).norm()) <= float((block_of(plain, name) - M).norm()) * (1 + 1e-12))
+    assert all(better)  # no other diagonal in these eigenvectors is nearer
+
+
+def test_kfac_is_exact_where_its_assumption_holds() -> None:
+    """One position in each sequence's loss, the same for all: each weight's gradient is one outer product with the same input."""
+    model, batches = build("gpt-neox", tied=False), batched([Example((3, 5), (3, 5))], (1,))
+    kfac = KFAC(model, batches, correction=False, samples=8)
+    exact = blocks_of_the_draws(kfac)
+    for name in kfac.params:
+        if "weight" in name and name not in kfac.left_out:
+            assert relative(block_of(kfac, name), exact[name]) < 1e-9, name
+
+
+def test_expected_trace_is_gauss_newtons() -> None:
+    model, batches = build("opt"), batched(examples(), (5,))
+    assert KFAC(model, batches, samples=100).trace() == pytest.approx(GaussNewton(model, batches).trace(), rel=0.1)
+
+
+def test_what_is_left_out_has_its_diagonal() -> None:
+    model, batches = build("opt"), batched(examples(), (5,))
+    kfac = KFAC(model, batches)
+    left_out = {name for name in kfac.params if "norm" in name or "bias" in name}
+    assert set(kfac.left_out) == left_out
+    for name, M in blocks_of_the_draws(kfac).items():
+        if name in left_out:
+            assert relative(block_of(kfac, name), M.diagonal().diag()) < 1e-9
+    # a side longer than max_side keeps the identity: rows of the vocabulary
+    short = KFAC(model, batches, max_side=6)
+    e = short.eigen()["model.decoder.embed_tokens.weight"]
+    assert e.left_pp is None
+    assert e.right_qq is not None
+
+
+@pytest.mark.parametrize("correction", [True, False])
+def test_inverse_and_powers(correction: bool) -> None:
+    kfac = KFAC(build("gpt2"), batched(examples(), (3, 2)), correction=correction)
+    A, v = kfac.as_matrix(), torch.randn(kfac.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    damped = A + 0.01 * torch.eye(len(A), dtype=A.dtype)
+    solution = kfac.solve(v, 0.01)
+    assert relative(solution.value, torch.linalg.solve(damped, v)) < 1e-9
+    assert solution.converged
+    root = kfac.solve(v, 0.01, exponent=-0.5).value
+    assert relative(kfac.solve(root, 0.01, exponent=-0.5).value, solution.value) < 1e-9
+    assert relative(kfac.diagonal(), A.diagonal()) < 1e-12
+    assert relative(A, A.T) < 1e-12
+    assert torch.linalg.eigvalsh(A).min() > -1e-9
+    as_dict = kfac @ unflatten(v, kfac.params)
+    assert relative(flatten(as_dict), A @ v) < 1e-12
+
+
+def test_padding_and_batches_change_the_draws_only() -> None:
+    """With every label's probability nearly one there is nothing to draw, so order and padding cannot matter."""
+    model = build("opt")
+    with torch.no_grad():
+        model.model.decoder.embed_tokens.weight.mul_(8)
+    one, two = (KFAC(model, batched(examples(), sizes), seed=3) for sizes in ((5,), (1, 1, 1, 1, 1)))
+    for name, e in one.eigen().items():
+        assert e.values_pq.shape == two.eigen()[name].values_pq.shape
+    assert one.trace() >= 0
+    again = KFAC(model, batched(examples(), (5,)), seed=3)
+    assert torch.equal(one.diagonal(), again.diagonal())
+    assert not torch.equal(one.diagonal(), KFAC(model, batched(examples(), (5,)), seed=4).diagonal())
+
+
+def test_refusals() -> None:
+    model, batches = build("opt"), batched(examples(), (5,))
+    with pytest.raises(InputError, match="samples must be at least 1"):
+        KFAC(model, batches, samples=0)
+    with pytest.raises(InputError, match="kfac solver needs damping > 0"):
+        KFAC(model, batches).solve(torch.ones(EmpiricalFisher(model, batches).size), 0.0)
+
+
+def test_dense_reference_of_the_draws() -> None:
+    """The drawn gradients are those of the drawn labels: their mean is the gradient of a weighted loss, sequence by sequence."""
+    model, sequences = build("llama"), examples()
+    kfac = KFAC(model, batched(sequences, (5,)), params="*mlp*")
+    dense = Dense(model, sequences)
+    assert sum(p.numel() for p in dense.params.values()) > kfac.size
+    trace = sum(float(M.trace()) for M in blocks_of_the_draws(kfac).values())
+    assert trace == pytest.approx(kfac.trace(), rel=1e-9)

@@ -1,0 +1,262 @@
+r"""K-FAC with the EK-FAC correction: the Gauss-Newton matrix, one Kronecker product for each weight matrix, diagonal in its eigenvectors.
+
+With labels y_t drawn from the model, h_i = sum_t (1 / n T_i)^(1/2) grad(-log p(y_t)) has E sum_i h_i h_i^T = Gauss-Newton matrix, exactly. A weight matrix's
+h_i is sum_t left_it right_it^T, a sum over its positions (and over its uses, where it is tied). K-FAC (Martens and Grosse 2015; Eschenhagen et al. 2023, "expand")
+takes
+
+    L = sum left left^T = U_L diag(l) U_L^T,    R = sum right right^T = U_R diag(r) U_R^T,    block = L (x) R / N,   N positions
+
+(of a tied weight the sum over its uses, in the eigenvectors of its partial traces);
+EK-FAC (George et al. 2018) keeps the eigenvectors and measures the diagonal in them: Lambda = sum_i (U_L^T h_i U_R)^2, the best one in the Frobenius norm.
+Shape suffixes: B sequences, T positions, p x q a parameter, r some of its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unlearn_lib.curvature.capture import capture
+from unlearn_lib.curvature.operator import Operator
+from unlearn_lib.curvature.per_sequence import CHUNK_NUMBERS
+from unlearn_lib.curvature.precision import exact_products
+from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
+from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, as_matrix, materialise
+from unlearn_lib.curvature.vector import Vector, flatten
+from unlearn_lib.errors import InputError
+from unlearn_lib.losses import IGNORED, Batch, token_nll
+
+
+@dataclass(frozen=True)
+class Eigen:
+    """One parameter's block: U_L (x) U_R diag(values_pq) of it; None stands for the identity."""
+
+    left_pp: Tensor | None
+    right_qq: Tensor | None
+    values_pq: Tensor
+
+    def apply(self, v: Tensor, values_pq: Tensor) -> Tensor:
+        """The block with other eigenvalues, times v."""
+        v_pq = as_matrix(v)
+        if self.left_pp is not None:
+            v_pq = self.left_pp.T @ v_pq
+        if self.right_qq is not None:
+            v_pq = v_pq @ self.right_qq
+        v_pq = v_pq * values_pq
+        if self.left_pp is not None:
+            v_pq = self.left_pp @ v_pq
+        if self.right_qq is not None:
+            v_pq = v_pq @ self.right_qq.T
+        return v_pq.view_as(v)
+
+    def diagonal(self) -> Tensor:
+        """`[p, q]`"""
+        values_pq = self.values_pq
+        if self.left_pp is not None:
+            values_pq = self.left_pp.square() @ values_pq
+        if self.right_qq is not None:
+            values_pq = values_pq @ self.right_qq.square().T
+        return values_pq
+
+
+class KFAC(EmpiricalRisk):
+    """Block-diagonal approximation of `GaussNewton`, positive semi-definite, ready to invert (`solver="kfac"`).
+
+    What meets the text in a matrix product or an embedding gets a Kronecker block: Linear, Conv1D, embeddings, a tied head with both of its uses added. A side
+    longer than `max_side` (a vocabulary) keeps the identity as its eigenvectors. Everything else (biases, norms, scales; `left_out`) gets
+    the diagonal of the same matrix.
+
+    Args:
+        model, batches, params, precision: As of every operator over sequences.
+        correction: EK-FAC's eigenvalues (default) or K-FAC's.
+        samples: Draws of the labels.
+        seed: Of the draws.
+        max_side: Longest side that is decomposed, d^3 FLOPs.
+
+    Cost, once, at the first product: 2/3 gradient and the second moments for each draw, as much again for the correction, and the eigenvectors in
+    float64. A product: 4 p q (p + q) FLOPs for each matrix. Memory: p^2 + q^2 + p q for each, and one batch's factors while it is built.
+    """
+
+    default_solver = "kfac"
+
+    def __init__(
+        self,
+        model: Any,
+        batches: Sequence[Batch],
+        params: str | Sequence[str] | None = None,
+        *,
+        precision: str | None = None,
+        correction: bool = True,
+        samples: int = 1,
+        seed: int = 0,
+        max_side: int = 4096,
+    ) -> None:
+        super().__init__(model, batches, params, precision=precision)
+        if samples < 1:
+            raise InputError(f"samples must be at least 1, got {samples}")
+        self.correction, self.samples, self.seed, self.max_side = correction, samples, seed, max_side
+        self._eigen: dict[str, Eigen] | None = None
+
+    @torch.no_grad()
+    def mv(self, v: Vector) -> Vector:
+        return {name: e.apply(v[name], e.values_pq) for name, e in self.eigen().items()}
+
+    def diagonal(self) -> Tensor:
+        return flatten({name: e.diagonal() for name, e in self.eigen().items()})
+
+    def linearize(self) -> Operator:
+        return self
+
+    @property
+    def left_out(self) -> list[str]:
+        """The parameters without a Kronecker block: their diagonal is used."""
+        return [name for name, e in self.eigen().items() if e.left_pp is None and e.right_qq is None]
+
+    def eigen(self) -> dict[str, Eigen]:
+        """Every parameter's block in its eigenvectors, built at the first call."""
+        if self._eigen is None:
+            with torch.no_grad(), exact_products():
+                self._eigen = self._build()
+        return self._eigen
+
+    def _build(self) -> dict[str, Eigen]:
+        moments: dict[str, _Moments] = {}
+        for uses_by_name, positions in self._draws():
+            for name, uses in uses_by_name.items():
+                moments.setdefault(name, _Moments(self.params[name], self.max_side)).add(uses, positions)
+        eigen = {name: moment.eigen() for name, moment in moments.items()}
+        if not self.correction:
+            return eigen
+        for e in eigen.values():
+            e.values_pq.zero_()
+        for uses_by_name, _ in self._draws():
+            for name, uses in uses_by_name.items():
+                e = eigen[name]
+                rotated = [_rotate(use, e) for use in uses]
+                rows = max(1, CHUNK_NUMBERS["cpu"] // max(1, e.values_pq.shape[1] * len(rotated[0].tensors[0])))
+                for start in range(0, len(e.values_pq), rows):
+                    stop = min(start + rows, len(e.values_pq))
+                    e.values_pq[start:stop] += materialise(rotated, start, stop).square().sum(0)
+        return eigen
+
+    def _draws(self) -> Iterator[tuple[dict[str, list[Use]], float]]:
+        """The uses of h_i and the number of positions, batch after batch, draw after draw; the same at every call."""
+        for draw in range(self.samples):
+            for number, batch in enumerate(self.batches):
+                generator = torch.Generator(self.device).manual_seed((self.seed * 10_007 + draw) * 1_000_003 + number)
+                B, T = batch["input_ids"].shape
+                _, uses = capture(self._pseudo_losses(batch, generator), self.params, self.fixed, (B, T))
+                keep_BT = _heard(batch).to(self.dtype)
+                yield {name: [_mask(use, keep_BT) for use in found] for name, found in uses.items()}, float(keep_BT.sum())
+
+    def _pseudo_losses(self, batch: Batch, generator: torch.Generator) -> Any:
+        logits = self.logits(batch)
+        weights_BS = token_weights(batch, self.sequences * self.samples).to(self.dtype).sqrt()
+
+        def losses(params: Vector) -> Tensor:
+            z_BTV = logits(params)
+            flat = z_BTV[:, :-1].detach().softmax(-1).flatten(0, 1)
+            drawn_BS = torch.multinomial(flat, 1, generator=generator).view(weights_BS.shape)
+            nll_BS, _ = token_nll(z_BTV, torch.nn.functional.pad(drawn_BS, (1, 0)))
+            return (nll_BS * weights_BS).sum(1)
+
+        return losses
+
+
+class _Moments:
+    """Of one parameter: L_u and R_u of each of its uses u, in float64; or the diagonal of its entries, where it has no sides.
+
+    A side that is too long, or a row that is looked up, has the diagonal of its moment only.
+    """
+
+    def __init__(self, like: Tensor, max_side: int) -> None:
+        self.like, self.max_side = like, max_side
+        self.sides: dict[tuple[int, int], Tensor] = {}  # (use, side) -> moment
+        self.positions = 0.0
+        self.entries: Tensor | None = None
+
+    def add(self, uses: Sequence[Use], positions: float) -> None:
+        factored = [use for use in uses if not isinstance(use, Direct)]
+        if len(factored) < len(uses):
+            part = materialise(uses, 0, len(as_matrix(self.like))).double().square().sum(0)
+            self.entries = part if self.entries is None else self.entries + part
+            return
+        self.positions += positions
+        for number, use in enumerate(factored):
+            if isinstance(use, Lookup):
+                left = torch.bincount(use.ids_BT.flatten(), minlength=use.rows).double()
+            else:
+                left = self._moment(use.left_BTp)
+            for side, moment in enumerate((left, self._moment(use.right_BTq))):
+                self.sides[number, side] = self.sides.get((number, side), 0) + moment
+
+    def _moment(self, x_BTs: Tensor) -> Tensor:
+        if x_BTs.shape[-1] > self.max_side:
+            return x_BTs.double().square().sum((0, 1))
+        x = x_BTs.flatten(0, 1)
+        return (x.T @ x).double()
+
+    def eigen(self) -> Eigen:
+        """K-FAC's block sum_u L_u (x) R_u / N: eigenvectors of its two partial traces, and its diagonal in them (one use: its eigenvalues)."""
+        if self.entries is not None:
+            return Eigen(None, None, self.entries.to(self.like))
+        numbers = range(len(self.sides) // 2)
+        vectors = [self._vectors(side, [(self.sides[u, side], _trace(self.sides[u, 1 - side])) for u in numbers]) for side in (0, 1)]
+        values_pq = sum(
+            (_in(vectors[0], self.sides[u, 0]).outer(_in(vectors[1], self.sides[u, 1])) for u in numbers),
+            start=torch.zeros((), dtype=torch.float64, device=self.like.device),
+        )
+        left, right = (None if U is None else U.to(self.like) for U in vectors)
+        return Eigen(left, right, (values_pq / self.positions).clamp_min(0).to(self.like))
+
+    def _vectors(self, side: int, weighted: list[tuple[Tensor, float]]) -> Tensor | None:
+        if all(moment.ndim == 1 for moment, _ in weighted) or as_matrix(self.like).shape[side] > self.max_side:
+            return None
+        combined = [weight * (moment if moment.ndim == 2 else moment.diag()) for moment, weight in weighted]
+        U: Tensor = torch.linalg.eigh(reduce(torch.add, combined))[1]
+        return U
+
+
+def _trace(moment: Tensor) -> float:
+    return float(moment.sum() if moment.ndim == 1 else moment.trace())
+
+
+def _in(U: Tensor | None, moment: Tensor) -> Tensor:
+    """The diagonal of a moment in the basis U."""
+    if U is None:
+        return moment if moment.ndim == 1 else moment.diagonal()
+    return moment @ U.square() if moment.ndim == 1 else (U * (moment @ U)).sum(0)
+
+
+def _heard(batch: Batch) -> Tensor:
+    """`[B, T]`: the positions that a loss can depend on: of the text, and with a scored token after them."""
+    scored_BS = batch["labels"][:, 1:] != IGNORED
+    later_BS = scored_BS.flip(1).cumsum(1).flip(1) > 0
+    return torch.nn.functional.pad(later_BS, (0, 1)) & batch["attention_mask"].bool()
+
+
+def _mask(use: Use, keep_BT: Tensor) -> Use:
+    """The use without the positions that no loss depends on: their inputs would count in one factor, and not in the other."""
+    if isinstance(use, Direct):
+        return use
+    keep_BT1 = keep_BT.unsqueeze(-1)
+    if isinstance(use, Lookup):
+        return Lookup(use.ids_BT, use.right_BTq * keep_BT1, use.rows)
+    return Outer(use.left_BTp * keep_BT1, use.right_BTq * keep_BT1)
+
+
+def _rotate(use: Use, e: Eigen) -> Use:
+    """The use in the eigenvectors: U_L^T g_i U_R."""
+    if isinstance(use, Direct):
+        return use
+    right_BTq = use.right_BTq if e.right_qq is None else use.right_BTq @ e.right_qq
+    if isinstance(use, Outer):
+        return Outer(use.left_BTp if e.left_pp is None else use.left_BTp @ e.left_pp, right_BTq)
+    if e.left_pp is None:
+        return Lookup(use.ids_BT, right_BTq, use.rows)
+    return Outer(e.left_pp[use.ids_BT], right_BTq)

@@ -1,0 +1,98 @@
+r"""Operators that keep what does not depend on the vector, for solvers that multiply many times at the same parameters.
+
+    Hessian       the graph of the gradient is kept: H v is one backward pass through it          3.0 -> 2.0 gradients a product
+    GaussNewton   the graphs of J^T w (linear in w, so its derivative in w is J) and of the logits   2.0 -> 1.33
+    Fisher        the factors of the per-sequence gradients (`SequenceGradients`)                      2.0 -> 0.67
+
+The price is memory, of all batches at once, until the operator is dropped: the activations of the forward pass (Fisher: input and output gradient of
+every product), and for the first two those of the backward pass as well, about three times what a gradient needs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unlearn_lib.curvature.gauss_newton import GaussNewton, softmax_hessian
+from unlearn_lib.curvature.hessian import Hessian
+from unlearn_lib.curvature.operator import Operator
+from unlearn_lib.curvature.per_sequence import SequenceGradients
+from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
+from unlearn_lib.curvature.vector import Vector, total
+
+
+class _Kept(Operator):
+    """What the three share: the risk whose graphs are kept."""
+
+    def __init__(self, risk: EmpiricalRisk) -> None:
+        self.risk, self.params = risk, risk.params
+
+    @property
+    def gradient_flops(self) -> int:
+        return self.risk.gradient_flops
+
+    def linearize(self) -> Operator:
+        return self
+
+
+class LinearizedHessian(_Kept):
+    """The Hessian from kept graphs. To prepare: 1 gradient; a product: 2 gradients."""
+
+    def __init__(self, hessian: Hessian) -> None:
+        super().__init__(hessian)
+        self._leaves = [p.detach().requires_grad_() for p in hessian.params.values()]
+        leaves = dict(zip(hessian.params, self._leaves, strict=True))
+        self._gradients = []
+        with torch.enable_grad():
+            for batch in hessian.batches:
+                mean = hessian.losses(batch)(leaves).sum() / hessian.sequences
+                self._gradients.append(torch.autograd.grad(mean, self._leaves, create_graph=True, materialize_grads=True))
+
+    def mv(self, v: Vector) -> Vector:
+        return total(self._product(gradient, v) for gradient in self._gradients)
+
+    def _product(self, gradient: tuple[Tensor, ...], v: Vector) -> Vector:
+        pairs = [(g, v[name]) for g, name in zip(gradient, self.params, strict=True) if g.requires_grad]
+        columns = torch.autograd.grad(
+            [g for g, _ in pairs], self._leaves, [t for _, t in pairs], retain_graph=True, materialize_grads=True
+        )
+        return dict(zip(self.params, columns, strict=True))
+
+
+class LinearizedGaussNewton(_Kept):
+    """The Gauss-Newton matrix from kept graphs. To prepare: 1 gradient; a product: 4/3 gradient."""
+
+    def __init__(self, gauss_newton: GaussNewton) -> None:
+        super().__init__(gauss_newton)
+        self._leaves = [p.detach().requires_grad_() for p in gauss_newton.params.values()]
+        leaves = dict(zip(gauss_newton.params, self._leaves, strict=True))
+        self._graphs = []
+        with torch.enable_grad():
+            for batch in gauss_newton.batches:
+                z_BSV = gauss_newton.logits(batch)(leaves)[:, :-1]
+                w_BSV = torch.zeros_like(z_BSV, requires_grad=True)
+                pulled = torch.autograd.grad(z_BSV, self._leaves, w_BSV, create_graph=True, materialize_grads=True)
+                weights_BS = token_weights(batch, gauss_newton.sequences).to(z_BSV)
+                self._graphs.append((z_BSV, w_BSV, pulled, z_BSV.detach().softmax(-1), weights_BS))
+
+    def mv(self, v: Vector) -> Vector:
+        return total(self._product(*graph, v) for graph in self._graphs)
+
+    def _product(
+        self, z_BSV: Tensor, w_BSV: Tensor, pulled: tuple[Tensor, ...], p_BSV: Tensor, weights_BS: Tensor, v: Vector
+    ) -> Vector:
+        (u_BSV,) = torch.autograd.grad(pulled, [w_BSV], [v[name] for name in self.params], retain_graph=True)
+        h_BSV = softmax_hessian(p_BSV, u_BSV, weights_BS)
+        columns = torch.autograd.grad(z_BSV, self._leaves, h_BSV, retain_graph=True, materialize_grads=True)
+        return dict(zip(self.params, columns, strict=True))
+
+
+class LinearizedFisher(_Kept):
+    """The empirical Fisher from kept factors. To prepare: 2/3 gradient; a product: 2/3 gradient."""
+
+    def __init__(self, gradients: SequenceGradients) -> None:
+        super().__init__(gradients.risk)
+        self._gradients = gradients
+
+    def mv(self, v: Vector) -> Vector:
+        return self._gradients.adjoint(self._gradients.project(v) / self._gradients.n)
