@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from dense import FAMILIES, batched, build, examples, relative
 from torch import Tensor
 
-from dense import FAMILIES, Dense, batched, build, examples, relative
 from unlearn_lib.curvature import KFAC, EmpiricalFisher, GaussNewton
 from unlearn_lib.curvature.uses import materialise
 from unlearn_lib.curvature.vector import flatten, unflatten
@@ -46,8 +46,8 @@ def test_ekfac_is_the_diagonal_in_its_eigenvectors_and_beats_kfac(family: str) -
         e = corrected.eigen()[name]
         p, q = e.values_pq.shape
         U = torch.kron(
-            e.left_pp if e.left_pp is not None else torch.eye(p, dtype=M.dtype),
-            e.right_qq if e.right_qq is not None else torch.eye(q, dtype=M.dtype),
+            (e.left_pp if e.left_pp is not None else torch.eye(p, dtype=M.dtype)).contiguous(),
+            (e.right_qq if e.right_qq is not None else torch.eye(q, dtype=M.dtype)).contiguous(),
         )
         assert relative(U.T @ U, torch.eye(p * q, dtype=M.dtype)) < 1e-12
         assert relative((U.T @ M @ U).diagonal(), e.values_pq.flatten()) < 1e-9, name
@@ -103,18 +103,22 @@ def test_inverse_and_powers(correction: bool) -> None:
     assert relative(flatten(as_dict), A @ v) < 1e-12
 
 
-def test_padding_and_batches_change_the_draws_only() -> None:
-    """With every label's probability nearly one there is nothing to draw, so order and padding cannot matter."""
-    model = build("opt")
-    with torch.no_grad():
-        model.model.decoder.embed_tokens.weight.mul_(8)
-    one, two = (KFAC(model, batched(examples(), sizes), seed=3) for sizes in ((5,), (1, 1, 1, 1, 1)))
-    for name, e in one.eigen().items():
-        assert e.values_pq.shape == two.eigen()[name].values_pq.shape
-    assert one.trace() >= 0
-    again = KFAC(model, batched(examples(), (5,)), seed=3)
-    assert torch.equal(one.diagonal(), again.diagonal())
-    assert not torch.equal(one.diagonal(), KFAC(model, batched(examples(), (5,)), seed=4).diagonal())
+def test_padding_does_not_count_and_a_seed_repeats() -> None:
+    model, (batch,) = build("opt"), batched(examples(), (5,))
+    longer = {key: torch.nn.functional.pad(t, (0, 3), value=-100 if key == "labels" else 0) for key, t in batch.items()}
+
+    def moments(b: Any) -> Tensor:
+        """The inputs' side of one layer does not depend on the draw."""
+        kfac = KFAC(model, [b], params="*fc1.weight")
+        ((uses, heard_BT),) = kfac._draws()
+        (use,) = uses["model.decoder.layers.0.fc1.weight"]
+        inputs = use.tensors[1].flatten(0, 1)
+        return inputs.T @ inputs / heard_BT.sum()
+
+    assert relative(moments(longer), moments(batch)) < 1e-12
+    one, two, other = (KFAC(model, [batch], seed=seed).diagonal() for seed in (3, 3, 4))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
 
 
 def test_refusals() -> None:
@@ -123,13 +127,3 @@ def test_refusals() -> None:
         KFAC(model, batches, samples=0)
     with pytest.raises(InputError, match="kfac solver needs damping > 0"):
         KFAC(model, batches).solve(torch.ones(EmpiricalFisher(model, batches).size), 0.0)
-
-
-def test_dense_reference_of_the_draws() -> None:
-    """The drawn gradients are those of the drawn labels: their mean is the gradient of a weighted loss, sequence by sequence."""
-    model, sequences = build("llama"), examples()
-    kfac = KFAC(model, batched(sequences, (5,)), params="*mlp*")
-    dense = Dense(model, sequences)
-    assert sum(p.numel() for p in dense.params.values()) > kfac.size
-    trace = sum(float(M.trace()) for M in blocks_of_the_draws(kfac).values())
-    assert trace == pytest.approx(kfac.trace(), rel=1e-9)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from dense import FAMILIES, Dense, batched, build, examples, loss_of, relative
 from torch import Tensor
 
-from dense import FAMILIES, Dense, batched, build, examples, loss_of, relative
 from unlearn_lib.curvature import EmpiricalFisher, GaussNewton, Hessian
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.vector import flatten, unflatten

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from dense import FAMILIES, VOCABULARY, Dense, batched, build, examples, relative
 from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutput
 
-from dense import FAMILIES, VOCABULARY, Dense, batched, build, examples, relative
 from unlearn_lib.curvature import EmpiricalFisher, SequenceGradients
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.precision import exact_products
@@ -129,7 +129,10 @@ def test_ghost_inner_products(family: str, tied: bool, monkeypatch: pytest.Monke
 
 def test_ghost_inner_products_are_taken_where_they_save_flops() -> None:
     # one-token histories and a vocabulary that is large beside them
-    model, sequences = build("gpt-neox", tied=False, vocabulary=60), [Example((a, b), (a, b)) for a, b in ((3, 5), (5, 3), (2, 2))]
+    model, sequences = (
+        build("gpt-neox", tied=False, vocabulary=60),
+        [Example((a, b), (a, b)) for a, b in ((3, 5), (5, 3), (2, 2))],
+    )
     gradients = SequenceGradients(EmpiricalFisher(model, batched(sequences, (3,))))
     cheaper = {name for name, uses in gradients._all().items() if gradients._ghost_is_cheaper(name, uses)}
     assert "gpt_neox.embed_in.weight" in cheaper

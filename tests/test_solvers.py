@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from dense import FAMILIES, Dense, batched, build, examples, relative
 from torch import Tensor
 
-from dense import FAMILIES, Dense, batched, build, examples, relative
 from unlearn_lib.curvature import EmpiricalFisher, GaussNewton, Hessian, NotConvergedError, Reason
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.solvers.cg import levenberg_marquardt
@@ -184,7 +184,12 @@ def test_negative_curvature_is_an_error_with_the_remedy() -> None:
     assert caught.value.solution.reason is Reason.NEGATIVE_CURVATURE
     assert not caught.value.solution.converged
     enough = H.solve(v, 10.0)
-    assert relative(enough.value, torch.linalg.solve(Dense(model, sequences).hessian() + 10 * torch.eye(H.size, dtype=torch.float64), v)) < 1e-8
+    assert (
+        relative(
+            enough.value, torch.linalg.solve(Dense(model, sequences).hessian() + 10 * torch.eye(H.size, dtype=torch.float64), v)
+        )
+        < 1e-8
+    )
     assert GaussNewton(model, batched(sequences, (3, 2))).solve(v, 1e-1).converged
 
 
@@ -228,9 +233,15 @@ def test_levenberg_marquardt(actual: float, expected: float) -> None:
 def test_a_damping_without_digits_is_refused_with_the_least_that_works() -> None:
     model, sequences = build("opt", dtype=torch.float32), examples()
     F = EmpiricalFisher(model, batched(sequences, (5,)))
-    with pytest.raises(NumericsError, match=r"damping 1e-12 is too small for float32: .* at least \S+ or ask for precision='float64'"):
+    with pytest.raises(
+        NumericsError, match=r"damping 1e-12 is too small for float32: .* at least \S+ or ask for precision='float64'"
+    ):
         F.solve(torch.ones(F.size), 1e-12, "woodbury")
-    assert EmpiricalFisher(model, batched(sequences, (5,)), precision="float64").solve(torch.ones(F.size), 1e-9, tolerance=1e-4).converged
+    assert (
+        EmpiricalFisher(model, batched(sequences, (5,)), precision="float64")
+        .solve(torch.ones(F.size), 1e-9, tolerance=1e-4)
+        .converged
+    )
 
 
 @pytest.mark.parametrize(

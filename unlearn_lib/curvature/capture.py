@@ -26,7 +26,6 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use
 from unlearn_lib.curvature.vector import Vector
-from unlearn_lib.errors import NumericsError
 
 
 def capture(
@@ -44,16 +43,12 @@ def capture(
         `(losses_B, uses)`; a parameter that is never used has an empty list.
 
     Cost: 2/3 gradient (forward, and backward without weight gradients), and the memory of a gradient, plus what is kept: input
-    and output gradient of every product. Raises NumericsError where a loss is not finite.
+    and output gradient of every product.
     """
     watch = _Watch(params, fixed, shape)
     with torch.enable_grad():
         with watch:
             losses_B = losses(params)
-        if not torch.isfinite(losses_B).all():
-            raise NumericsError(
-                "the loss of a sequence is not finite; the model has diverged, or its number format is too narrow (dtype='float32')"
-            )
         if watch.stand_ins:
             grads = _by_sequence(losses_B, list(watch.stand_ins.values()))
             for name, g in zip(watch.stand_ins, grads, strict=True):
@@ -61,6 +56,7 @@ def capture(
         if watch.roots:
             watch.receiving = True
             torch.autograd.grad(losses_B.sum(), watch.roots, allow_unused=True)
+            watch.roots.clear()  # their hooks refer to the watch: a cycle that would keep everything until the next garbage collection
     return losses_B.detach(), watch.uses
 
 

@@ -126,9 +126,9 @@ class KFAC(EmpiricalRisk):
 
     def _build(self) -> dict[str, Eigen]:
         moments: dict[str, _Moments] = {}
-        for uses_by_name, positions in self._draws():
+        for uses_by_name, heard_BT in self._draws():
             for name, uses in uses_by_name.items():
-                moments.setdefault(name, _Moments(self.params[name], self.max_side)).add(uses, positions)
+                moments.setdefault(name, _Moments(self.params[name], self.max_side)).add(uses, heard_BT)
         eigen = {name: moment.eigen() for name, moment in moments.items()}
         if not self.correction:
             return eigen
@@ -144,15 +144,15 @@ class KFAC(EmpiricalRisk):
                     e.values_pq[start:stop] += materialise(rotated, start, stop).square().sum(0)
         return eigen
 
-    def _draws(self) -> Iterator[tuple[dict[str, list[Use]], float]]:
-        """The uses of h_i and the number of positions, batch after batch, draw after draw; the same at every call."""
+    def _draws(self) -> Iterator[tuple[dict[str, list[Use]], Tensor]]:
+        """The uses of h_i and the positions that count, batch after batch, draw after draw; the same at every call."""
         for draw in range(self.samples):
             for number, batch in enumerate(self.batches):
                 generator = torch.Generator(self.device).manual_seed((self.seed * 10_007 + draw) * 1_000_003 + number)
                 B, T = batch["input_ids"].shape
                 _, uses = capture(self._pseudo_losses(batch, generator), self.params, self.fixed, (B, T))
-                keep_BT = _heard(batch).to(self.dtype)
-                yield {name: [_mask(use, keep_BT) for use in found] for name, found in uses.items()}, float(keep_BT.sum())
+                heard_BT = _heard(batch).to(self.dtype)
+                yield {name: [_mask(use, heard_BT) for use in found] for name, found in uses.items()}, heard_BT
 
     def _pseudo_losses(self, batch: Batch, generator: torch.Generator) -> Any:
         logits = self.logits(batch)
@@ -180,16 +180,16 @@ class _Moments:
         self.positions = 0.0
         self.entries: Tensor | None = None
 
-    def add(self, uses: Sequence[Use], positions: float) -> None:
+    def add(self, uses: Sequence[Use], heard_BT: Tensor) -> None:
         factored = [use for use in uses if not isinstance(use, Direct)]
         if len(factored) < len(uses):
             part = materialise(uses, 0, len(as_matrix(self.like))).double().square().sum(0)
             self.entries = part if self.entries is None else self.entries + part
             return
-        self.positions += positions
+        self.positions += float(heard_BT.sum())
         for number, use in enumerate(factored):
             if isinstance(use, Lookup):
-                left = torch.bincount(use.ids_BT.flatten(), minlength=use.rows).double()
+                left = torch.bincount(use.ids_BT.flatten(), heard_BT.flatten().double(), minlength=use.rows)
             else:
                 left = self._moment(use.left_BTp)
             for side, moment in enumerate((left, self._moment(use.right_BTq))):
@@ -206,7 +206,9 @@ class _Moments:
         if self.entries is not None:
             return Eigen(None, None, self.entries.to(self.like))
         numbers = range(len(self.sides) // 2)
-        vectors = [self._vectors(side, [(self.sides[u, side], _trace(self.sides[u, 1 - side])) for u in numbers]) for side in (0, 1)]
+        vectors = [
+            self._vectors(side, [(self.sides[u, side], _trace(self.sides[u, 1 - side])) for u in numbers]) for side in (0, 1)
+        ]
         values_pq = sum(
             (_in(vectors[0], self.sides[u, 0]).outer(_in(vectors[1], self.sides[u, 1])) for u in numbers),
             start=torch.zeros((), dtype=torch.float64, device=self.like.device),
@@ -240,14 +242,14 @@ def _heard(batch: Batch) -> Tensor:
     return torch.nn.functional.pad(later_BS, (0, 1)) & batch["attention_mask"].bool()
 
 
-def _mask(use: Use, keep_BT: Tensor) -> Use:
+def _mask(use: Use, heard_BT: Tensor) -> Use:
     """The use without the positions that no loss depends on: their inputs would count in one factor, and not in the other."""
     if isinstance(use, Direct):
         return use
-    keep_BT1 = keep_BT.unsqueeze(-1)
+    heard_BT1 = heard_BT.unsqueeze(-1)
     if isinstance(use, Lookup):
-        return Lookup(use.ids_BT, use.right_BTq * keep_BT1, use.rows)
-    return Outer(use.left_BTp * keep_BT1, use.right_BTq * keep_BT1)
+        return Lookup(use.ids_BT, use.right_BTq * heard_BT1, use.rows)
+    return Outer(use.left_BTp * heard_BT1, use.right_BTq * heard_BT1)
 
 
 def _rotate(use: Use, e: Eigen) -> Use:

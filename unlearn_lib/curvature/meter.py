@@ -36,7 +36,7 @@ class Meter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = self.live = self.peak = 0
         self._storages: dict[int, tuple[weakref.ref[Any], int]] = {}
 

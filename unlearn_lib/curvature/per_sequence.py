@@ -19,7 +19,7 @@ from torch import Tensor
 from unlearn_lib.curvature.capture import capture
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk
-from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, as_matrix, ghost_products, materialise
+from unlearn_lib.curvature.uses import Direct, Outer, Use, as_matrix, ghost_products, materialise
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.errors import InputError, NumericsError, unknown
 from unlearn_lib.losses import Batch
@@ -144,14 +144,8 @@ class SequenceGradients:
         if self.keep != "nothing":
             yield self._all()
             return
-        sizes = {name: sum(as_matrix(p).shape) for name, p in self.risk.params.items()}  # of its factors, for each token
-        limit, group, filled = sum(sizes.values()) / self.passes, [], 0.0
-        for number, (name, size) in enumerate(sizes.items(), 1):
-            group.append(name)
-            filled += size
-            if filled >= limit * (1 - 1e-9) or number == len(sizes):
-                yield self._capture({name: self.risk.params[name] for name in group})
-                group, filled = [], 0.0
+        for group in groups(self.risk.params, self.passes):
+            yield self._capture({name: self.risk.params[name] for name in group})
 
     def _capture(self, params: Vector) -> dict[str, Captured]:
         fixed = {**self.risk.fixed, **{name: p for name, p in self.risk.params.items() if name not in params}}
@@ -172,15 +166,26 @@ class SequenceGradients:
             yield start, stop, pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _ghost_is_cheaper(self, name: str, batches: Captured) -> bool:
-        if any(isinstance(use, Direct) for uses in batches for use in uses):
+        factored = [use for uses in batches for use in uses if not isinstance(use, Direct)]
+        if len(factored) < sum(len(uses) for uses in batches):
             return False
         p, q = as_matrix(self.risk.params[name]).shape
-        tokens = [sum(use.right_BTq.shape[0] * use.right_BTq.shape[1] for use in uses) for uses in batches]
-        dense = any(isinstance(use, Outer) for uses in batches for use in uses)
-        left = p if dense else 1  # looking rows up costs no product
-        ghost = 2 * sum(tokens) ** 2 * (left + q) + 2 * sum(tokens) * left * q
-        formed = 2 * sum(tokens) * left * q + 2 * self.n**2 * p * q
-        return ghost < formed
+        tokens = sum(use.right_BTq.shape[0] * use.right_BTq.shape[1] for use in factored)
+        # looking rows up costs no product; both ways form or need the products with v
+        left = p if any(isinstance(use, Outer) for use in factored) else 1
+        return tokens**2 * (left + q) < self.n**2 * p * q
+
+
+def groups(params: Vector, passes: int) -> list[list[str]]:
+    """The parameters in at most `passes` groups, in order, with about equally large factors."""
+    sizes = {name: sum(as_matrix(p).shape) for name, p in params.items()}  # of its factors, for each token
+    limit, result, filled = sum(sizes.values()) / passes, [[]], 0.0
+    for name, size in sizes.items():
+        if filled + size / 2 > limit * len(result) and len(result) < passes and result[-1]:
+            result.append([])
+        result[-1].append(name)
+        filled += size
+    return result
 
 
 def _capture_batch(risk: EmpiricalRisk, batch: Batch, params: Vector, fixed: Mapping[str, Tensor]) -> dict[str, list[Use]]:
@@ -188,7 +193,11 @@ def _capture_batch(risk: EmpiricalRisk, batch: Batch, params: Vector, fixed: Map
     rest = {name: p for name, p in risk.params.items() if name not in params}
     losses = risk.losses(batch)
     B, T = batch["input_ids"].shape
-    _, uses = capture(lambda chosen: losses({**rest, **chosen}), params, fixed, (B, T))
+    losses_B, uses = capture(lambda chosen: losses({**rest, **chosen}), params, fixed, (B, T))
+    if not torch.isfinite(losses_B).all():
+        raise NumericsError(
+            "the loss of a sequence is not finite; the model has diverged, or its number format is too narrow (dtype='float32')"
+        )
     return uses
 
 
@@ -203,9 +212,9 @@ def _adjoint(batches: Captured, c_n: Tensor) -> Tensor:
 
 
 def _ghost(batches: Sequence[Sequence[Any]]) -> Tensor:
-    rows = []
+    parts: dict[tuple[int, int], Tensor] = {}
     for i, uses in enumerate(batches):
-        rows.append([ghost_products(uses, others).double() if j >= i else None for j, others in enumerate(batches)])
-    # the lower half is the upper half's transpose
-    full = [[part if part is not None else rows[j][i].mT for j, part in enumerate(row)] for i, row in enumerate(rows)]
-    return torch.cat([torch.cat(row, 1) for row in full])
+        for j, others in enumerate(batches[i:], i):
+            parts[i, j] = ghost_products(uses, others).double()
+            parts[j, i] = parts[i, j].mT
+    return torch.cat([torch.cat([parts[i, j] for j in range(len(batches))], 1) for i in range(len(batches))])

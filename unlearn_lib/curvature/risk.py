@@ -10,7 +10,7 @@ import fnmatch
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from unlearn_lib.curvature.precision import KeepFloat64
 from unlearn_lib.curvature.vector import Vector, total
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, Batch, model_inputs, sequence_means, token_nll
+
+if TYPE_CHECKING:
+    from unlearn_lib.curvature.plan import Plan
 
 PRECISIONS = {None: None, "float32": torch.float32, "float64": torch.float64}
 
@@ -69,7 +72,9 @@ class EmpiricalRisk(Operator):
             self.model.eval()
             try:
                 with KeepFloat64() if self.dtype == torch.float64 else nullcontext():
-                    logits_BTV: Tensor = functional_call(self.model, {**self.fixed, **params}, kwargs=model_inputs(batch)).logits
+                    logits_BTV: Tensor = functional_call(
+                        self.model, {**self.fixed, **params}, kwargs=model_inputs(batch)
+                    ).logits
             finally:
                 self.model.train(training)
             return logits_BTV
@@ -96,6 +101,16 @@ class EmpiricalRisk(Operator):
         value_B, pullback, *_ = vjp(self.losses(batch), self.params)
         combination: Vector = pullback(c_B.to(value_B))[0]
         return combination
+
+    def plan(self, solver: str | None = None, **options: Any) -> Plan:
+        """The peak memory and gradient evaluations that `solve` with this solver and these options will need, without running it.
+
+        Raises:
+            InputError: A solver that has no plan (dense, kfac).
+        """
+        from unlearn_lib.curvature.plan import plan  # plans build on risks
+
+        return plan(self, solver or self.default_solver, options)
 
     def _check_used(self) -> None:
         seen = _Seen(self.params)

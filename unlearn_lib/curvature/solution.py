@@ -16,9 +16,7 @@ class Reason(StrEnum):
 
     CONVERGED = "the residual is below the tolerance"
     PROGRESS = "Martens' rule: the quadratic model no longer improves by a relative 5e-4 a step"
-    PRECISION = (
-        "rounding: the residual stays above the tolerance; ask for precision='float64', raise the damping, or accept it with tolerance="
-    )
+    PRECISION = "rounding: the residual stays above the tolerance; ask for precision='float64', raise the damping, or accept it with tolerance="
     STEP_LIMIT = (
         "the step limit was reached before the tolerance; raise max_steps, raise the damping, give a preconditioner, "
         "or accept less with tolerance= or stop='martens'"
@@ -31,7 +29,9 @@ class Reason(StrEnum):
         "a direction of negative curvature: the damped operator is not positive definite; raise the damping above its most negative "
         "eigenvalue, or use GaussNewton or EmpiricalFisher instead of Hessian"
     )
-    BREAKDOWN = "a number that is not finite appeared; the operator, the vector or the preconditioner overflows (precision='float64')"
+    BREAKDOWN = (
+        "a number that is not finite appeared; the operator, the vector or the preconditioner overflows (precision='float64')"
+    )
 
     @property
     def success(self) -> bool:

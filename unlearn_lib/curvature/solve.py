@@ -11,6 +11,8 @@ from torch import Tensor
 
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.operator import Operator
+from unlearn_lib.curvature.plan import refuse_what_does_not_fit
+from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.solution import NotConvergedError, Solution
 from unlearn_lib.curvature.solvers.base import Inverse
 from unlearn_lib.curvature.solvers.block import Block
@@ -54,6 +56,7 @@ def solve(
     exponent: float,
     tolerance: float | None,
     throw: bool,
+    memory_limit: int | None,
     options: Mapping[str, Any],
 ) -> Solution:
     """See `Operator.solve`."""
@@ -61,6 +64,10 @@ def solve(
     if not all(torch.isfinite(tensor).all() for tensor in own.values()):
         raise NumericsError("the vector to solve for is not finite; the gradient it came from has overflowed")
     method = inverse(operator, damping, solver or operator.default_solver, options)
+    if memory_limit is not None:
+        if not isinstance(operator, EmpiricalRisk):
+            raise InputError(f"memory_limit needs a plan, and there is none for a {type(operator).__name__}")
+        refuse_what_does_not_fit(operator, solver or operator.default_solver, options, memory_limit)
     with torch.no_grad(), Meter() as meter:
         x, reason, iterations, residual = method.run(own, exponent, tolerance)
     unit = operator.gradient_flops

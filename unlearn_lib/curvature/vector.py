@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -43,8 +42,12 @@ def norm(a: Mapping[str, Tensor]) -> float:
 
 
 def total(parts: Iterable[Vector]) -> Vector:
-    """The sum of at least one vector, two of them in memory at a time."""
-    return reduce(add, parts)
+    """The sum of at least one vector. The parts are used up: two of them are in memory at a time, and one tensor of the next sum."""
+    result: Vector = {}
+    for part in parts:
+        result = {name: result.pop(name) + part.pop(name) for name in list(part)} if result else part
+        del part
+    return result
 
 
 def flatten(a: Mapping[str, Tensor]) -> Tensor:

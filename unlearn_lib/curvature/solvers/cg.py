@@ -39,6 +39,7 @@ class ConjugateGradients(Inverse):
             `kfac.inverse(damping, "kfac")`.
         stop: `"residual"` or `"martens"`.
         start: x to start from (dict); default zero.
+        linearize: Keep graphs for cheaper products (`Operator.linearize`).
 
     Cost: one product a step. Memory: five vectors, and what a product needs. Only the exponent -1.
     """
@@ -52,6 +53,7 @@ class ConjugateGradients(Inverse):
         preconditioner: Operator | None = None,
         stop: str = "residual",
         start: Vector | None = None,
+        linearize: bool = False,
     ) -> None:
         super().__init__(operator, damping)
         if stop not in STOPS:
@@ -60,10 +62,11 @@ class ConjugateGradients(Inverse):
             raise InputError(f"max_steps must be at least 1, got {max_steps}")
         self.max_steps, self.stop = max_steps, stop
         self.preconditioner, self.start = preconditioner, start
+        self._linearize, self._products = linearize, operator
 
     def power(self, v: Vector, exponent: float) -> Vector:
         if exponent == 1.0:
-            return axpy(self.damping, v, self.of.mv(v))
+            return axpy(self.damping, v, self._products.mv(v))
         return self.run(v, exponent, None)[0]
 
     def run(self, v: Vector, exponent: float, tolerance: float | None) -> tuple[Vector, Reason, int, float]:
@@ -73,6 +76,8 @@ class ConjugateGradients(Inverse):
         length = norm(v)
         if length == 0:
             return dict(v), Reason.CONVERGED, 0, 0.0
+        if self._linearize:
+            self._products = self.of.linearize()
         goal = (tolerance or TOLERANCE[self.dtype]) * length
         x = self.own_form(self.start) if self.start is not None else scale(0.0, v)
         r = v if self.start is None else self._residual(v, x)

@@ -1,0 +1,212 @@
+"""What a solve will need, before it starts: peak bytes and gradient evaluations.
+
+One capture (or product) of each batch shape is rehearsed with fake tensors, which have shapes and no contents; the rest follows from the solver's formulas.
+So a plan for a model that does not fit this machine can be made on it. Shape suffixes: n sequences, P parameters.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from unlearn_lib.curvature.capture import capture
+from unlearn_lib.curvature.meter import Meter
+from unlearn_lib.curvature.per_sequence import LEAST_ROWS, SequenceGradients, groups
+from unlearn_lib.curvature.risk import EmpiricalRisk
+from unlearn_lib.curvature.solvers.cg import RECOMPUTE
+from unlearn_lib.curvature.uses import Outer, as_matrix
+from unlearn_lib.errors import InputError
+from unlearn_lib.losses import Batch
+
+PLANNED = ("woodbury", "block", "diagonal", "recursion", "cg")
+PASSES = (1, 2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The needs of one verified solve without refinement.
+
+    Attributes:
+        solver, options: Of the solve.
+        peak_memory_bytes: Of live tensors beyond model, data and the vector.
+        gradient_evaluations: As in `Solution`; for cg those of `max_steps` steps, the most that can happen.
+    """
+
+    solver: str
+    options: Mapping[str, Any]
+    peak_memory_bytes: int
+    gradient_evaluations: float
+
+    def __str__(self) -> str:
+        options = "".join(f", {key}={value!r}" for key, value in self.options.items())
+        most = "at most " if self.solver == "cg" else ""
+        return f"{self.solver}{options}: {self.peak_memory_bytes / 2**20:,.0f} MiB, {most}{self.gradient_evaluations:.1f} gradient evaluations"
+
+
+def plan(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any]) -> Plan:
+    """The needs of `risk.solve(v, damping, solver, **options)`.
+
+    Raises:
+        InputError: A solver without a plan (dense and kfac keep p^2 numbers for each side and are for small or chosen parameters).
+    """
+    if solver not in PLANNED:
+        raise InputError(f"there is no plan for solver {solver!r}; there is one for {', '.join(PLANNED)}")
+    peak, flops = (_cg if solver == "cg" else _by_gradients)(risk, solver, options)
+    return Plan(solver, dict(options), round(peak), flops / risk.gradient_flops)
+
+
+def refuse_what_does_not_fit(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any], limit: int) -> None:
+    """Compare the plan with a limit in bytes.
+
+    Raises:
+        InputError: It does not fit; with the first setting that does, where there is one.
+    """
+    wanted = plan(risk, solver, options)
+    if wanted.peak_memory_bytes <= limit:
+        return
+    others: list[tuple[str, dict[str, Any]]] = []
+    if solver == "woodbury":
+        rest = {key: value for key, value in options.items() if key not in ("keep", "passes")}
+        others = [(solver, {**rest, "keep": "nothing", "passes": passes}) for passes in PASSES] + [("cg", {})]
+    elif options.get("linearize"):
+        others = [(solver, {**options, "linearize": False})]
+    for other, changed in others:
+        found = plan(risk, other, changed)
+        if found.peak_memory_bytes <= limit:
+            raise InputError(f"this solve needs more than the {limit / 2**20:,.0f} MiB allowed ({wanted}); what fits: {found}")
+    raise InputError(
+        f"this solve needs more than the {limit / 2**20:,.0f} MiB allowed ({wanted}); use smaller batches, fewer sequences, "
+        "or a part of the parameters (params=)"
+    )
+
+
+@dataclass(frozen=True)
+class _Rehearsal:
+    """One capture of all batches. Bytes of one batch's peak and factors (all batches' `kept`), FLOPs of all."""
+
+    peak: int
+    largest: int
+    kept: dict[str, int]  # by parameter; a tensor that several share counts for the first
+    capture_flops: int
+    product_flops: int  # of forming all gradients once: 2 T p q for each sequence and use
+
+
+def _rehearse(risk: EmpiricalRisk) -> _Rehearsal:
+    shapes: dict[tuple[int, int], int] = {}
+    for batch in risk.batches:
+        B, T = batch["input_ids"].shape
+        shapes[B, T] = shapes.get((B, T), 0) + 1
+    peak = largest = capture_flops = product_flops = 0
+    kept = dict.fromkeys(risk.params, 0)
+    for shape, times in shapes.items():
+        with _fake(risk, shape) as (fake, batch), Meter() as meter:
+            _, uses = capture(fake.losses(batch), fake.params, fake.fixed, shape)
+        seen: set[int] = set()
+        for name, found in uses.items():
+            for use in found:
+                if isinstance(use, Outer):
+                    product_flops += 2 * times * shape[0] * shape[1] * use.left_BTp.shape[-1] * use.right_BTq.shape[-1]
+                for tensor in use.tensors:
+                    storage = tensor.untyped_storage()
+                    if storage._cdata not in seen:
+                        seen.add(storage._cdata)
+                        kept[name] += times * storage.nbytes()
+        if meter.peak > peak:
+            peak, largest = meter.peak, meter.live
+        capture_flops += times * meter.flops
+    return _Rehearsal(peak, largest, kept, capture_flops, product_flops)
+
+
+def _by_gradients(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any]) -> tuple[float, float]:
+    """`(peak bytes, FLOPs)` of the solvers that work on per-sequence gradients."""
+    shared = {key: value for key, value in options.items() if key in ("keep", "passes", "chunk")}
+    if solver == "recursion":
+        shared["keep"] = "gradients"
+    gradients = SequenceGradients(risk, **shared)
+    r, n, P = _rehearse(risk), risk.sequences, risk.size
+    number = next(iter(risk.params.values())).element_size()
+    vector, G = P * number, n * P * number
+    kept = sum(r.kept.values())
+    block = max(_block_numbers(gradients, p) for p in risk.params.values()) * number * (2 if len(risk.batches) > 1 else 1)
+    gram_flops = 2 * n * n * P + 2 * n * P if solver == "woodbury" else 0
+    width = options.get("width") or 48
+    if solver == "block":  # in float64: columns, blocks and their factors
+        numbers = max(_block_numbers(gradients, p, width) for p in risk.params.values())
+        block += 8 * numbers * (2 + 3 * width / n)
+        gram_flops = 2 * 2 * n * P * width
+    if gradients.keep == "nothing":
+        parts = [sum(r.kept[name] for name in group) for group in groups(risk.params, gradients.passes)]
+        share = max(parts) / max(1, kept)
+        peak = max(r.peak + share * (kept - r.largest), share * kept + block)
+        captures, later = len(parts), 3 * risk.gradient_flops
+        if solver == "woodbury":
+            peak = max(peak, vector + _product_peak(risk), 3 * vector)
+            return peak, captures * r.capture_flops + r.product_flops + gram_flops + later
+        return peak + 2 * vector, 2 * (captures * r.capture_flops + r.product_flops) + gram_flops
+    capturing = kept - r.largest + r.peak
+    if gradients.keep == "gradients":
+        stored = max(capturing, kept + max(p.numel() for p in risk.params.values()) * n * number, G)
+        rows = {"recursion": 2 * G + 3 * vector}.get(solver, block + 3 * vector)
+        flops = r.capture_flops + r.product_flops + gram_flops + 3 * 2 * n * P
+        return max(stored, G + rows), flops + (2 * n * n * P if solver == "recursion" else 0)
+    if solver == "woodbury":
+        return max(capturing, kept + block, kept + 3 * vector), r.capture_flops + 4 * r.product_flops + gram_flops
+    applications = 2 if solver == "block" else 1
+    return max(capturing, kept + block + 2 * vector), r.capture_flops + applications * r.product_flops + gram_flops
+
+
+def _product_peak(risk: EmpiricalRisk) -> int:
+    """Bytes of one G^T c by automatic differentiation, which needs more than G v."""
+    peak = 0
+    for shape in {tuple(batch["input_ids"].shape) for batch in risk.batches}:
+        with _fake(risk, shape) as (fake, batch), torch.no_grad(), Meter() as meter:
+            fake.batches = [batch]
+            fake.adjoint(torch.ones(shape[0], dtype=risk.dtype, device=risk.device))
+        peak = max(peak, meter.peak)
+    return peak + (risk.size * risk.dtype.itemsize if len(risk.batches) > 1 else 0)
+
+
+def _cg(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any]) -> tuple[float, float]:
+    """`(peak bytes, FLOPs of max_steps steps)`: five vectors beside the largest product."""
+    steps = options.get("max_steps", 500)
+    vector = risk.size * next(iter(risk.params.values())).element_size()
+    peak = kept = flops = 0
+    for batch in risk.batches:
+        shape = tuple(batch["input_ids"].shape)
+        with _fake(risk, shape) as (fake, fake_batch):
+            fake.batches, fake.sequences = [fake_batch], shape[0]
+            v = {name: torch.empty_like(p) for name, p in fake.params.items()}
+            with torch.no_grad(), Meter() as meter:
+                operator = fake.linearize() if options.get("linearize") else fake
+                before = meter.flops
+                operator.mv(v)
+        flops += before + (1 + steps + steps // RECOMPUTE) * (meter.flops - before)
+        peak = max(peak, kept + meter.peak)
+        if options.get("linearize"):
+            kept += meter.live
+    more = 2 if len(risk.batches) > 1 else 0
+    return peak + (4 + more) * vector, flops
+
+
+@contextmanager
+def _fake(risk: EmpiricalRisk, shape: tuple[int, int]) -> Iterator[tuple[Any, Batch]]:
+    """The risk with parameters, and a batch of that shape, that have no contents."""
+    mode, fake = FakeTensorMode(allow_non_fake_inputs=True), copy.copy(risk)
+    fake.params = {name: mode.from_tensor(p) for name, p in risk.params.items()}
+    fake.fixed = {name: mode.from_tensor(p) for name, p in risk.fixed.items()}
+    with mode:
+        ids = torch.ones(shape, dtype=torch.long, device=risk.device)
+        yield fake, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.ones_like(ids)}
+
+
+def _block_numbers(gradients: SequenceGradients, p: Tensor, width: int = 1) -> int:
+    rows_all, q = as_matrix(p).shape
+    rows = max(LEAST_ROWS, gradients.chunk // (gradients.n * q))
+    return gradients.n * q * min(rows_all, rows)
