@@ -27,7 +27,9 @@ CASES: tuple[tuple[type, str, dict[str, Any]], ...] = (
 
 @pytest.mark.parametrize("sizes", [(16,), (6, 6, 4)])
 @pytest.mark.parametrize(("make", "solver", "options"), CASES)
-def test_plan_is_within_a_fifth_of_what_is_counted(make: type, solver: str, options: dict[str, Any], sizes: tuple[int, ...]) -> None:
+def test_plan_is_within_a_fifth_of_what_is_counted(
+    make: type, solver: str, options: dict[str, Any], sizes: tuple[int, ...]
+) -> None:
     model, batch = opt()
     batches = [dict(zip(batch, part, strict=True)) for part in zip(*(t.split(sizes) for t in batch.values()), strict=True)]
     operator = make(model, batches)
@@ -43,7 +45,9 @@ def test_what_does_not_fit_is_refused_with_the_setting_that_does() -> None:
     F = EmpiricalFisher(model, [{key: t[i : i + 4] for key, t in batch.items()} for i in range(0, 16, 4)])
     v = torch.ones(F.size)
     limit = 70 * 2**20
-    with pytest.raises(InputError, match=r"woodbury: 1\d\d MiB.*what fits: woodbury, keep='nothing', passes=\d+: \d\d MiB") as caught:
+    with pytest.raises(
+        InputError, match=r"woodbury: 1\d\d MiB.*what fits: woodbury, keep='nothing', passes=\d+: \d\d MiB"
+    ) as caught:
         F.solve(v, 0.1, memory_limit=limit)
     passes = int(str(caught.value).split("passes=")[1].split(":")[0])
     solution = F.solve(v, 0.1, memory_limit=limit, keep="nothing", passes=passes)

@@ -1,5 +1,6 @@
-"""Faults of torch that this library works around. Each test holds as long as the fault is there: where one fails, torch has been mended and the workaround
-that its message names can go.
+"""Faults of torch that this library works around.
+
+Each test holds as long as the fault is there: where one fails, torch has been mended and the workaround that its message names can go.
 """
 
 from collections.abc import Callable

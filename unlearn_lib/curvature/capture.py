@@ -1,15 +1,16 @@
 """One forward and one backward pass that leave, for every chosen parameter, its uses: every sequence's gradient in factored form.
 
-No module is wrapped and no architecture is known by name. While the model runs, every torch function that takes a chosen parameter is
-noted with its input; one backward pass to the outputs of these functions (never to the parameters) then gives the other factor:
+No module is wrapped and no architecture is known by name. While the model runs, every torch function that takes a chosen
+parameter is noted with its input; one backward pass to the outputs of these functions (never to the parameters) then gives
+the other factor:
 
     linear, addmm (Conv1D)    input and output gradient, an outer product
     embedding                 ids and output gradient
-    anything else             the function's own gradient in the parameter, one sequence at a time (layer norms, RMS norms, scales)
+    anything else             the function's own gradient in the parameter, one sequence at a time (norms, scales)
 
-Outputs flattened to `[B*T, d]` (OPT's MLP) are seen as `[B, T, d]`, outputs shared by all sequences (`[1, T, d]` positions) are expanded first.
-A parameter used in a way that does not keep sequences apart (a weight that is transformed before it meets the text) is followed by reverse-mode
-differentiation of every sequence's loss instead: slower, equally right.
+Outputs flattened to `[B*T, d]` (OPT's MLP) are seen as `[B, T, d]`, outputs shared by all sequences (`[1, T, d]` positions)
+are expanded first. A parameter used in a way that does not keep sequences apart (a weight that is transformed before it meets
+the text) is followed by reverse-mode differentiation of every sequence's loss instead: slower, equally right.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def capture(
         if watch.roots:
             watch.receiving = True
             torch.autograd.grad(losses_B.sum(), watch.roots, allow_unused=True)
-            watch.roots.clear()  # their hooks refer to the watch: a cycle that would keep everything until the next garbage collection
+            # their hooks refer to the watch: a cycle that would keep everything until the next garbage collection
+            watch.roots.clear()
     return losses_B.detach(), watch.uses
 
 
@@ -145,7 +147,7 @@ class _Watch(TorchFunctionMode):
             self.roots.append(out.requires_grad_())
         kept = [leaf.detach() if isinstance(leaf, Tensor) and place not in names else leaf for place, leaf in enumerate(leaves)]
         call = _Call(func, kept, spec, names)
-        out.register_hook(lambda grad: self._receive(call, grad))  # type: ignore[no-untyped-call]
+        out.register_hook(lambda grad: self._receive(call, grad))
         return out
 
     def _receive(self, call: _Call, grad: Tensor) -> None:

@@ -1,7 +1,7 @@
 r"""The generalised Gauss-Newton matrix: (1/n) sum_i (1/T_i) sum_t J_t^T (diag p_t - p_t p_t^T) J_t.
 
-J_t is the Jacobian of the logits at a scored token, p_t the softmax there: the Hessian without the curvature of the network itself,
-equal to the Fisher of the model's own predictions. Shape suffixes: B sequences, S predictions, V vocabulary.
+J_t is the Jacobian of the logits at a scored token, p_t the softmax there: the Hessian without the curvature of the network
+itself, equal to the Fisher of the model's own predictions. Shape suffixes: B sequences, S predictions, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 r"""K-FAC with the EK-FAC correction: the Gauss-Newton matrix, one Kronecker product for each weight matrix, diagonal in its eigenvectors.
 
-With labels y_t drawn from the model, h_i = sum_t (1 / n T_i)^(1/2) grad(-log p(y_t)) has E sum_i h_i h_i^T = Gauss-Newton matrix, exactly. A weight matrix's
-h_i is sum_t left_it right_it^T, a sum over its positions (and over its uses, where it is tied). K-FAC (Martens and Grosse 2015; Eschenhagen et al. 2023, "expand")
-takes
+With labels y_t drawn from the model, h_i = sum_t (1 / n T_i)^(1/2) grad(-log p(y_t)) has E sum_i h_i h_i^T = Gauss-Newton
+matrix, exactly. A weight matrix's h_i is sum_t left_it right_it^T, a sum over its positions (and over its uses, where it is
+tied). K-FAC (Martens and Grosse 2015; Eschenhagen et al. 2023, "expand") takes
 
     L = sum left left^T = U_L diag(l) U_L^T,    R = sum right right^T = U_R diag(r) U_R^T,    block = L (x) R / N,   N positions
 
 (of a tied weight the sum over its uses, in the eigenvectors of its partial traces);
-EK-FAC (George et al. 2018) keeps the eigenvectors and measures the diagonal in them: Lambda = sum_i (U_L^T h_i U_R)^2, the best one in the Frobenius norm.
-Shape suffixes: B sequences, T positions, p x q a parameter, r some of its rows.
+EK-FAC (George et al. 2018) keeps the eigenvectors and measures the diagonal in them: Lambda = sum_i (U_L^T h_i U_R)^2, the
+best one in the Frobenius norm. Shape suffixes: B sequences, T positions, p x q a parameter, r some of its rows.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class Eigen:
 class KFAC(EmpiricalRisk):
     """Block-diagonal approximation of `GaussNewton`, positive semi-definite, ready to invert (`solver="kfac"`).
 
-    What meets the text in a matrix product or an embedding gets a Kronecker block: Linear, Conv1D, embeddings, a tied head with both of its uses added. A side
-    longer than `max_side` (a vocabulary) keeps the identity as its eigenvectors. Everything else (biases, norms, scales; `left_out`) gets
-    the diagonal of the same matrix.
+    What meets the text in a matrix product or an embedding gets a Kronecker block: Linear, Conv1D, embeddings, a tied head
+    with both of its uses added. A side longer than `max_side` (a vocabulary) keeps the identity as its eigenvectors.
+    Everything else (biases, norms, scales; `left_out`) gets the diagonal of the same matrix.
 
     Args:
         model, batches, params, precision: As of every operator over sequences.
@@ -78,8 +78,9 @@ class KFAC(EmpiricalRisk):
         seed: Of the draws.
         max_side: Longest side that is decomposed, d^3 FLOPs.
 
-    Cost, once, at the first product: 2/3 gradient and the second moments for each draw, as much again for the correction, and the eigenvectors in
-    float64. A product: 4 p q (p + q) FLOPs for each matrix. Memory: p^2 + q^2 + p q for each, and one batch's factors while it is built.
+    Cost, once, at the first product: 2/3 gradient and the second moments for each draw, as much again for the correction, and
+    the eigenvectors in float64. A product: 4 p q (p + q) FLOPs for each matrix. Memory: p^2 + q^2 + p q for each, and one
+    batch's factors while it is built.
     """
 
     default_solver = "kfac"
@@ -202,7 +203,7 @@ class _Moments:
         return (x.T @ x).double()
 
     def eigen(self) -> Eigen:
-        """K-FAC's block sum_u L_u (x) R_u / N: eigenvectors of its two partial traces, and its diagonal in them (one use: its eigenvalues)."""
+        """K-FAC's block sum_u L_u (x) R_u / N: eigenvectors of its partial traces, and its diagonal in them (one use: eigenvalues)."""
         if self.entries is not None:
             return Eigen(None, None, self.entries.to(self.like))
         numbers = range(len(self.sides) // 2)

@@ -4,8 +4,9 @@ r"""Operators that keep what does not depend on the vector, for solvers that mul
     GaussNewton   the graphs of J^T w (linear in w, so its derivative in w is J) and of the logits   2.0 -> 1.33
     Fisher        the factors of the per-sequence gradients (`SequenceGradients`)                      2.0 -> 0.67
 
-The price is memory, of all batches at once, until the operator is dropped: the activations of the forward pass (Fisher: input and output gradient of
-every product), and for the first two those of the backward pass as well, about three times what a gradient needs.
+The price is memory, of all batches at once, until the operator is dropped: the activations of the forward pass (Fisher: input
+and output gradient of every product), and for the first two those of the backward pass as well, about three times what a
+gradient needs.
 """
 
 from __future__ import annotations

@@ -122,7 +122,8 @@ class Operator(ABC):
             exponent: p; cg and recursion know -1 only.
             tolerance: Relative residual to reach; default 3e-5 in float32, 1e-9 in float64.
             throw: Raise where the tolerance is not reached; otherwise return what there is, with the reason.
-            memory_limit: Bytes beyond model, data and v that may be used; what the plan says would not fit is refused before it starts.
+            memory_limit: Bytes beyond model, data and v that may be used; what the plan says would not fit is refused before
+                it starts.
             options: Of the solver, see its class.
 
         Returns:
@@ -134,7 +135,17 @@ class Operator(ABC):
         """
         from unlearn_lib.curvature.solve import solve  # the solvers build on operators
 
-        return solve(self, v, damping, solver, exponent=exponent, tolerance=tolerance, throw=throw, memory_limit=memory_limit, options=options)
+        return solve(
+            self,
+            v,
+            damping,
+            solver,
+            exponent=exponent,
+            tolerance=tolerance,
+            throw=throw,
+            memory_limit=memory_limit,
+            options=options,
+        )
 
     def inverse(self, damping: float, solver: str, **options: Any) -> Inverse:
         """(A + damping I)^-1 as an operator that is prepared once and applied often, for example as a preconditioner."""

@@ -1,9 +1,10 @@
-r"""G, the n x P matrix of per-sequence gradients, without ever forming it: its Gram matrix G G^T, products G v and G^T c, blocks of columns.
+r"""G, the n x P matrix of per-sequence gradients, never formed: its Gram matrix G G^T, products G v and G^T c, blocks of columns.
 
-Kept in factored form (`keep="activations"`: input and output gradient of every product), one capture of 2/3 gradient serves them all: G v and
-G^T c then cost 1/3 gradient each, and so does the Gram matrix together with one G v. `keep="gradients"` stores G itself (n P numbers), where products
-cost 1/T of that. `keep="nothing"` works through the parameters in `passes` groups, capturing anew for each, and takes G v and
-G^T c by automatic differentiation. Shape suffixes: n sequences, B of a batch, T positions, p x q a parameter, r some of its rows.
+Kept in factored form (`keep="activations"`: input and output gradient of every product), one capture of 2/3 gradient serves
+them all: G v and G^T c then cost 1/3 gradient each, and so does the Gram matrix together with one G v. `keep="gradients"`
+stores G itself (n P numbers), where products cost 1/T of that. `keep="nothing"` works through the parameters in `passes`
+groups, capturing anew for each, and takes G v and G^T c by automatic differentiation. Shape suffixes: n sequences, B of a
+batch, T positions, p x q a parameter, r some of its rows.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from unlearn_lib.errors import InputError, NumericsError, unknown
 from unlearn_lib.losses import Batch
 
 KEEP = ("activations", "gradients", "nothing")
-# Numbers in a block of columns of G. Short blocks are summed in float64, so small ones are also more accurate (float32, three times at 1 << 20
-# against 1 << 22); a GPU wants fewer, larger products.
+# Numbers in a block of columns of G. Short blocks are summed in float64, so small ones are also more accurate (float32, three
+# times at 1 << 20 against 1 << 22); a GPU wants fewer, larger products.
 CHUNK_NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 24}
 LEAST_ROWS = 16
 Captured = list[list[Use]]  # of one parameter: its uses in every batch
@@ -59,8 +60,9 @@ class SequenceGradients:
     def gram(self, v: Vector | None = None) -> tuple[Tensor, Tensor | None]:
         """`(K_nn, w_n)`: G G^T and, if v is given, G v, both float64.
 
-        Every parameter's part is one product of blocks of columns, or goes through ghost inner products where these need fewer FLOPs (short
-        texts). Cost: 2/3 gradient for each capture that is still to do, and 1/3 + n / 3T gradients, T tokens a sequence.
+        Every parameter's part is one product of blocks of columns, or goes through ghost inner products where these need
+        fewer FLOPs (short texts). Cost: 2/3 gradient for each capture that is still to do, and 1/3 + n / 3T gradients, T
+        tokens a sequence.
         """
         device = self._like.device
         K_nn = torch.zeros(self.n, self.n, dtype=torch.float64, device=device)
@@ -105,8 +107,8 @@ class SequenceGradients:
     def blocks(self, multiple: int = 1) -> Iterator[tuple[str, int, Tensor]]:
         """Blocks of columns of G: `(name, start, g_nc)`, with `start` the position in the flattened parameter.
 
-        Blocks cover every parameter from left to right; their widths are multiples of `multiple`, except the last of each parameter.
-        Cost: 2/3 gradient for each capture that is still to do, and 1/3 gradient.
+        Blocks cover every parameter from left to right; their widths are multiples of `multiple`, except the last of each
+        parameter. Cost: 2/3 gradient for each capture that is still to do, and 1/3 gradient.
         """
         with torch.no_grad(), exact_products():
             for captured in self._groups():
@@ -179,7 +181,8 @@ class SequenceGradients:
 def groups(params: Vector, passes: int) -> list[list[str]]:
     """The parameters in at most `passes` groups, in order, with about equally large factors."""
     sizes = {name: sum(as_matrix(p).shape) for name, p in params.items()}  # of its factors, for each token
-    limit, result, filled = sum(sizes.values()) / passes, [[]], 0.0
+    limit, filled = sum(sizes.values()) / passes, 0.0
+    result: list[list[str]] = [[]]
     for name, size in sizes.items():
         if filled + size / 2 > limit * len(result) and len(result) < passes and result[-1]:
             result.append([])

@@ -1,7 +1,8 @@
 """What a solve will need, before it starts: peak bytes and gradient evaluations.
 
-One capture (or product) of each batch shape is rehearsed with fake tensors, which have shapes and no contents; the rest follows from the solver's formulas.
-So a plan for a model that does not fit this machine can be made on it. Shape suffixes: n sequences, P parameters.
+One capture (or product) of each batch shape is rehearsed with fake tensors, which have shapes and no contents; the rest
+follows from the solver's formulas. So a plan for a model that does not fit this machine can be made on it. Shape suffixes: n
+sequences, P parameters.
 """
 
 from __future__ import annotations
@@ -47,18 +48,20 @@ class Plan:
     def __str__(self) -> str:
         options = "".join(f", {key}={value!r}" for key, value in self.options.items())
         most = "at most " if self.solver == "cg" else ""
-        return f"{self.solver}{options}: {self.peak_memory_bytes / 2**20:,.0f} MiB, {most}{self.gradient_evaluations:.1f} gradient evaluations"
+        memory = f"{self.peak_memory_bytes / 2**20:,.0f} MiB"
+        return f"{self.solver}{options}: {memory}, {most}{self.gradient_evaluations:.1f} gradient evaluations"
 
 
 def plan(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any]) -> Plan:
     """The needs of `risk.solve(v, damping, solver, **options)`.
 
     Raises:
-        InputError: A solver without a plan (dense and kfac keep p^2 numbers for each side and are for small or chosen parameters).
+        InputError: A solver without a plan (dense and kfac keep p^2 numbers for each side and are for small or chosen
+            parameters).
     """
     if solver not in PLANNED:
         raise InputError(f"there is no plan for solver {solver!r}; there is one for {', '.join(PLANNED)}")
-    peak, flops = (_cg if solver == "cg" else _by_gradients)(risk, solver, options)
+    peak, flops = _cg(risk, options) if solver == "cg" else _by_gradients(risk, solver, options)
     return Plan(solver, dict(options), round(peak), flops / risk.gradient_flops)
 
 
@@ -101,8 +104,7 @@ class _Rehearsal:
 def _rehearse(risk: EmpiricalRisk) -> _Rehearsal:
     shapes: dict[tuple[int, int], int] = {}
     for batch in risk.batches:
-        B, T = batch["input_ids"].shape
-        shapes[B, T] = shapes.get((B, T), 0) + 1
+        shapes[_shape(batch)] = shapes.get(_shape(batch), 0) + 1
     peak = largest = capture_flops = product_flops = 0
     kept = dict.fromkeys(risk.params, 0)
     for shape, times in shapes.items():
@@ -134,7 +136,9 @@ def _by_gradients(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any]) 
     number = next(iter(risk.params.values())).element_size()
     vector, G = P * number, n * P * number
     kept = sum(r.kept.values())
-    block = max(_block_numbers(gradients, p) for p in risk.params.values()) * number * (2 if len(risk.batches) > 1 else 1)
+    block: float = (
+        max(_block_numbers(gradients, p) for p in risk.params.values()) * number * (2 if len(risk.batches) > 1 else 1)
+    )
     gram_flops = 2 * n * n * P + 2 * n * P if solver == "woodbury" else 0
     width = options.get("width") or 48
     if solver == "block":  # in float64: columns, blocks and their factors
@@ -144,7 +148,7 @@ def _by_gradients(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any]) 
     if gradients.keep == "nothing":
         parts = [sum(r.kept[name] for name in group) for group in groups(risk.params, gradients.passes)]
         share = max(parts) / max(1, kept)
-        peak = max(r.peak + share * (kept - r.largest), share * kept + block)
+        peak: float = max(r.peak + share * (kept - r.largest), share * kept + block)
         captures, later = len(parts), 3 * risk.gradient_flops
         if solver == "woodbury":
             peak = max(peak, vector + _product_peak(risk), 3 * vector)
@@ -165,7 +169,7 @@ def _by_gradients(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any]) 
 def _product_peak(risk: EmpiricalRisk) -> int:
     """Bytes of one G^T c by automatic differentiation, which needs more than G v."""
     peak = 0
-    for shape in {tuple(batch["input_ids"].shape) for batch in risk.batches}:
+    for shape in {_shape(batch) for batch in risk.batches}:
         with _fake(risk, shape) as (fake, batch), torch.no_grad(), Meter() as meter:
             fake.batches = [batch]
             fake.adjoint(torch.ones(shape[0], dtype=risk.dtype, device=risk.device))
@@ -173,13 +177,13 @@ def _product_peak(risk: EmpiricalRisk) -> int:
     return peak + (risk.size * risk.dtype.itemsize if len(risk.batches) > 1 else 0)
 
 
-def _cg(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any]) -> tuple[float, float]:
+def _cg(risk: EmpiricalRisk, options: Mapping[str, Any]) -> tuple[float, float]:
     """`(peak bytes, FLOPs of max_steps steps)`: five vectors beside the largest product."""
     steps = options.get("max_steps", 500)
     vector = risk.size * next(iter(risk.params.values())).element_size()
     peak = kept = flops = 0
     for batch in risk.batches:
-        shape = tuple(batch["input_ids"].shape)
+        shape = _shape(batch)
         with _fake(risk, shape) as (fake, fake_batch):
             fake.batches, fake.sequences = [fake_batch], shape[0]
             v = {name: torch.empty_like(p) for name, p in fake.params.items()}
@@ -193,6 +197,11 @@ def _cg(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any]) -> tuple[f
             kept += meter.live
     more = 2 if len(risk.batches) > 1 else 0
     return peak + (4 + more) * vector, flops
+
+
+def _shape(batch: Batch) -> tuple[int, int]:
+    B, T = batch["input_ids"].shape
+    return B, T
 
 
 @contextmanager

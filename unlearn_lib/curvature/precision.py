@@ -25,8 +25,8 @@ def exact_products() -> Iterator[None]:
 class KeepFloat64(TorchFunctionMode):
     """Inside, float64 tensors stay float64 where a model's code asks for float32.
 
-    Transformers' attention computes its softmax, and RMS norms their mean, in float32 whatever the model's format. That is more than
-    float16 has, and less than float64: without this a "float64" derivative has errors of 1e-9 to 1e-7.
+    Transformers' attention computes its softmax, and RMS norms their mean, in float32 whatever the model's format. That is
+    more than float16 has, and less than float64: without this a "float64" derivative has errors of 1e-9 to 1e-7.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

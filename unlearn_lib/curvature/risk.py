@@ -37,12 +37,13 @@ class EmpiricalRisk(Operator):
     Args:
         model: A causal language model; it is not changed, and its training mode is ignored.
         batches: A list of Hugging Face batches (`input_ids`, `attention_mask`, `labels`, all `[B, T]`).
-        params: A pattern such as `"*lora*"` or `"model.decoder.layers.3.*"`, or a list of them; default: all that require a gradient.
+        params: A pattern such as `"*lora*"` or `"model.decoder.layers.3.*"`, or a list of them; default: all that require a
+            gradient.
         precision: `"float32"` or `"float64"`; default: the parameters' own format, but never below float32.
 
     Raises:
-        InputError: No sequences, a sequence without scored tokens, float16 parameters, attention other than eager, a pattern that
-            matches nothing, a parameter that the model does not use. All before any derivative is taken.
+        InputError: No sequences, a sequence without scored tokens, float16 parameters, attention other than eager, a pattern
+            that matches nothing, a parameter that the model does not use. All before any derivative is taken.
     """
 
     def __init__(
@@ -145,7 +146,8 @@ class EmpiricalRisk(Operator):
         b = flops[1] / 2 - flops[0]
         a = flops[0] - b
         shapes = [batch["input_ids"].shape for batch in self.batches]
-        return round(3 * sum(B * (a * T + b * T * T) for B, T in shapes))
+        total_flops: float = 3 * sum(B * (a * T + b * T * T) for B, T in shapes)
+        return round(total_flops)
 
 
 def token_weights(batch: Batch, sequences: int) -> Tensor:

@@ -16,7 +16,10 @@ class Reason(StrEnum):
 
     CONVERGED = "the residual is below the tolerance"
     PROGRESS = "Martens' rule: the quadratic model no longer improves by a relative 5e-4 a step"
-    PRECISION = "rounding: the residual stays above the tolerance; ask for precision='float64', raise the damping, or accept it with tolerance="
+    PRECISION = (
+        "rounding: the residual stays above the tolerance; ask for precision='float64', raise the damping, or accept it with "
+        "tolerance="
+    )
     STEP_LIMIT = (
         "the step limit was reached before the tolerance; raise max_steps, raise the damping, give a preconditioner, "
         "or accept less with tolerance= or stop='martens'"
@@ -48,11 +51,11 @@ class Solution:
         converged: Whether x meets the tolerance, or Martens' rule where that was asked for.
         reason: Why the solver stopped.
         iterations: Steps of an iterative solver; refinement steps of a direct one.
-        residual: The true relative residual |v - (A + damping I) x| / |v|, recomputed from x. For another exponent p, that of the way back,
-            |v - (A + damping I)^(-p) x| / |v|.
+        residual: The true relative residual |v - (A + damping I) x| / |v|, recomputed from x. For another exponent p, that of
+            the way back, |v - (A + damping I)^(-p) x| / |v|.
         operator: The system this is the residual of.
-        gradient_evaluations: Forward-and-backward passes over all of the operator's sequences that the FLOPs spent here would have paid for,
-            everything included; 0 for operators without sequences.
+        gradient_evaluations: Forward-and-backward passes over all of the operator's sequences that the FLOPs spent here would
+            have paid for, everything included; 0 for operators without sequences.
         peak_memory_bytes: The peak of live tensor bytes made here, beyond those of model, data and v.
     """
 

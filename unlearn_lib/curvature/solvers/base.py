@@ -1,7 +1,8 @@
 r"""What the direct solvers share: a damped operator raised to a power, applied, verified and refined.
 
-A direct solver knows x = M^p v for M = A + damping I and any exponent p it supports. The residual is that of the way back, r = v - M^(-p) x, and
-a refinement step is x + M^p r. For p = -1 that is the residual of the linear system, by the operator's own product.
+A direct solver knows x = M^p v for M = A + damping I and any exponent p it supports. The residual is that of the way back,
+r = v - M^(-p) x, and a refinement step is x + M^p r. For p = -1 that is the residual of the linear system, by the operator's
+own product.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class Inverse(Operator):
         least = largest * torch.finfo(self.dtype).eps / WORST_CONDITION
         if self.damping < least:
             wider = " or ask for precision='float64'" if self.dtype == torch.float32 else ""
+            name = str(self.dtype).removeprefix("torch.")
             raise NumericsError(
-                f"damping {self.damping:g} is too small for {str(self.dtype).removeprefix('torch.')}: the largest eigenvalue is {largest:.3g}, "
+                f"damping {self.damping:g} is too small for {name}: the largest eigenvalue is {largest:.3g}, "
                 f"so no digit of the inverse would be right; use a damping of at least {least:.1e}{wider}"
             )

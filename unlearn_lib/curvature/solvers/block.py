@@ -1,7 +1,8 @@
 r"""The operator's diagonal blocks of width B instead of the operator, each inverted (or raised to a power) in float64.
 
-Blocks as of `unlearn_lib.curvature.blocks`: every parameter flattened and cut, the last block padded. A Fisher's blocks are streamed: block k is
-(1/n) G_k^T G_k with G_k the n x B columns of the gradients. Shape suffixes: n sequences, c columns, K blocks, B block width.
+Blocks as of `unlearn_lib.curvature.blocks`: every parameter flattened and cut, the last block padded. A Fisher's blocks are
+streamed: block k is (1/n) G_k^T G_k with G_k the n x B columns of the gradients. Shape suffixes: n sequences, c columns, K
+blocks, B block width.
 """
 
 from __future__ import annotations
@@ -89,4 +90,5 @@ def _power(A_KBB: Tensor, damping: float, exponent: float, v_KB1: Tensor) -> Ten
         raise NumericsError(
             f"the smallest eigenvalue of a damped block is {float(s_KB.min()):.3g}; raise the damping by more than that"
         )
-    return U_KBB @ (s_KB.unsqueeze(-1) ** exponent * (U_KBB.mT @ v_KB1))
+    x_KB1: Tensor = U_KBB @ (s_KB.unsqueeze(-1) ** exponent * (U_KBB.mT @ v_KB1))
+    return x_KB1

@@ -3,8 +3,8 @@ r"""Preconditioned conjugate gradients on (A + lambda I) x = v.
 Unlike the usual ones it
 * never trusts its own recursion: the residual is recomputed from x every 25 steps and before it says that it has converged;
 * stops where p^T A p <= 0 and says so, with the x so far, instead of walking on;
-* starts again where its recursion has lost touch with the true residual, and stops with a reason where that gains nothing, or where the
-  quadratic model has stopped falling: the number format is exhausted.
+* starts again where its recursion has lost touch with the true residual, and stops with a reason where that gains nothing, or
+  where the quadratic model has stopped falling: the number format is exhausted.
 
 `stop="martens"` stops where the quadratic model phi(x) = x^T A x / 2 - v^T x has stopped improving (Martens 2010, section 4.4):
 i > k, phi(x_i) < 0 and phi(x_i) - phi(x_{i-k}) < k eps |phi(x_i)| in size, with k = max(10, i / 10) and eps = 5e-4.
@@ -35,8 +35,8 @@ class ConjugateGradients(Inverse):
         operator: Any operator.
         damping: lambda >= 0.
         max_steps: Products allowed for steps (recomputed residuals come on top, one in 25).
-        preconditioner: An operator close to the inverse, positive definite: `fisher.inverse(damping, "woodbury", keep="gradients")`,
-            `kfac.inverse(damping, "kfac")`.
+        preconditioner: An operator close to the inverse, positive definite: `fisher.inverse(damping, "woodbury",
+            keep="gradients")`, `kfac.inverse(damping, "kfac")`.
         stop: `"residual"` or `"martens"`.
         start: x to start from (dict); default zero.
         linearize: Keep graphs for cheaper products (`Operator.linearize`).
@@ -147,8 +147,9 @@ class ConjugateGradients(Inverse):
 
 
 def levenberg_marquardt(damping: float, *, actual: float, predicted: float) -> float:
-    """The damping of the next step (Martens 2010, section 4.1): times 3/2 where the quadratic model promised four times what came true, times
-    2/3 where three quarters and more came true.
+    """The damping of the next step (Martens 2010, section 4.1).
+
+    Times 3/2 where less than a quarter of what the quadratic model promised came true, times 2/3 where more than three quarters did.
 
     Args:
         damping: lambda of this step.

@@ -29,7 +29,8 @@ class Dense(Inverse):
         s_P, U_PP = self._spectrum
         if exponent != -1.0 and not s_P.min() > 0:
             raise NumericsError(
-                f"the smallest eigenvalue of the damped operator is {float(s_P.min()):.3g}: a power of it is not real; raise the damping by more than that"
+                f"the smallest eigenvalue of the damped operator is {float(s_P.min()):.3g}: a power of it is not real; "
+                "raise the damping by more than that"
             )
         flat = flatten(v).double()
         return unflatten((U_PP @ (s_P**exponent * (U_PP.T @ flat))).to(self.dtype), self.params)

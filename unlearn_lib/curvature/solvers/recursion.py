@@ -1,7 +1,8 @@
 r"""The paper's way to the inverse Fisher: one gradient at a time (equations 7 and 8), without a P x P matrix.
 
-With u_i = F_{i-1}^{-1} g_i, equation 8 reads F_i^{-1} = F_{i-1}^{-1} - u_i u_i^T / (n + g_i^T u_i), so that every inverse so far is I / lambda minus
-the terms found: u_i = g_i / lambda - sum_{j<i} u_j (u_j^T g_i) / (n + g_j^T u_j). Sequential, n^2 P work, and all u kept: a baseline.
+With u_i = F_{i-1}^{-1} g_i, equation 8 reads F_i^{-1} = F_{i-1}^{-1} - u_i u_i^T / (n + g_i^T u_i), so that every inverse so
+far is I / lambda minus the terms found: u_i = g_i / lambda - sum_{j<i} u_j (u_j^T g_i) / (n + g_j^T u_j). Sequential, n^2 P work, and all u kept: a
+baseline.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Recursion(Inverse):
         damping: lambda > 0.
         width: None for the full matrix; B for the paper's blocks, which keep P B numbers.
 
-    Cost: per-sequence gradients (1 gradient), 4 n^2 P / 2 FLOPs (blocks: 4 n P B), and 2 n P numbers of memory. Only the exponent -1.
+    Cost: per-sequence gradients (1 gradient), 4 n^2 P / 2 FLOPs (blocks: 4 n P B), and 2 n P numbers of memory. Only the
+    exponent -1.
     """
 
     def __init__(self, operator: Operator, damping: float, *, width: int | None = None) -> None:

@@ -4,8 +4,8 @@ With G the n x P matrix of gradients and K = G G^T = U diag(s) U^T (Woodbury's i
 
     (G^T G / n + lambda I)^p v = lambda^p v + G^T U diag(c) U^T G v,    c = [(s/n + lambda)^p - lambda^p] / s,
 
-with c -> p lambda^(p-1) / n as s -> 0. The complement of the gradients' span carries lambda^p: with little damping it is amplified most.
-K and G v come from one capture of kept activations, so that a verified solve costs about 2.1 gradients.
+with c -> p lambda^(p-1) / n as s -> 0. The complement of the gradients' span carries lambda^p: with little damping it is
+amplified most. K and G v come from one capture of kept activations, so that a verified solve costs about 2.1 gradients.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Woodbury(Inverse):
         options: As of `SequenceGradients`: `keep="activations"` (default; memory: input and output gradient of every product),
             `"gradients"` (n P numbers; each further product nearly free) or `"nothing"` with `passes`.
 
-    Cost: 1 + n / 3T gradients to prepare (T tokens a sequence) with the first product; then 2/3 a product, with kept activations.
-    A verified solve: 2 + n / 3T; each refinement 4/3. The eigenvalues of K are found in float64.
+    Cost: 1 + n / 3T gradients to prepare (T tokens a sequence) with the first product; then 2/3 a product, with kept
+    activations. A verified solve: 2 + n / 3T; each refinement 4/3. The eigenvalues of K are found in float64.
     """
 
     def __init__(self, operator: Operator, damping: float, **options: Any) -> None:
@@ -64,4 +64,5 @@ def _coefficients(s_n: Tensor, damping: float, exponent: float) -> Tensor:
     n = len(s_n)
     ratio = s_n / (n * damping)
     grown = torch.expm1(exponent * torch.log1p(ratio)) / ratio.clamp_min(torch.finfo(ratio.dtype).tiny)
-    return damping ** (exponent - 1) / n * torch.where(ratio > 0, grown, exponent)
+    c_n: Tensor = damping ** (exponent - 1) / n * torch.where(ratio > 0, grown, exponent)
+    return c_n
