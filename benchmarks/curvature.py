@@ -23,14 +23,14 @@ import click
 import torch
 from torch import Tensor
 
+from unlearn_lib import load_model, load_task
 from unlearn_lib.curvature import KFAC, EmpiricalFisher, GaussNewton, Hessian, batch_gradient
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.solvers.recursion import full_recursion
 from unlearn_lib.curvature.vector import Vector, flatten
-from unlearn_lib import load_model, load_task
 from unlearn_lib.data.batches import encode, make_batches
 
-REPEATS = 5
+REPEATS = 3
 SEQUENCES, TOKENS = 16, 64
 DAMPING = 1e-2
 Row = dict[str, Any]
@@ -56,23 +56,21 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-def measure(rows: dict[str, Callable[[], Any]], device: str, unit: str) -> dict[str, Row]:
+def measure(rows: dict[str, Callable[[], Any]], device: str, unit: str, repeats: int = REPEATS) -> dict[str, Row]:
     """FLOPs, seconds and peak bytes of every function, and its result; as ratios to the one called `unit`."""
     found: dict[str, Row] = {}
     for name, function in rows.items():
         function()  # what is prepared once is prepared here
         with Meter() as meter:
             found[name] = {"value": function(), "flops": meter.flops, "bytes": meter.peak, "seconds": float("inf")}
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for name, function in rows.items():
             start = now(device)
             function()
             found[name]["seconds"] = min(found[name]["seconds"], now(device) - start)
     base = found[unit]
     for row in found.values():
-        row.update(
-            {f"{key}_ratio": row[key] / base[key] if base[key] else None for key in ("flops", "seconds", "bytes")}
-        )
+        row.update({f"{key}_ratio": row[key] / base[key] if base[key] else None for key in ("flops", "seconds", "bytes")})
     return found
 
 
@@ -173,8 +171,15 @@ def algebra(n: int, P: int, device: str) -> list[Row]:
         return apply_recursion(*full_recursion(g_nP, damping), v_P, damping)
 
     exact = mfac_algebra(g_nP.double(), v_P.double(), damping)
-    rows = {"Gram form (woodbury)": gram_form, "recursion, eq. 7-8": recursion, "M-FAC form": lambda: mfac_algebra(g_nP, v_P, damping)}
-    return [_row(name, r, error(r["value"], exact)) for name, r in measure(rows, device, "Gram form (woodbury)").items()]
+    rows = {
+        "Gram form (woodbury)": gram_form,
+        "recursion, eq. 7-8": recursion,
+        "M-FAC form": lambda: mfac_algebra(g_nP, v_P, damping),
+    }
+    return [
+        _row(name, r, error(r["value"], exact))
+        for name, r in measure(rows, device, "Gram form (woodbury)", 3 * REPEATS).items()
+    ]
 
 
 def preconditioners(device: str) -> list[Row]:
@@ -207,9 +212,14 @@ def preconditioners(device: str) -> list[Row]:
 
 def _row(name: str, r: Row, wrong: float | None) -> Row:
     return {
-        "operation": name, "gradients_by_flops": r["flops_ratio"], "gradients_by_time": r["seconds_ratio"],
-        "memory_of_gradients": r["bytes_ratio"], "kept_memory": r.get("kept_ratio"), "seconds": r["seconds"], "error_against_float64": wrong,
-    }  # fmt: skip
+        "operation": name,
+        "gradients_by_flops": r["flops_ratio"],
+        "gradients_by_time": r["seconds_ratio"],
+        "memory_of_gradients": r["bytes_ratio"],
+        "kept_memory": r.get("kept_ratio"),
+        "seconds": r["seconds"],
+        "error_against_float64": wrong,
+    }
 
 
 def _unflat(flat: Tensor, like: Vector) -> Vector:
@@ -225,7 +235,7 @@ def peer(python: str, model: Any, batch: dict[str, Tensor], v: Vector) -> list[R
     wide = {name: t.double() for name, t in v.items()}
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        save_file({key: t.cpu().contiguous() for key, t in batch.items()}, f"{folder}/batch.safetensors")
+        save_file({key: t.cpu().clone() for key, t in batch.items()}, f"{folder}/batch.safetensors")
         save_file({name: t.cpu().contiguous() for name, t in v.items()}, f"{folder}/vector.safetensors")
         for name, make in {"gauss_newton": GaussNewton, "hessian": Hessian}.items():
             exact = make(model, [batch], precision="float64") @ wide
@@ -255,8 +265,8 @@ def show(title: str, rows: list[Row]) -> None:
 @click.command(help=__doc__)
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option("--peer", "python", default=None, help="interpreter of an environment with curvlinops")
-@click.option("--out", default=str(Path(__file__).with_name("curvature.json")), show_default=True,
-type=click.Path(path_type=Path)) def main(device: str, python: str | None, out: Path) -> None:
+@click.option("--out", default=Path(__file__).with_name("curvature.json"), show_default=True, type=click.Path(path_type=Path))
+def main(device: str, python: str | None, out: Path) -> None:
     """Run all parts, print the tables, write one JSON."""
     model, batch = opt(device)
     gradient = batch_gradient(model, batch)[1]

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from test_cost import opt
+
 from unlearn_lib.curvature import KFAC, EmpiricalFisher, GaussNewton, Hessian
 from unlearn_lib.errors import InputError
 

@@ -273,7 +273,7 @@ def test_other_refusals(fisher: tuple[EmpiricalFisher, Tensor]) -> None:
     with pytest.raises(InputError, match="woodbury inverts an EmpiricalFisher, not a Matrix"):
         Matrix(torch.eye(3)).solve(torch.ones(3), 0.1, "woodbury")
     indefinite = Matrix(torch.diag(torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)))
-    with pytest.raises(NumericsError, match="smallest eigenvalue of the damped operator is -0.4: a power of it is not real"):
+    with pytest.raises(NumericsError, match=r"smallest eigenvalue of the damped operator is -0\.4: a power of it is not real"):
         indefinite.solve(torch.ones(3), 0.1, "dense", exponent=-0.5)
     with pytest.raises(NumericsError, match=r"smallest eigenvalue of a damped block is -0\.4"):
         indefinite.solve(torch.ones(3), 0.1, "block", width=2)

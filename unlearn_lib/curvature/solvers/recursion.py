@@ -1,8 +1,9 @@
 r"""The paper's way to the inverse Fisher: one gradient at a time (equations 7 and 8), without a P x P matrix.
 
 With u_i = F_{i-1}^{-1} g_i, equation 8 reads F_i^{-1} = F_{i-1}^{-1} - u_i u_i^T / (n + g_i^T u_i), so that every inverse so
-far is I / lambda minus the terms found: u_i = g_i / lambda - sum_{j<i} u_j (u_j^T g_i) / (n + g_j^T u_j). Sequential, n^2 P work, and all u kept: a
-baseline.
+far is I / lambda minus the terms found: u_i = g_i / lambda - sum_{j<i} u_j (u_j^T g_i) / (n + g_j^T u_j).
+
+Sequential, n^2 P work, and all u kept: a baseline.
 """
 
 from __future__ import annotations
