@@ -86,7 +86,7 @@ def test_a_subset_of_parameters() -> None:
 
 
 class Odd(nn.Module):
-    """A model with everything the hooks do not know: scaled weights, a transposed tied head, positions without a batch, padding_idx."""
+    """What common architectures lack: scaled weights, a transposed tied head, positions without a batch, layers over heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,12 +96,15 @@ class Odd(nn.Module):
         self.gain = nn.Parameter(0.1 * torch.randn(4))
         self.inner = nn.Parameter(0.3 * torch.randn(4, 4))
         self.twice = nn.Linear(4, 4)
+        self.heads = nn.Linear(2, 2)
+        self.gate = nn.LayerNorm(2)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool) -> CausalLMOutput:
         h = self.embed(input_ids) + self.positions[: input_ids.shape[1]]
         h = torch.cumsum(h * (1.0 + self.gain), dim=1)
         h = h + torch.tanh(h @ self.inner.T)
         h = self.twice(torch.tanh(self.twice(h)))
+        h = h + self.gate(self.heads(h.unflatten(-1, (2, 2)))).flatten(-2)
         return CausalLMOutput(logits=h @ self.embed.weight.T)
 
 

@@ -76,14 +76,15 @@ class _Call:
         args, kwargs = tree_unflatten(self.leaves, self.spec)
         slots = {id(self.leaves[place]): name for place, name in self.names.items()}
         if self.function is torch.nn.functional.embedding:
-            return [(name, _lookup(args, kwargs, grad.reshape(*shape, -1), shape)) for name in self.names.values()]
+            return [(name, _lookup(args, kwargs, grad, shape[0])) for name in self.names.values()]
         if self.function is torch.nn.functional.linear:
             x, weight, bias = _named(args, kwargs, "input", "weight", "bias")
         elif self.function is torch.addmm and not (kwargs.keys() & {"beta", "alpha"}):
             bias, x, weight = _named(args, kwargs, "input", "mat1", "mat2")
         else:
             return self._generic(grad, shape)
-        x_BTd, grad_BTe = x.reshape(*shape, -1), grad.reshape(*shape, -1)
+        # heads and the like count as more positions
+        x_BTd, grad_BTe = (t.reshape(shape[0], -1, t.shape[-1]) for t in (x, grad))
         result: list[tuple[str, Use]] = []
         if id(weight) in slots:
             factors = (x_BTd, grad_BTe) if self.function is torch.addmm else (grad_BTe, x_BTd)
@@ -178,9 +179,10 @@ def _split(x: Tensor, shape: tuple[int, int]) -> Tensor:
     return x.expand(B, *x.shape[1:]).unsqueeze(1)
 
 
-def _lookup(args: Any, kwargs: Any, grad_BTe: Tensor, shape: tuple[int, int]) -> Lookup:
+def _lookup(args: Any, kwargs: Any, grad: Tensor, B: int) -> Lookup:
     ids, weight, padding = _named(args, kwargs, "input", "weight", "padding_idx")
-    ids_BT = ids.expand(shape[0], -1) if ids.ndim == 2 else ids.reshape(shape)
+    grad_BTe = grad.reshape(B, -1, grad.shape[-1])
+    ids_BT = ids.expand(grad.shape[:-1]).reshape(B, -1)
     if padding is not None:  # torch gives this row no gradient
         grad_BTe = grad_BTe * (ids_BT != padding % len(weight)).unsqueeze(-1)
     return Lookup(ids_BT, grad_BTe, len(weight))

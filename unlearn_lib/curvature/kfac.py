@@ -190,7 +190,8 @@ class _Moments:
         self.positions += float(heard_BT.sum())
         for number, use in enumerate(factored):
             if isinstance(use, Lookup):
-                left = torch.bincount(use.ids_BT.flatten(), heard_BT.flatten().double(), minlength=use.rows)
+                heard = heard_BT.repeat_interleave(use.ids_BT.shape[1] // heard_BT.shape[1], dim=1)
+                left = torch.bincount(use.ids_BT.flatten(), heard.flatten().double(), minlength=use.rows)
             else:
                 left = self._moment(use.left_BTp)
             for side, moment in enumerate((left, self._moment(use.right_BTq))):
@@ -247,7 +248,8 @@ def _mask(use: Use, heard_BT: Tensor) -> Use:
     """The use without the positions that no loss depends on: their inputs would count in one factor, and not in the other."""
     if isinstance(use, Direct):
         return use
-    heard_BT1 = heard_BT.unsqueeze(-1)
+    # where heads and the like count as positions, each position is several
+    heard_BT1 = heard_BT.repeat_interleave(use.right_BTq.shape[1] // heard_BT.shape[1], dim=1).unsqueeze(-1)
     if isinstance(use, Lookup):
         return Lookup(use.ids_BT, use.right_BTq * heard_BT1, use.rows)
     return Outer(use.left_BTp * heard_BT1, use.right_BTq * heard_BT1)

@@ -110,16 +110,16 @@ class SequenceGradients:
         Blocks cover every parameter from left to right; their widths are multiples of `multiple`, except the last of each
         parameter. Cost: 2/3 gradient for each capture that is still to do, and 1/3 gradient.
         """
-        with torch.no_grad(), exact_products():
-            for captured in self._groups():
-                for name, batches in captured.items():
-                    q = as_matrix(self.risk.params[name]).shape[1]
-                    for start, _, g_nrq in self._blocks(name, batches, multiple // math.gcd(multiple, q)):
-                        yield name, start * q, g_nrq.flatten(1)
+        for captured in self._groups():
+            for name, batches in captured.items():
+                q = as_matrix(self.risk.params[name]).shape[1]
+                for start, _, g_nrq in self._blocks(name, batches, multiple // math.gcd(multiple, q)):
+                    yield name, start * q, g_nrq.flatten(1)
 
     def check(self, seed: int = 0) -> float:
-        """The relative difference of G v by these factors and by forward-mode differentiation, for a random v: an independent test of
-        an architecture never seen before. Cost: 1 gradient and a product.
+        """The relative difference of G v by these factors and by forward-mode differentiation, for a random v.
+
+        An independent test of an architecture never seen before. Cost: 1 gradient and a product.
         """
         generator = torch.Generator().manual_seed(seed)
         v = {name: torch.randn(p.shape, generator=generator).to(p) for name, p in self.risk.params.items()}
@@ -152,9 +152,10 @@ class SequenceGradients:
     def _capture(self, params: Vector) -> dict[str, Captured]:
         fixed = {**self.risk.fixed, **{name: p for name, p in self.risk.params.items() if name not in params}}
         captured: dict[str, Captured] = {name: [] for name in params}
-        for batch in self.risk.batches:
-            for name, uses in _capture_batch(self.risk, batch, params, fixed).items():
-                captured[name].append(uses)
+        with exact_products():
+            for batch in self.risk.batches:
+                for name, uses in _capture_batch(self.risk, batch, params, fixed).items():
+                    captured[name].append(uses)
         return captured
 
     def _blocks(self, name: str, batches: Captured, multiple: int = 1) -> Iterator[tuple[int, int, Tensor]]:
@@ -164,8 +165,11 @@ class SequenceGradients:
         rows = max(multiple, wanted // multiple * multiple)
         for start in range(0, p, rows):
             stop = min(start + rows, p)
-            pieces = [materialise(uses, start, stop) for uses in batches]
-            yield start, stop, pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            with torch.no_grad(), exact_products():  # not around the yield, where they would reach the caller
+                pieces = [materialise(uses, start, stop) for uses in batches]
+                block = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            del pieces
+            yield start, stop, block
 
     def _ghost_is_cheaper(self, name: str, batches: Captured) -> bool:
         factored = [use for uses in batches for use in uses if not isinstance(use, Direct)]

@@ -35,7 +35,8 @@ class EmpiricalRisk(Operator):
     """Base of the operators that are sums over sequences.
 
     Args:
-        model: A causal language model; it is not changed, and its training mode is ignored.
+        model: A causal language model; it is not changed, and its training mode is ignored. An operator belongs to the parameters
+            as they are: make a new one after a step.
         batches: A list of Hugging Face batches (`input_ids`, `attention_mask`, `labels`, all `[B, T]`).
         params: A pattern such as `"*lora*"` or `"model.decoder.layers.3.*"`, or a list of them; default: all that require a
             gradient.
