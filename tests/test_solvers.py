@@ -279,3 +279,16 @@ def test_other_refusals(fisher: tuple[EmpiricalFisher, Tensor]) -> None:
         indefinite.solve(torch.ones(3), 0.1, "block", width=2)
     zero = F.solve(torch.zeros(F.size), 0.1)
     assert (zero.converged, float(zero.value.norm())) == (True, 0.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_same_answer_on_a_gpu() -> None:
+    model, sequences = build("gpt2"), examples()
+    on_cpu = EmpiricalFisher(model, batched(sequences, (3, 2)))
+    v = draw(on_cpu.size)
+    expected = {solver: on_cpu.solve(v, 1e-2, solver).value for solver in ("woodbury", "block", "cg", "recursion")}
+    batches = [{key: t.cuda() for key, t in batch.items()} for batch in batched(sequences, (3, 2))]
+    on_gpu = EmpiricalFisher(model.cuda(), batches)
+    for solver, x in expected.items():
+        assert relative(on_gpu.solve(v.cuda(), 1e-2, solver).value.cpu(), x) < 1e-7

@@ -38,7 +38,7 @@ def axpy(factor: float, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Vec
 
 def norm(a: Mapping[str, Tensor]) -> float:
     """The Euclidean length."""
-    return math.sqrt(dot(a, a))
+    return math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in a.values()))
 
 
 def total(parts: Iterable[Vector]) -> Vector:
