@@ -11,7 +11,7 @@ from unlearn_lib.curvature import KFAC, EmpiricalFisher, GaussNewton
 from unlearn_lib.curvature.uses import materialise
 from unlearn_lib.curvature.vector import flatten, unflatten
 from unlearn_lib.data.batches import Example
-from unlearn_lib.errors import InputError
+from unlearn_lib.errors import InputError, NumericsError
 
 
 def blocks_of_the_draws(kfac: KFAC) -> dict[str, Tensor]:
@@ -125,5 +125,10 @@ def test_refusals() -> None:
     model, batches = build("opt"), batched(examples(), (5,))
     with pytest.raises(InputError, match="samples must be at least 1"):
         KFAC(model, batches, samples=0)
+    model_ = build("opt")
+    with torch.no_grad():
+        model_.model.decoder.layers[0].fc1.weight.fill_(torch.nan)
+    with pytest.raises(NumericsError, match="no labels to draw"):
+        KFAC(model_, batches).eigen()
     with pytest.raises(InputError, match="kfac solver needs damping > 0"):
         KFAC(model, batches).solve(torch.ones(EmpiricalFisher(model, batches).size), 0.0)

@@ -170,6 +170,28 @@ def test_gradients_that_are_not_finite_are_refused() -> None:
         SequenceGradients(EmpiricalFisher(model, batched(examples(), (5,)))).gram()
 
 
+@pytest.mark.parametrize("solver", ["woodbury", "block", "diagonal", "recursion"])
+def test_a_gradient_that_overflows_is_refused(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finite losses, and a derivative that is not."""
+
+    class Overflow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+            return grad * torch.inf
+
+    model = build("opt")
+    model.lm_head.register_forward_pre_hook(
+        lambda module, inputs: (Overflow.apply(inputs[0]),) if inputs[0].requires_grad else None
+    )
+    F = EmpiricalFisher(model, batched(examples(), (5,)))
+    with pytest.raises(NumericsError, match="per-sequence gradient is not finite"):
+        F.solve(torch.ones(F.size), 0.1, solver)
+
+
 def test_matrix_product_settings_are_restored() -> None:
     torch.set_float32_matmul_precision("high")
     try:

@@ -155,8 +155,11 @@ def test_cg_statistics_and_steps() -> None:
     assert solution.iterations == 3
     assert relative(solution.value, torch.linalg.solve(M, v)) < 1e-9
     assert solution.gradient_evaluations == 0  # no sequences
-    warm = Matrix(M).solve(v, 0.0, "cg", start={"x": torch.linalg.solve(M, v)}, tolerance=1e-6)
-    assert warm.iterations == 0
+    near = torch.linalg.solve(M, v)
+    before = near.clone()
+    assert Matrix(M).solve(v, 0.0, "cg", start={"x": near}, tolerance=1e-6).iterations == 0
+    assert Matrix(M).solve(v, 0.0, "cg", start=near + 0.1).iterations <= 3
+    assert torch.equal(near, before)
 
 
 def test_preconditioner() -> None:
@@ -203,6 +206,8 @@ def test_other_reasons() -> None:
     stuck = Matrix(M.float()).solve(v.float(), 0.0, "cg", tolerance=1e-9, max_steps=100_000, throw=False)
     assert stuck.reason is Reason.STAGNATION
     assert stuck.iterations < 5000
+    with pytest.raises(NumericsError, match="cg stopped after 2 steps"):  # as an operator there is no solution object to ask
+        Matrix(M).inverse(0.0, "cg", max_steps=2) @ v
     broken = Matrix(M * torch.inf).solve(v, 0.0, "cg", throw=False)
     assert broken.reason is Reason.BREAKDOWN
 
@@ -250,6 +255,7 @@ def test_a_damping_without_digits_is_refused_with_the_least_that_works() -> None
         ({"damping": -1.0}, "damping must be a number that is not negative, got -1.0"),
         ({"damping": float("nan")}, "damping must be a number"),
         ({"damping": 0.0}, "woodbury needs damping > 0"),
+        ({"tolerance": 0.0}, "tolerance must be positive, got 0.0"),
         ({"solver": "lu"}, "unknown solver 'lu'; choose one of: woodbury, recursion"),
         ({"width": 3}, "solver woodbury: .*width"),
         ({"solver": "cg", "stop": "soon"}, "unknown stopping rule 'soon'"),

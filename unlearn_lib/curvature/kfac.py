@@ -28,7 +28,7 @@ from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
 from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, as_matrix, materialise
 from unlearn_lib.curvature.vector import Vector, flatten
-from unlearn_lib.errors import InputError
+from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import IGNORED, Batch, token_nll
 
 
@@ -161,6 +161,8 @@ class KFAC(EmpiricalRisk):
 
         def losses(params: Vector) -> Tensor:
             z_BTV = logits(params)
+            if not torch.isfinite(z_BTV).all():
+                raise NumericsError("the model's logits are not finite: there are no labels to draw; it has diverged")
             flat = z_BTV[:, :-1].detach().softmax(-1).flatten(0, 1)
             drawn_BS = torch.multinomial(flat, 1, generator=generator).view(weights_BS.shape)
             nll_BS, _ = token_nll(z_BTV, torch.nn.functional.pad(drawn_BS, (1, 0)))

@@ -81,10 +81,7 @@ class SequenceGradients:
                         K_nn += g_nc @ g_nc.T
                         if w_n is not None and v_pq is not None:
                             w_n += g_nc @ v_pq[start:stop].reshape(-1)
-        if not torch.isfinite(K_nn).all():
-            raise NumericsError(
-                "a per-sequence gradient is not finite; the model has diverged, or its number format is too narrow (precision='float64')"
-            )
+        _check_finite(K_nn)
         return K_nn, w_n
 
     def project(self, v: Vector) -> Tensor:
@@ -114,6 +111,7 @@ class SequenceGradients:
             for name, batches in captured.items():
                 q = as_matrix(self.risk.params[name]).shape[1]
                 for start, _, g_nrq in self._blocks(name, batches, multiple // math.gcd(multiple, q)):
+                    _check_finite(g_nrq)
                     yield name, start * q, g_nrq.flatten(1)
 
     def check(self, seed: int = 0) -> float:
@@ -180,6 +178,13 @@ class SequenceGradients:
         # looking rows up costs no product; both ways form or need the products with v
         left = p if any(isinstance(use, Outer) for use in factored) else 1
         return tokens**2 * (left + q) < self.n**2 * p * q
+
+
+def _check_finite(gradients: Tensor) -> None:
+    if not torch.isfinite(gradients).all():
+        raise NumericsError(
+            "a per-sequence gradient is not finite; the model has diverged, or its number format is too narrow (precision='float64')"
+        )
 
 
 def groups(params: Vector, passes: int) -> list[list[str]]:

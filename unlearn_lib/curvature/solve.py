@@ -63,6 +63,8 @@ def solve(
     own = operator.own_form(v)
     if not all(torch.isfinite(tensor).all() for tensor in own.values()):
         raise NumericsError("the vector to solve for is not finite; the gradient it came from has overflowed")
+    if tolerance is not None and not tolerance > 0:
+        raise InputError(f"tolerance must be positive, got {tolerance}")
     method = inverse(operator, damping, solver or operator.default_solver, options)
     if memory_limit is not None:
         if not isinstance(operator, EmpiricalRisk):

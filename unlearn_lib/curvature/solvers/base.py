@@ -14,7 +14,7 @@ import torch
 
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.solution import Reason
-from unlearn_lib.curvature.vector import Vector, add, axpy, norm
+from unlearn_lib.curvature.vector import Vector, add, axpy, norm, scale
 from unlearn_lib.errors import InputError, NumericsError
 
 TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-9}
@@ -55,7 +55,7 @@ class Inverse(Operator):
         tolerance = tolerance or TOLERANCE[self.dtype]
         length = norm(v)
         if length == 0:
-            return dict(v), Reason.CONVERGED, 0, 0.0
+            return scale(0.0, v), Reason.CONVERGED, 0, 0.0
         x = self.power(v, exponent)
         r = axpy(-1.0, self.power(x, -exponent), v)
         residual, refinements = norm(r) / length, 0

@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.solution import Reason
 from unlearn_lib.curvature.solvers.base import TOLERANCE, Inverse
 from unlearn_lib.curvature.vector import Vector, axpy, dot, norm, scale
-from unlearn_lib.errors import InputError, unknown
+from unlearn_lib.errors import InputError, NumericsError, unknown
 
 RECOMPUTE = 25
 DRIFT = 10.0
@@ -38,7 +39,7 @@ class ConjugateGradients(Inverse):
         preconditioner: An operator close to the inverse, positive definite: `fisher.inverse(damping, "woodbury",
             keep="gradients")`, `kfac.inverse(damping, "kfac")`.
         stop: `"residual"` or `"martens"`.
-        start: x to start from (dict); default zero.
+        start: x to start from, in either form; default zero.
         linearize: Keep graphs for cheaper products (`Operator.linearize`).
 
     Cost: one product a step. Memory: five vectors, and what a product needs. Only the exponent -1.
@@ -52,7 +53,7 @@ class ConjugateGradients(Inverse):
         max_steps: int = 500,
         preconditioner: Operator | None = None,
         stop: str = "residual",
-        start: Vector | None = None,
+        start: Vector | Tensor | None = None,
         linearize: bool = False,
     ) -> None:
         super().__init__(operator, damping)
@@ -67,7 +68,12 @@ class ConjugateGradients(Inverse):
     def power(self, v: Vector, exponent: float) -> Vector:
         if exponent == 1.0:
             return axpy(self.damping, v, self._products.mv(v))
-        return self.run(v, exponent, None)[0]
+        x, reason, steps, residual = self.run(v, exponent, None)
+        if not reason.success:
+            raise NumericsError(
+                f"{self.system}: cg stopped after {steps} steps at a relative residual of {residual:.1e}: {reason}"
+            )
+        return x
 
     def run(self, v: Vector, exponent: float, tolerance: float | None) -> tuple[Vector, Reason, int, float]:
         """`(x, reason, steps, true relative residual)`."""
@@ -75,11 +81,11 @@ class ConjugateGradients(Inverse):
             raise InputError(f"cg gives the inverse only, not the power {exponent:g}; use woodbury, block, diagonal or dense")
         length = norm(v)
         if length == 0:
-            return dict(v), Reason.CONVERGED, 0, 0.0
+            return scale(0.0, v), Reason.CONVERGED, 0, 0.0
         if self._linearize:
             self._products = self.of.linearize()
         goal = (tolerance or TOLERANCE[self.dtype]) * length
-        x = self.own_form(self.start) if self.start is not None else scale(0.0, v)
+        x = scale(0.0, v) if self.start is None else scale(1.0, self.own_form(self.start))  # a copy: x is improved in place
         r = v if self.start is None else self._residual(v, x)
         reason, steps, r = self._iterate(v, x, r, goal)
         return x, reason, steps, norm(r) / length
@@ -89,7 +95,7 @@ class ConjugateGradients(Inverse):
         if norm(r) <= goal:
             return Reason.CONVERGED, 0, r
         p = z = self._precondition(r)
-        rz, models, restarted_at = dot(r, z), [0.0], math.inf
+        rz, models, restarted_at = dot(r, z), [self._model(x, r, v)], math.inf
         if not rz > 0:
             return self._odd(rz), 0, r
         for step in range(1, self.max_steps + 1):
@@ -114,7 +120,7 @@ class ConjugateGradients(Inverse):
                 restarted_at = length if lost else restarted_at
                 if self._exhausted(models):
                     return Reason.STAGNATION, step, r
-            models.append(-0.5 * (dot(x, r) + dot(x, v)))
+            models.append(self._model(x, r, v))
             if self.stop == "martens" and self._flat(models):
                 return Reason.PROGRESS, step, self._residual(v, x)
             z = self._precondition(r)
@@ -123,6 +129,11 @@ class ConjugateGradients(Inverse):
                 return self._odd(rz), step, self._residual(v, x)
             p = z if lost else axpy(rz / before, p, z)
         return Reason.STEP_LIMIT, self.max_steps, self._residual(v, x)
+
+    @staticmethod
+    def _model(x: Vector, r: Vector, v: Vector) -> float:
+        """phi(x), from r = v - A x."""
+        return -0.5 * (dot(x, r) + dot(x, v))
 
     def _residual(self, v: Vector, x: Vector) -> Vector:
         return axpy(-1.0, self.power(x, 1.0), v)
