@@ -115,7 +115,7 @@ class KFAC(EmpiricalRisk):
 
     @property
     def left_out(self) -> list[str]:
-        """The parameters without a Kronecker block: their diagonal is used."""
+        """Names of the parameters that have a diagonal and no Kronecker block."""
         return [name for name, e in self.eigen().items() if e.left_pp is None and e.right_qq is None]
 
     def eigen(self) -> dict[str, Eigen]:

@@ -51,8 +51,8 @@ class Solution:
         converged: Whether x meets the tolerance, or Martens' rule where that was asked for.
         reason: Why the solver stopped.
         iterations: Steps of an iterative solver; refinement steps of a direct one.
-        residual: The true relative residual |v - (A + damping I) x| / |v|, recomputed from x. For another exponent p, that of
-            the way back, |v - (A + damping I)^(-p) x| / |v|.
+        residual: The true relative residual `|v - (A + damping I) x| / |v|`, recomputed from x. For another exponent p, that of
+            the way back, `|v - (A + damping I)^(-p) x| / |v|`.
         operator: The system this is the residual of.
         gradient_evaluations: Forward-and-backward passes over all of the operator's sequences that the FLOPs spent here would
             have paid for, everything included; 0 for operators without sequences.
