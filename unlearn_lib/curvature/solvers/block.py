@@ -26,7 +26,7 @@ class Block(Inverse):
     Args:
         operator: The operator; streamed for an `EmpiricalFisher`, from the dense matrix (small models) for others.
         damping: lambda > 0.
-        width: B.
+        width: The blocks' width B.
         options: For a Fisher, as of `SequenceGradients`.
 
     Cost for a Fisher: 2/3 gradient, and for each application 1/3 gradient and P B (2 n + B / 3) FLOPs; no P x B memory.
