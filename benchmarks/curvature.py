@@ -27,7 +27,7 @@ from unlearn_lib import load_model, load_task
 from unlearn_lib.curvature import KFAC, EmpiricalFisher, GaussNewton, Hessian, batch_gradient
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.solvers.recursion import full_recursion
-from unlearn_lib.curvature.vector import Vector, flatten
+from unlearn_lib.curvature.vector import Vector, flatten, unflatten
 from unlearn_lib.data.batches import encode, make_batches
 
 REPEATS = 3
@@ -137,8 +137,7 @@ def solves(model: Any, batch: dict[str, Tensor], v: Vector, device: str) -> list
 
 def mfac(gradients: Any, v: Vector, damping: float) -> Vector:
     """M-FAC's static form by formula: all gradients stored, their Gram matrix, an LU solve."""
-    g_nP = torch.cat([g_nc for _, _, g_nc in gradients.blocks()], dim=1)
-    return _unflat(mfac_algebra(g_nP, flatten(v), damping), v)
+    return unflatten(mfac_algebra(gradients.matrix(), flatten(v), damping), v)
 
 
 def mfac_algebra(g_nP: Tensor, v_P: Tensor, damping: float) -> Tensor:
@@ -220,12 +219,6 @@ def _row(name: str, r: Row, wrong: float | None) -> Row:
         "seconds": r["seconds"],
         "error_against_float64": wrong,
     }
-
-
-def _unflat(flat: Tensor, like: Vector) -> Vector:
-    from unlearn_lib.curvature.vector import unflatten
-
-    return unflatten(flat, like)
 
 
 def peer(python: str, model: Any, batch: dict[str, Tensor], v: Vector) -> list[Row]:

@@ -36,7 +36,7 @@ class EmpiricalFisher(EmpiricalRisk):
 
     def as_matrix(self) -> Tensor:
         self.check_size()
-        g_nP = torch.cat([g_nc for _, _, g_nc in self.gradients().blocks()], dim=1)
+        g_nP = self.gradients().matrix()
         return g_nP.T @ g_nP / self.sequences
 
     def diagonal(self) -> Tensor:

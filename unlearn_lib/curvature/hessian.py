@@ -7,7 +7,7 @@ forward derivative of its backward (SiLU: Llama, Qwen), double backward does the
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -33,14 +33,14 @@ class Hessian(EmpiricalRisk):
                 return self._forward_over_reverse(batch, v)
             except NotImplementedError:  # forward AD of a backward that has none; noticed at the first product
                 self.mode = "double backward"
-        return self._double_backward(batch, v)
+        return self.gradient_graph(batch).product(v, keep=False)
 
     def linearize(self) -> Operator:
         from unlearn_lib.curvature.linearized import LinearizedHessian
 
         return LinearizedHessian(self)
 
-    def _mean(self, batch: Batch) -> Any:
+    def _mean(self, batch: Batch) -> Callable[[Vector], Tensor]:
         losses = self.losses(batch)
         return lambda params: losses(params).sum() / self.sequences
 
@@ -56,11 +56,26 @@ class Hessian(EmpiricalRisk):
             product: Vector = jvp(gradient, (self.params,), (v,))[1]
         return product
 
-    def _double_backward(self, batch: Batch, v: Vector) -> Vector:
-        params = {name: p.detach().requires_grad_() for name, p in self.params.items()}
-        tensors = list(params.values())
+    def gradient_graph(self, batch: Batch) -> GradientGraph:
+        """The gradient of a batch's share of the mean loss, with its graph. Costs 1 gradient."""
+        return GradientGraph(self._mean(batch), self.params)
+
+
+class GradientGraph:
+    """The gradient of a function of the parameters as a graph, through which H v is one more backward pass."""
+
+    def __init__(self, function: Callable[[Vector], Tensor], params: Vector) -> None:
+        self.leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
         with torch.enable_grad():
-            first = torch.autograd.grad(self._mean(batch)(params), tensors, create_graph=True, materialize_grads=True)
-            inner: Tensor = sum(((g * v[name]).sum() for name, g in zip(params, first, strict=True)), start=torch.zeros(()))
-        second = torch.autograd.grad(inner, tensors, materialize_grads=True)
-        return dict(zip(params, second, strict=True))
+            value, tensors = function(self.leaves), list(self.leaves.values())
+            self.gradient = torch.autograd.grad(value, tensors, create_graph=True, materialize_grads=True)
+
+    def product(self, v: Vector, *, keep: bool) -> Vector:
+        """H v. Costs 2 gradients; `keep` the graph for more products."""
+        # a parameter in which the function is linear has a gradient without a graph
+        pairs = [(g, v[name]) for name, g in zip(self.leaves, self.gradient, strict=True) if g.requires_grad]
+        outputs, directions = zip(*pairs, strict=True)
+        columns = torch.autograd.grad(
+            outputs, list(self.leaves.values()), directions, retain_graph=keep, materialize_grads=True
+        )
+        return dict(zip(self.leaves, columns, strict=True))

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from unlearn_lib.curvature.capture import capture
-from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.per_sequence import CHUNK_NUMBERS
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
@@ -110,9 +109,6 @@ class KFAC(EmpiricalRisk):
     def diagonal(self) -> Tensor:
         return flatten({name: e.diagonal() for name, e in self.eigen().items()})
 
-    def linearize(self) -> Operator:
-        return self
-
     @property
     def left_out(self) -> list[str]:
         """Names of the parameters that have a diagonal and no Kronecker block."""
@@ -192,7 +188,7 @@ class _Moments:
         self.positions += float(heard_BT.sum())
         for number, use in enumerate(factored):
             if isinstance(use, Lookup):
-                heard = heard_BT.repeat_interleave(use.ids_BT.shape[1] // heard_BT.shape[1], dim=1)
+                heard = _for_positions(heard_BT, use)
                 left = torch.bincount(use.ids_BT.flatten(), heard.flatten().double(), minlength=use.rows)
             else:
                 left = self._moment(use.left_BTp)
@@ -246,12 +242,16 @@ def _heard(batch: Batch) -> Tensor:
     return torch.nn.functional.pad(later_BS, (0, 1)) & batch["attention_mask"].bool()
 
 
+def _for_positions(heard_BT: Tensor, use: Outer | Lookup) -> Tensor:
+    """`[B, S]` for the positions of a use: where heads and the like count as positions, each one of the text is several."""
+    return heard_BT.repeat_interleave(use.right_BTq.shape[1] // heard_BT.shape[1], dim=1)
+
+
 def _mask(use: Use, heard_BT: Tensor) -> Use:
     """The use without the positions that no loss depends on: their inputs would count in one factor, and not in the other."""
     if isinstance(use, Direct):
         return use
-    # where heads and the like count as positions, each position is several
-    heard_BT1 = heard_BT.repeat_interleave(use.right_BTq.shape[1] // heard_BT.shape[1], dim=1).unsqueeze(-1)
+    heard_BT1 = _for_positions(heard_BT, use).unsqueeze(-1)
     if isinstance(use, Lookup):
         return Lookup(use.ids_BT, use.right_BTq * heard_BT1, use.rows)
     return Outer(use.left_BTp * heard_BT1, use.right_BTq * heard_BT1)

@@ -32,32 +32,16 @@ class _Kept(Operator):
     def gradient_flops(self) -> int:
         return self.risk.gradient_flops
 
-    def linearize(self) -> Operator:
-        return self
-
 
 class LinearizedHessian(_Kept):
     """The Hessian from kept graphs. To prepare: 1 gradient; a product: 2 gradients."""
 
     def __init__(self, hessian: Hessian) -> None:
         super().__init__(hessian)
-        self._leaves = [p.detach().requires_grad_() for p in hessian.params.values()]
-        leaves = dict(zip(hessian.params, self._leaves, strict=True))
-        self._gradients = []
-        with torch.enable_grad():
-            for batch in hessian.batches:
-                mean = hessian.losses(batch)(leaves).sum() / hessian.sequences
-                self._gradients.append(torch.autograd.grad(mean, self._leaves, create_graph=True, materialize_grads=True))
+        self._graphs = [hessian.gradient_graph(batch) for batch in hessian.batches]
 
     def mv(self, v: Vector) -> Vector:
-        return total(self._product(gradient, v) for gradient in self._gradients)
-
-    def _product(self, gradient: tuple[Tensor, ...], v: Vector) -> Vector:
-        pairs = [(g, v[name]) for g, name in zip(gradient, self.params, strict=True) if g.requires_grad]
-        columns = torch.autograd.grad(
-            [g for g, _ in pairs], self._leaves, [t for _, t in pairs], retain_graph=True, materialize_grads=True
-        )
-        return dict(zip(self.params, columns, strict=True))
+        return total(graph.product(v, keep=True) for graph in self._graphs)
 
 
 class LinearizedGaussNewton(_Kept):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor
 
-from unlearn_lib.curvature.vector import Vector, flatten, unflatten
+from unlearn_lib.curvature.vector import Vector, flatten, scale, total, unflatten
 from unlearn_lib.errors import InputError
 
 if TYPE_CHECKING:
@@ -181,11 +181,7 @@ class Combination(Operator):
         self.params = first.params
 
     def mv(self, v: Vector) -> Vector:
-        result: Vector = {}
-        for factor, operator in self.terms:
-            product = operator.mv(v)
-            result = {name: factor * tensor + result.get(name, 0) for name, tensor in product.items()}
-        return result
+        return total(scale(factor, operator.mv(v)) for factor, operator in self.terms)
 
     def linearize(self) -> Operator:
         return Combination([(factor, operator.linearize()) for factor, operator in self.terms])

@@ -64,7 +64,7 @@ class SequenceGradients:
         fewer FLOPs (short texts). Cost: 2/3 gradient for each capture that is still to do, and 1/3 + n / 3T gradients, T
         tokens a sequence.
         """
-        device = self._like.device
+        device = self.risk.device
         K_nn = torch.zeros(self.n, self.n, dtype=torch.float64, device=device)
         w_n = None if v is None else torch.zeros(self.n, dtype=torch.float64, device=device)
         with torch.no_grad(), exact_products():
@@ -97,7 +97,7 @@ class SequenceGradients:
             return self.risk.adjoint(c_n)
         with torch.no_grad(), exact_products():
             return {
-                name: _adjoint(batches, c_n.to(self._like)).view_as(self.risk.params[name])
+                name: _adjoint(batches, c_n.to(self.risk.device, self.risk.dtype)).view_as(self.risk.params[name])
                 for name, batches in self._all().items()
             }
 
@@ -114,6 +114,10 @@ class SequenceGradients:
                     _check_finite(g_nrq)
                     yield name, start * q, g_nrq.flatten(1)
 
+    def matrix(self) -> Tensor:
+        """`[n, P]`: G itself, for small problems and for the recursion. Cost: as `blocks`."""
+        return torch.cat([g_nc for _, _, g_nc in self.blocks()], dim=1)
+
     def check(self, seed: int = 0) -> float:
         """The relative difference of G v by these factors and by forward-mode differentiation, for a random v.
 
@@ -125,10 +129,6 @@ class SequenceGradients:
         found_n = self.gram(v)[1] if self.keep == "nothing" else self.project(v)
         assert found_n is not None
         return float((found_n - expected_n).norm() / expected_n.norm())
-
-    @property
-    def _like(self) -> Tensor:
-        return next(iter(self.risk.params.values()))
 
     def _all(self) -> dict[str, Captured]:
         if self._kept is None:
@@ -158,9 +158,8 @@ class SequenceGradients:
 
     def _blocks(self, name: str, batches: Captured, multiple: int = 1) -> Iterator[tuple[int, int, Tensor]]:
         """Rows start to stop of a parameter's gradients, `[n, r, q]`, as many at a time as `chunk` allows."""
-        p, q = as_matrix(self.risk.params[name]).shape
-        wanted = max(LEAST_ROWS, self.chunk // (self.n * q))
-        rows = max(multiple, wanted // multiple * multiple)
+        param = self.risk.params[name]
+        p, rows = len(as_matrix(param)), max(multiple, self.rows_at_once(param) // multiple * multiple)
         for start in range(0, p, rows):
             stop = min(start + rows, p)
             with torch.no_grad(), exact_products():  # not around the yield, where they would reach the caller
@@ -168,6 +167,10 @@ class SequenceGradients:
                 block = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
             del pieces
             yield start, stop, block
+
+    def rows_at_once(self, param: Tensor) -> int:
+        """How many rows of a parameter seen as `[p, q]` one block of columns holds."""
+        return max(LEAST_ROWS, self.chunk // (self.n * as_matrix(param).shape[1]))
 
     def _ghost_is_cheaper(self, name: str, batches: Captured) -> bool:
         factored = [use for uses in batches for use in uses if not isinstance(use, Direct)]

@@ -11,6 +11,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from unlearn_lib.curvature.capture import capture
 from unlearn_lib.curvature.meter import Meter
-from unlearn_lib.curvature.per_sequence import LEAST_ROWS, SequenceGradients, groups
+from unlearn_lib.curvature.per_sequence import SequenceGradients, groups
 from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.solvers.cg import RECOMPUTE
 from unlearn_lib.curvature.uses import Outer, as_matrix
@@ -59,10 +60,7 @@ def plan(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any]) -> Plan:
         InputError: A solver without a plan (dense and kfac keep p^2 numbers for each side and are for small or chosen
             parameters).
     """
-    if solver not in PLANNED:
-        raise InputError(f"there is no plan for solver {solver!r}; there is one for {', '.join(PLANNED)}")
-    peak, flops = _cg(risk, options) if solver == "cg" else _by_gradients(risk, solver, options)
-    return Plan(solver, dict(options), round(peak), flops / risk.gradient_flops)
+    return _Planner(risk).plan(solver, options)
 
 
 def refuse_what_does_not_fit(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any], limit: int) -> None:
@@ -71,7 +69,8 @@ def refuse_what_does_not_fit(risk: EmpiricalRisk, solver: str, options: Mapping[
     Raises:
         InputError: It does not fit; with the first setting that does, where there is one.
     """
-    wanted = plan(risk, solver, options)
+    planner = _Planner(risk)
+    wanted = planner.plan(solver, options)
     if wanted.peak_memory_bytes <= limit:
         return
     others: list[tuple[str, dict[str, Any]]] = []
@@ -81,7 +80,7 @@ def refuse_what_does_not_fit(risk: EmpiricalRisk, solver: str, options: Mapping[
     elif options.get("linearize"):
         others = [(solver, {**options, "linearize": False})]
     for other, changed in others:
-        found = plan(risk, other, changed)
+        found = planner.plan(other, changed)
         if found.peak_memory_bytes <= limit:
             raise InputError(f"this solve needs more than the {limit / 2**20:,.0f} MiB allowed ({wanted}); what fits: {found}")
     raise InputError(
@@ -126,77 +125,97 @@ def _rehearse(risk: EmpiricalRisk) -> _Rehearsal:
     return _Rehearsal(peak, largest, kept, capture_flops, product_flops)
 
 
-def _by_gradients(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any]) -> tuple[float, float]:
-    """`(peak bytes, FLOPs)` of the solvers that work on per-sequence gradients."""
-    shared = {key: value for key, value in options.items() if key in ("keep", "passes", "chunk")}
-    if solver == "recursion":
-        shared["keep"] = "gradients"
-    gradients = SequenceGradients(risk, **shared)
-    r, n, P = _rehearse(risk), risk.sequences, risk.size
-    number = next(iter(risk.params.values())).element_size()
-    vector, G = P * number, n * P * number
-    kept = sum(r.kept.values())
-    block: float = (
-        max(_block_numbers(gradients, p) for p in risk.params.values()) * number * (2 if len(risk.batches) > 1 else 1)
-    )
-    gram_flops = 2 * n * n * P + 2 * n * P if solver == "woodbury" else 0
-    width = options.get("width") or 48
-    if solver == "block":  # in float64: columns, blocks and their factors
-        numbers = max(_block_numbers(gradients, p, width) for p in risk.params.values())
-        block += 8 * numbers * (2 + 3 * width / n)
-        gram_flops = 2 * 2 * n * P * width
-    if gradients.keep == "nothing":
-        parts = [sum(r.kept[name] for name in group) for group in groups(risk.params, gradients.passes)]
-        share = max(parts) / max(1, kept)
-        peak: float = max(r.peak + share * (kept - r.largest), share * kept + block)
-        captures, later = len(parts), 3 * risk.gradient_flops
+class _Planner:
+    """Plans for one risk, which is rehearsed once for all of them."""
+
+    def __init__(self, risk: EmpiricalRisk) -> None:
+        self.risk = risk
+
+    @cached_property
+    def rehearsal(self) -> _Rehearsal:
+        return _rehearse(self.risk)
+
+    def plan(self, solver: str, options: Mapping[str, Any]) -> Plan:
+        """See `plan`."""
+        if solver not in PLANNED:
+            raise InputError(f"there is no plan for solver {solver!r}; there is one for {', '.join(PLANNED)}")
+        peak, flops = self.cg(options) if solver == "cg" else self.by_gradients(solver, options)
+        return Plan(solver, dict(options), round(peak), flops / self.risk.gradient_flops)
+
+    def by_gradients(self, solver: str, options: Mapping[str, Any]) -> tuple[float, float]:
+        """`(peak bytes, FLOPs)` of the solvers that work on per-sequence gradients."""
+        risk, n, P = self.risk, self.risk.sequences, self.risk.size
+        shared = {key: value for key, value in options.items() if key in ("keep", "passes", "chunk")}
+        if solver == "recursion":
+            shared["keep"] = "gradients"
+        gradients = SequenceGradients(risk, **shared)
+        r, number = self.rehearsal, risk.dtype.itemsize
+        vector, G = P * number, n * P * number
+        kept = sum(r.kept.values())
+        numbers = max(_block_numbers(gradients, p) for p in risk.params.values())
+        block: float = numbers * number * (2 if len(risk.batches) > 1 else 1)
+        gram_flops = 2 * n * n * P + 2 * n * P if solver == "woodbury" else 0
+        width = options.get("width") or 48
+        if solver == "block":  # in float64: columns, blocks and their factors
+            block += 8 * numbers * (2 + 3 * width / n)
+            gram_flops = 2 * 2 * n * P * width
+        if gradients.keep == "nothing":
+            parts = [sum(r.kept[name] for name in group) for group in groups(risk.params, gradients.passes)]
+            share = max(parts) / max(1, kept)
+            peak: float = max(r.peak + share * (kept - r.largest), share * kept + block)
+            captures, later = len(parts), 3 * risk.gradient_flops
+            if solver == "woodbury":
+                peak = max(peak, vector + self.product_peak, 3 * vector)
+                return peak, captures * r.capture_flops + r.product_flops + gram_flops + later
+            return peak + 2 * vector, 2 * (captures * r.capture_flops + r.product_flops) + gram_flops
+        capturing = kept - r.largest + r.peak
+        if gradients.keep == "gradients":
+            stored = max(capturing, kept + max(p.numel() for p in risk.params.values()) * n * number, G)
+            rows = {"recursion": 2 * G + 3 * vector}.get(solver, block + 3 * vector)
+            flops = r.capture_flops + r.product_flops + gram_flops + 3 * 2 * n * P
+            return max(stored, G + rows), flops + (2 * n * n * P if solver == "recursion" else 0)
         if solver == "woodbury":
-            peak = max(peak, vector + _product_peak(risk), 3 * vector)
-            return peak, captures * r.capture_flops + r.product_flops + gram_flops + later
-        return peak + 2 * vector, 2 * (captures * r.capture_flops + r.product_flops) + gram_flops
-    capturing = kept - r.largest + r.peak
-    if gradients.keep == "gradients":
-        stored = max(capturing, kept + max(p.numel() for p in risk.params.values()) * n * number, G)
-        rows = {"recursion": 2 * G + 3 * vector}.get(solver, block + 3 * vector)
-        flops = r.capture_flops + r.product_flops + gram_flops + 3 * 2 * n * P
-        return max(stored, G + rows), flops + (2 * n * n * P if solver == "recursion" else 0)
-    if solver == "woodbury":
-        return max(capturing, kept + block, kept + 3 * vector), r.capture_flops + 4 * r.product_flops + gram_flops
-    applications = 2 if solver == "block" else 1
-    return max(capturing, kept + block + 2 * vector), r.capture_flops + applications * r.product_flops + gram_flops
+            return max(capturing, kept + block, kept + 3 * vector), r.capture_flops + 4 * r.product_flops + gram_flops
+        applications = 2 if solver == "block" else 1
+        return max(capturing, kept + block + 2 * vector), r.capture_flops + applications * r.product_flops + gram_flops
+
+    @cached_property
+    def product_peak(self) -> int:
+        """Bytes of one G^T c by automatic differentiation, which needs more than G v."""
+        risk, peak = self.risk, 0
+        for shape in {_shape(batch) for batch in risk.batches}:
+            with _fake(risk, shape) as (fake, batch), torch.no_grad(), Meter() as meter:
+                fake.batches = [batch]
+                fake.adjoint(torch.ones(shape[0], dtype=risk.dtype, device=risk.device))
+            peak = max(peak, meter.peak)
+        return peak + (risk.size * risk.dtype.itemsize if len(risk.batches) > 1 else 0)
+
+    def cg(self, options: Mapping[str, Any]) -> tuple[float, float]:
+        """`(peak bytes, FLOPs of max_steps steps)`: five vectors beside the largest product."""
+        steps, linearize = options.get("max_steps", 500), options.get("linearize", False)
+        rehearse = cache(partial(_rehearse_product, self.risk, linearize=linearize))
+        peak = kept = flops = 0
+        for batch in self.risk.batches:
+            once, left, build, product = rehearse(_shape(batch))
+            flops += build + (1 + steps + steps // RECOMPUTE) * product
+            peak = max(peak, kept + once)
+            if linearize:
+                kept += left
+        more = 2 if len(self.risk.batches) > 1 else 0
+        return peak + (4 + more) * self.risk.size * self.risk.dtype.itemsize, flops
 
 
-def _product_peak(risk: EmpiricalRisk) -> int:
-    """Bytes of one G^T c by automatic differentiation, which needs more than G v."""
-    peak = 0
-    for shape in {_shape(batch) for batch in risk.batches}:
-        with _fake(risk, shape) as (fake, batch), torch.no_grad(), Meter() as meter:
-            fake.batches = [batch]
-            fake.adjoint(torch.ones(shape[0], dtype=risk.dtype, device=risk.device))
-        peak = max(peak, meter.peak)
-    return peak + (risk.size * risk.dtype.itemsize if len(risk.batches) > 1 else 0)
-
-
-def _cg(risk: EmpiricalRisk, options: Mapping[str, Any]) -> tuple[float, float]:
-    """`(peak bytes, FLOPs of max_steps steps)`: five vectors beside the largest product."""
-    steps = options.get("max_steps", 500)
-    vector = risk.size * next(iter(risk.params.values())).element_size()
-    peak = kept = flops = 0
-    for batch in risk.batches:
-        shape = _shape(batch)
-        with _fake(risk, shape) as (fake, fake_batch):
-            fake.batches, fake.sequences = [fake_batch], shape[0]
-            v = {name: torch.empty_like(p) for name, p in fake.params.items()}
-            with torch.no_grad(), Meter() as meter:
-                operator = fake.linearize() if options.get("linearize") else fake
-                before = meter.flops
-                operator.mv(v)
-        flops += before + (1 + steps + steps // RECOMPUTE) * (meter.flops - before)
-        peak = max(peak, kept + meter.peak)
-        if options.get("linearize"):
-            kept += meter.live
-    more = 2 if len(risk.batches) > 1 else 0
-    return peak + (4 + more) * vector, flops
+def _rehearse_product(risk: EmpiricalRisk, shape: tuple[int, int], *, linearize: bool) -> tuple[int, int, int, int]:
+    """Of one product with one batch: peak bytes, bytes kept after it, FLOPs to linearize, and FLOPs of the product."""
+    with _fake(risk, shape) as (fake, batch):
+        fake.batches, fake.sequences = [batch], shape[0]
+        v = {name: torch.empty_like(p) for name, p in fake.params.items()}
+        with torch.no_grad(), Meter() as meter:
+            operator = fake.linearize() if linearize else fake
+            build = meter.flops
+            operator.mv(v)
+            kept = meter.live
+    return meter.peak, kept, build, meter.flops - build
 
 
 def _shape(batch: Batch) -> tuple[int, int]:
@@ -215,7 +234,6 @@ def _fake(risk: EmpiricalRisk, shape: tuple[int, int]) -> Iterator[tuple[Any, Ba
         yield fake, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.ones_like(ids)}
 
 
-def _block_numbers(gradients: SequenceGradients, p: Tensor, width: int = 1) -> int:
-    rows_all, q = as_matrix(p).shape
-    rows = max(LEAST_ROWS, gradients.chunk // (gradients.n * q))
-    return gradients.n * q * min(rows_all, rows)
+def _block_numbers(gradients: SequenceGradients, p: Tensor) -> int:
+    rows, q = as_matrix(p).shape
+    return gradients.n * q * min(rows, gradients.rows_at_once(p))

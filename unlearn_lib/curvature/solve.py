@@ -65,11 +65,12 @@ def solve(
         raise NumericsError("the vector to solve for is not finite; the gradient it came from has overflowed")
     if tolerance is not None and not tolerance > 0:
         raise InputError(f"tolerance must be positive, got {tolerance}")
-    method = inverse(operator, damping, solver or operator.default_solver, options)
+    name = solver or operator.default_solver
+    method = inverse(operator, damping, name, options)
     if memory_limit is not None:
         if not isinstance(operator, EmpiricalRisk):
             raise InputError(f"memory_limit needs a plan, and there is none for a {type(operator).__name__}")
-        refuse_what_does_not_fit(operator, solver or operator.default_solver, options, memory_limit)
+        refuse_what_does_not_fit(operator, name, options, memory_limit)
     with torch.no_grad(), Meter() as meter:
         x, reason, iterations, residual = method.run(own, exponent, tolerance)
     unit = operator.gradient_flops

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -115,11 +116,7 @@ Use = Outer | Lookup | Direct
 
 def materialise(uses: Sequence[Use], start: int, stop: int) -> Tensor:
     """`[B, r, q]`: rows of every sequence's gradient, all uses added."""
-    first, *rest = uses
-    g_Brq = first.block(start, stop)
-    for use in rest:
-        g_Brq = g_Brq + use.block(start, stop)
-    return g_Brq
+    return reduce(torch.add, (use.block(start, stop) for use in uses))
 
 
 def ghost_products(uses: Sequence[Outer | Lookup], others: Sequence[Outer | Lookup]) -> Tensor:
@@ -127,16 +124,13 @@ def ghost_products(uses: Sequence[Outer | Lookup], others: Sequence[Outer | Look
 
     FLOPs: 2 B T C S (p + q) for each pair of uses; memory: three matrices `[BT, CS]`.
     """
-    total = None
-    for use in uses:
-        for other in others:
-            (B, T, _), (C, S, _) = use.right_BTq.shape, other.right_BTq.shape
-            products = use.left_products(other)
-            products = products * (use.right_BTq.flatten(0, 1) @ other.right_BTq.flatten(0, 1).T)
-            part_BC = products.view(B, T, C, S).sum((1, 3))
-            total = part_BC if total is None else total + part_BC
-    assert total is not None
-    return total
+    return reduce(torch.add, (_pair_products(use, other) for use in uses for other in others))
+
+
+def _pair_products(use: Outer | Lookup, other: Outer | Lookup) -> Tensor:
+    (B, T, _), (C, S, _) = use.right_BTq.shape, other.right_BTq.shape
+    rights = use.right_BTq.flatten(0, 1) @ other.right_BTq.flatten(0, 1).T
+    return (use.left_products(other) * rights).view(B, T, C, S).sum((1, 3))
 
 
 def as_matrix(p: Tensor) -> Tensor:

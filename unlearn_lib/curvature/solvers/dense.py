@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.solvers.base import Inverse
-from unlearn_lib.curvature.vector import Vector, flatten, unflatten
+from unlearn_lib.curvature.vector import Vector, axpy, flatten, unflatten
 from unlearn_lib.errors import NumericsError
 
 
@@ -25,7 +25,7 @@ class Dense(Inverse):
             self.check_damping(float(s_P.abs().max()))
             self._spectrum = s_P + self.damping, U_PP
         if exponent == 1.0:  # the true product, for the residual
-            return {name: p + self.damping * v[name] for name, p in self.of.mv(v).items()}
+            return axpy(self.damping, v, self.of.mv(v))
         s_P, U_PP = self._spectrum
         if exponent != -1.0 and not s_P.min() > 0:
             raise NumericsError(

@@ -17,7 +17,7 @@ from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.recursion import BlockRecursion
 from unlearn_lib.curvature.solvers.base import Inverse
-from unlearn_lib.curvature.vector import Vector, flatten, unflatten
+from unlearn_lib.curvature.vector import Vector, axpy, flatten, unflatten
 from unlearn_lib.errors import InputError
 
 
@@ -61,7 +61,7 @@ class Recursion(Inverse):
             return unflatten(_apply(u_nP, scale_n, flatten(v), self.damping), self.params)
 
     def _prepare(self) -> BlockRecursion | tuple[Tensor, Tensor]:
-        g_nP = self._rows()
+        g_nP = self._gradients.matrix()
         if self.width is None:
             return full_recursion(g_nP, self.damping)
         rows = [to_blocks(unflatten(g_P, self.params), self.width) for g_P in g_nP]
@@ -70,17 +70,12 @@ class Recursion(Inverse):
             recursion.add(g_KB)
         return recursion
 
-    def _rows(self) -> Tensor:
-        """`[n, P]`: G itself."""
-        return torch.cat([g_nc for _, _, g_nc in self._gradients.blocks()], dim=1)
-
     def _product(self, x: Vector) -> Vector:
         if self.width is None:
-            g = self._gradients.adjoint(self._gradients.project(x) / self._gradients.n)
-            return {name: tensor + self.damping * x[name] for name, tensor in g.items()}
+            return axpy(self.damping, x, self._gradients.adjoint(self._gradients.project(x) / self._gradients.n))
         x_KB = to_blocks(x, self.width)
         product_KB = self.damping * x_KB
-        for g_P in self._rows():
+        for g_P in self._gradients.matrix():
             g_KB = to_blocks(unflatten(g_P, self.params), self.width)
             product_KB += g_KB * (g_KB * x_KB).sum(1, keepdim=True) / self._gradients.n
         return from_blocks(product_KB, self.params)
