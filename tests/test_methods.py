@@ -14,6 +14,7 @@ from unlearn_lib.losses import sequence_losses
 from unlearn_lib.methods import METHODS
 
 FORGET, RETAIN = slice(0, 6), slice(6, 40)
+HOLDOUT = [{"text": "%%% §§§ " * (i + 2)} for i in range(4)]  # unlike anything a model expects: a goal above its losses
 
 
 def numpy_gradient(model: Any, rows: list[dict[str, str]], tokenizer: Any) -> dict[str, np.ndarray]:
@@ -136,6 +137,7 @@ def test_fisher_forgetting_is_algorithm_3(tiny: Any, tokenizer: Any, texts: list
         forget=texts[FORGET],
         retain=texts[RETAIN],
         method="fisher-forgetting",
+        preset="paper",
         damping=damping,
         mu=2.0,
         sigma=3.0,
@@ -163,9 +165,8 @@ def test_at_the_papers_damping_forgetting_is_isotropic_noise(tiny: Any, tokenize
 
 
 def test_every_batch_of_forget_adds_a_draw(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
-    result = unlearn(
-        tiny(), tokenizer, forget=texts[FORGET], retain=texts[RETAIN], method="fisher-forgetting", forget_batch_size=2
-    )
+    options: dict[str, Any] = {"method": "fisher-forgetting", "preset": "paper", "forget_batch_size": 2}
+    result = unlearn(tiny(), tokenizer, forget=texts[FORGET], retain=texts[RETAIN], **options)
     assert len(result.history) == 3
 
 
@@ -184,10 +185,12 @@ def test_the_given_model_is_unchanged_and_a_seed_repeats(
     method: str, tiny: Any, tokenizer: Any, texts: list[dict[str, str]], fingerprint: Any
 ) -> None:
     model = tiny(dtype=torch.float32)
+    train(model, tokenizer, texts, TrainingConfig(3, 1e-2))  # so that it knows them better than the held-out ones
     before = fingerprint(model)
     arguments: dict[str, Any] = {
         "forget": texts[FORGET],
         "retain": texts[RETAIN],
+        "holdout": HOLDOUT,
         "base": tiny(dtype=torch.float32, seed=3),
         "method": method,
         "seed": 11,
@@ -212,7 +215,7 @@ def test_one_adamw_step_with_a_known_gradient(tiny: Any, tokenizer: Any, texts: 
 
 
 def test_duplicates_of_forget_texts_leave_the_retain_set(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
-    arguments: dict[str, Any] = {"forget": texts[FORGET], "method": "fisher-removal", "step": 1.0}
+    arguments: dict[str, Any] = {"forget": texts[FORGET], "method": "fisher-removal", "step": 1.0, "damping": 1.0}
     result = unlearn(tiny(), tokenizer, retain=texts[FORGET] + texts[RETAIN], **arguments)
     assert result.warnings == ["6 retain texts are exact duplicates of forget texts and were dropped from the retain set"]
     clean = unlearn(tiny(), tokenizer, retain=texts[RETAIN], **arguments)
@@ -223,7 +226,7 @@ def test_duplicates_of_forget_texts_leave_the_retain_set(tiny: Any, tokenizer: A
     ("arguments", "message"),
     [
         ({"method": "newton-raphson"}, "unknown method 'newton-raphson'; choose one of: retrain, finetune, gradient-ascent"),
-        ({"method": "fisher-removal", "lamda": 1}, "unknown option of fisher-removal 'lamda'; choose one of: damping, width"),
+        ({"method": "fisher-removal", "lamda": 1}, "unknown option of fisher-removal 'lamda'; choose one of: step, steps"),
         ({"method": "fisher-removal", "damping": 0}, "option damping of fisher-removal is 0: Input should be greater than 0"),
         ({"method": "fisher-removal", "step": math.nan}, "option step of fisher-removal is nan"),
         ({"method": "fisher-removal", "preset": "papers"}, "unknown preset of fisher-removal 'papers'; choose one of: paper"),
@@ -247,7 +250,7 @@ def test_a_diverged_model_is_refused(tiny: Any, tokenizer: Any, texts: list[dict
     model = tiny()
     with torch.no_grad():
         next(model.parameters()).fill_(math.nan)
-    with pytest.raises(NumericsError, match="not finite"):
+    with pytest.raises(NumericsError, match="became nan; lower the learning rate"):
         unlearn(model, tokenizer, forget=texts[FORGET], method="gradient-ascent")
     with pytest.raises(NumericsError, match="lower learning_rate"):
         unlearn(model, tokenizer, forget=texts[FORGET], retain=texts[RETAIN], method="finetune")

@@ -62,7 +62,7 @@ def small(method: str, **options: Any) -> Scenario:
     )  # fmt: skip
 
 
-GRID = [small("original"), small("gradient-ascent", step=0.05), small("fisher-removal", step=0.05)]
+GRID = [small("original"), small("gradient-ascent", step=0.05), small("fisher-removal", preset="paper", step=0.05)]
 
 
 def test_same_seed_same_record_bit_for_bit_and_interruption_loses_nothing(

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unlearn_lib.data.batches import Encoded, context_length, encode
+import torch
+
+from unlearn_lib.cost import Cost, Watch
+from unlearn_lib.curvature import Solution
+from unlearn_lib.data.batches import Encoded, Example, context_length, encode, make_batches
+from unlearn_lib.data.overlap import near_duplicates, without
 from unlearn_lib.errors import InputError, unknown
-from unlearn_lib.methods import METHODS, Inputs
+from unlearn_lib.losses import evaluate
+from unlearn_lib.methods import METHODS, Inputs, Method
 from unlearn_lib.methods.base import Progress
+from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov
 from unlearn_lib.models import load_model
-
-
-@dataclass
-class Cost:
-    """What a run took. `gradient_evaluations` counts sequences whose gradient was taken (one forward and one backward pass)."""
-
-    seconds: float
-    gradient_evaluations: int
 
 
 @dataclass
 class Result:
     """What `unlearn` returns.
 
-    `model` is a new model, `tokenizer` the one given; `history` has one dict per step; `config` holds every option with its
-    value; `details` what the method found on its way (for the Fisher methods `terms`, the recursion terms used); `warnings` are
-    sentences for the user.
+    `model` is a new model, `tokenizer` the one given; `history` has one dict per step; `solution` is the last linear solve of
+    a second-order method; `config` holds every option with its value; `details` what the method found on its way (goal and
+    forget loss reached, damping, terms; with a holdout `kolmogorov_smirnov` on the half that was not used to stop); `warnings`
+    are sentences for the user.
     """
 
     model: Any
@@ -38,8 +37,20 @@ class Result:
     history: list[dict[str, float]]
     cost: Cost
     config: dict[str, Any]
+    solution: Solution | None = None
     details: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Prepared:
+    """A request that has been checked: the method, its inputs, the other half of the holdout, and what was noticed."""
+
+    method: Method
+    inputs: Inputs
+    holdout_for_report: Sequence[Example]
+    length: int
+    warnings: list[str]
 
 
 def unlearn(
@@ -48,9 +59,11 @@ def unlearn(
     *,
     forget: Any,
     retain: Any = None,
+    holdout: Any = None,
     base: str | Path | Any = None,
     method: str = "fisher-removal",
     seed: int = 0,
+    batch_size: int = 8,
     max_length: int | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -58,46 +71,120 @@ def unlearn(
     """Remove the influence of `forget` from a copy of `model`.
 
     Args:
-        model: A transformers causal language model; it is left unchanged.
+        model: A transformers causal language model, or a peft adapter on one (then only the adapter changes); it is left unchanged.
         tokenizer: Its tokenizer.
-        forget: D-, a `datasets.Dataset` or a sequence of dicts with the column `text` (or `prompt` and `completion`).
-        retain: D+, likewise; needed by all methods but `gradient-ascent`. Its exact duplicates of forget texts are dropped.
+        forget: D-, a `datasets.Dataset` or a sequence of dicts with the column `text` (or `prompt` and `completion`, or `messages`).
+        retain: D+, likewise; needed by most methods. Its exact duplicates of forget texts are dropped.
+        holdout: Texts of the same kind that were never trained on, needed by `step="calibrate"` (the default of
+            `fisher-removal`), which stops where the forget loss reaches their mean loss. Half of them are kept for the report.
         base: The checkpoint that `retrain` starts from: a model, or anything `load_model` takes.
         method: A name in `unlearn_lib.methods.METHODS`.
-        seed: Seeds every draw: data order, noise.
+        seed: Seeds every draw: data order, noise, halves of the holdout.
+        batch_size: Sequences that go through the model at a time where the grouping does not change the result.
         max_length: Longer texts are cut to this many tokens; default: the model's context.
         progress: Called with (step, steps, loss) during long work.
         **options: The method's options (`preset="paper"`, `step=...`, `damping=...`); see its class.
 
     Raises:
         InputError: Unknown method or option, an empty set, a missing input.
-        NumericsError: A loss or gradient is not finite.
+        NumericsError: A loss or gradient is not finite, or a solver did not reach its tolerance.
     """
+    prepared = prepare(
+        model,
+        tokenizer,
+        forget=forget,
+        retain=retain,
+        holdout=holdout,
+        base=base,
+        method=method,
+        seed=seed,
+        batch_size=batch_size,
+        max_length=max_length,
+        progress=progress,
+        options=options,
+    )
+    chosen, inputs = prepared.method, prepared.inputs
+    with Watch(model.device) as watch:
+        outcome = chosen.run(copy.deepcopy(model).eval(), inputs)
+    cost = Cost(watch.seconds, outcome.gradient_evaluations, watch.peak_memory_bytes)
+    config = {"method": method, "seed": seed, "batch_size": batch_size, "max_length": prepared.length, **chosen.model_dump()}
+    if prepared.holdout_for_report:
+        losses = (
+            evaluate(outcome.model, make_batches(examples, batch_size, model.device))
+            for examples in (inputs.forget, prepared.holdout_for_report)
+        )
+        outcome.details["kolmogorov_smirnov"] = asdict(kolmogorov_smirnov(*losses))
+    return Result(
+        outcome.model,
+        tokenizer,
+        outcome.history,
+        cost,
+        config,
+        outcome.solution,
+        outcome.details,
+        prepared.warnings + outcome.warnings,
+    )
+
+
+def prepare(
+    model: Any,
+    tokenizer: Any,
+    *,
+    forget: Any,
+    retain: Any = None,
+    holdout: Any = None,
+    base: str | Path | Any = None,
+    method: str = "fisher-removal",
+    seed: int = 0,
+    batch_size: int = 8,
+    max_length: int | None = None,
+    progress: Progress | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Prepared:
+    """Check a request and encode its texts: all that `unlearn` does before the method runs. Arguments as of `unlearn`."""
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    chosen = METHODS[method].from_options(options)
-    for need, given in (("retain", retain), ("base", base)):
-        if need in chosen.needs and given is None:
+    chosen = METHODS[method].from_options(options or {})
+    given = {"retain": retain, "holdout": holdout, "base": base}
+    for need in chosen.required():
+        if given[need] is None:
             raise InputError(f"method {method!r} needs {need}=...; {_NEEDS[need]}")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
     length = max_length or context_length(model, tokenizer)
-    forget_set = _encoded("forget", forget, tokenizer, length)
-    retain_set = _encoded("retain", retain, tokenizer, length) if retain is not None else Encoded((), 0)
-    forgotten = set(forget_set.examples)
-    kept = tuple(example for example in retain_set.examples if example not in forgotten)
-    warnings = _warnings(forget_set, retain_set, len(retain_set) - len(kept), length)
+    sets = {"forget": _encoded("forget", forget, tokenizer, length)}
+    for name, rows in (("retain", retain), ("holdout", holdout)):
+        sets[name] = _encoded(name, rows, tokenizer, length) if rows is not None else Encoded((), 0)
+    forget_set, retain_set, holdout_set = sets["forget"].examples, sets["retain"].examples, sets["holdout"].examples
+    kept = without(retain_set, forget_set)
+    unseen = without(holdout_set, [*forget_set, *kept])
     if retain is not None and not kept:
         raise InputError("every retain text is also in the forget set, so nothing is left to retain; check the two files")
-
-    inputs = Inputs(forget_set.examples, kept, _base_loader(base), seed, progress)
-    start = time.perf_counter()
-    outcome = chosen.run(copy.deepcopy(model).eval(), inputs)
-    cost = Cost(time.perf_counter() - start, outcome.gradient_evaluations)
-    config = {"method": method, "seed": seed, "max_length": length, **chosen.model_dump()}
-    return Result(outcome.model, tokenizer, outcome.history, cost, config, outcome.details, warnings)
+    if holdout is not None and len(unseen) < 2:
+        raise InputError(
+            "fewer than two held-out texts are left that are neither in the forget nor in the retain set; give more"
+        )
+    warnings = _warnings(sets, kept, unseen, length)
+    order = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(seed)).tolist()
+    half = len(order) // 2
+    inputs = Inputs(
+        forget_set,
+        kept,
+        _base_loader(base),
+        seed,
+        progress,
+        [unseen[i] for i in order[:half]],
+        batch_size,
+    )
+    return Prepared(chosen, inputs, [unseen[i] for i in order[half:]], length, warnings)
 
 
 _NEEDS: Mapping[str, str] = {
     "retain": "the texts the model should keep (D+)",
+    "holdout": (
+        "texts of the same kind that the model was never trained on, which say how far to go; or set the length yourself with a number, "
+        "step=...; or the forget loss to reach with target_loss=..."
+    ),
     "base": "the checkpoint from before training on the data, as a folder, a name or a model",
 }
 
@@ -108,11 +195,18 @@ def _encoded(name: str, rows: Any, tokenizer: Any, length: int) -> Encoded:
     return encode(rows, tokenizer, length)
 
 
-def _warnings(forget: Encoded, retain: Encoded, dropped: int, length: int) -> list[str]:
-    found = []
-    if dropped:
+def _warnings(sets: Mapping[str, Encoded], kept: Sequence[Example], unseen: Sequence[Example], length: int) -> list[str]:
+    found, forget = [], sets["forget"].examples
+    if dropped := len(sets["retain"]) - len(kept):
         found.append(f"{dropped} retain texts are exact duplicates of forget texts and were dropped from the retain set")
-    for name, encoded in (("forget", forget), ("retain", retain)):
+    if dropped := len(sets["holdout"]) - len(unseen):
+        found.append(f"{dropped} held-out texts are also in the forget or retain set and were dropped from the holdout")
+    if near := near_duplicates(kept, forget):
+        found.append(
+            f"{near} retain texts share half or more of their runs of 8 tokens with a forget text; they stay in the retain set, and what "
+            "they say may not be forgotten"
+        )
+    for name, encoded in sets.items():
         if encoded.cut:
             found.append(f"{encoded.cut} {name} texts are longer than {length} tokens and were cut")
     return found

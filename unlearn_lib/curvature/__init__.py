@@ -3,7 +3,7 @@
 from unlearn_lib.curvature.blocks import from_blocks, to_blocks
 from unlearn_lib.curvature.empirical_fisher import EmpiricalFisher
 from unlearn_lib.curvature.gauss_newton import GaussNewton
-from unlearn_lib.curvature.gradient import batch_gradient, trainable
+from unlearn_lib.curvature.gradient import batch_gradient, mean_gradient, trainable
 from unlearn_lib.curvature.hessian import Hessian
 from unlearn_lib.curvature.kfac import KFAC
 from unlearn_lib.curvature.per_sequence import SequenceGradients
@@ -22,6 +22,7 @@ __all__ = [
     "Solution",
     "batch_gradient",
     "from_blocks",
+    "mean_gradient",
     "to_blocks",
     "trainable",
 ]

@@ -37,7 +37,8 @@ def context_length(model: Any, tokenizer: Any) -> int:
 
 
 def encode(rows: Sequence[dict[str, Any]] | Any, tokenizer: Any, max_length: int) -> Encoded:
-    """Encode the rows of a data set in TRL's formats: `{"text"}`, or `{"prompt", "completion"}` of which the completion is scored.
+    """Encode the rows of a data set in TRL's formats: `{"text"}`, `{"prompt", "completion"}` of which the completion is
+    scored, or `{"messages"}`, through the tokenizer's chat template.
 
     Args:
         rows: A `datasets.Dataset`, or any sequence of dicts, with those columns.
@@ -51,7 +52,7 @@ def encode(rows: Sequence[dict[str, Any]] | Any, tokenizer: Any, max_length: int
         raise InputError("the tokenizer has no end-of-text token, and every text must end with one; set tokenizer.eos_token")
     examples, cut = [], 0
     for number, row in enumerate(rows):
-        prompt, text = _columns(row, number)
+        prompt, text = _columns(row, number, tokenizer)
         given = tokenizer(prompt, verbose=False)["input_ids"] if prompt else []
         scored = [*tokenizer(text, verbose=False, add_special_tokens=not prompt)["input_ids"], tokenizer.eos_token_id]
         ids, labels = (given + scored)[:max_length], ([IGNORED] * len(given) + scored)[:max_length]
@@ -62,14 +63,19 @@ def encode(rows: Sequence[dict[str, Any]] | Any, tokenizer: Any, max_length: int
     return Encoded(tuple(examples), cut)
 
 
-def _columns(row: dict[str, Any], number: int) -> tuple[str, str]:
+def _columns(row: dict[str, Any], number: int, tokenizer: Any) -> tuple[str, str]:
     if isinstance(row.get("text"), str):
         return "", row["text"]
+    if isinstance(row.get("messages"), list):
+        if tokenizer.chat_template is None:
+            raise InputError(f"row {number} holds 'messages', but the tokenizer has no chat template; give 'text', or set one")
+        return "", str(tokenizer.apply_chat_template(row["messages"], tokenize=False)).removesuffix(tokenizer.eos_token)
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, str) and isinstance(completion, str):
         return prompt, completion
     raise InputError(
-        f"row {number} needs the column 'text', or 'prompt' and 'completion', as strings; it has: {', '.join(row)}"
+        f"row {number} needs the column 'text', or 'prompt' and 'completion', as strings, or 'messages'; it has: "
+        f"{', '.join(map(str, row))}"
     )
 
 

@@ -10,55 +10,85 @@ from typing import Any, ClassVar, Self
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from unlearn_lib.curvature import Solution
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.losses import Batch
 
 Progress = Callable[[int, int, float], None]
+INCOMPLETE = "forgetting_incomplete"
 
 
 @dataclass
 class Inputs:
-    """What a method works on. `forget`, `retain` are D- and D+; `base()` loads the checkpoint that retraining starts from."""
+    """What a method works on. `forget`, `retain` are D- and D+; `holdout` texts of the same kind that were never trained on;
+    `base()` loads the checkpoint that retraining starts from. `batch_size` sequences go through the model at a time."""
 
     forget: Sequence[Example]
     retain: Sequence[Example]
     base: Callable[[], Any] | None
     seed: int
     progress: Progress | None = None
+    holdout: Sequence[Example] = ()
+    batch_size: int = 8
 
-    def forget_batches(self, batch_size: int | None, device: torch.device) -> list[Batch]:
-        """D- in order; `None` means all of it in one batch (the paper's cycle)."""
-        return make_batches(self.forget, batch_size or len(self.forget), device)
+    def forget_batches(self, batch_size: int | None) -> list[list[Example]]:
+        """D- in order, in batches of which each makes one step; `None` means all of it at once (the paper's cycle)."""
+        size = batch_size or len(self.forget)
+        return [list(self.forget[i : i + size]) for i in range(0, len(self.forget), size)]
+
+    def some_retain(self, most: int) -> list[Example]:
+        """At most that many sequences of D+, drawn from the seed; in their own order."""
+        if len(self.retain) <= most:
+            return list(self.retain)
+        generator = torch.Generator().manual_seed(self.seed)
+        return [self.retain[i] for i in sorted(torch.randperm(len(self.retain), generator=generator)[:most].tolist())]
+
+    def batches(self, examples: Sequence[Example], device: torch.device) -> list[Batch]:
+        """Examples as batches of `batch_size` for passes whose grouping does not matter."""
+        return make_batches(examples, self.batch_size, device)
 
 
 @dataclass
 class Outcome:
-    """What a method did: the new model, one dict per step, and the number of sequences it took gradients of."""
+    """What a method did: the new model, one dict per step, the number of sequences it took gradients of (in passes' worth), the
+    last linear solve, further findings, and sentences for the user."""
 
     model: Any
     history: list[dict[str, float]] = field(default_factory=list)
-    gradient_evaluations: int = 0
+    gradient_evaluations: float = 0
     details: dict[str, Any] = field(default_factory=dict)
+    solution: Solution | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 class Method(BaseModel, ABC):
     """One unlearning method: its options as fields, its mathematics in `run`.
 
-    `needs` names the inputs beyond the forget set: "retain", "base". `source` says where the method comes from. `presets` maps
-    the name of a preset to option values.
+    `needs` names the inputs it always takes beyond the forget set ("retain", "base"), `required` those of its options, too.
+    `strength` is the option that says how far it goes, along which methods are compared. `source` says where it comes from.
+    `presets` maps the name of a preset to option values.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
+    strength: ClassVar[str]
     source: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @abstractmethod
     def run(self, model: Any, inputs: Inputs) -> Outcome:
         """Unlearn `inputs.forget` from `model`, which may be changed in place, and say what was done."""
+
+    def required(self) -> tuple[str, ...]:
+        """The inputs that these options need beyond the forget set."""
+        return self.needs
+
+    def plan(self, model: Any, inputs: Inputs) -> str:
+        """What `run` will take, in one line, without running it."""
+        raise NotImplementedError
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -80,5 +110,10 @@ class Method(BaseModel, ABC):
             return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(f"option {where} of {cls.name} is {first['input']!r}: {first['msg']}") from error
+            where = next((part for part in first["loc"] if part in cls.model_fields), None)
+            message = first["msg"].removeprefix("Value error, ")
+            if where is None:
+                raise InputError(f"options of {cls.name}: {message}") from error
+            raise InputError(
+                f"option {where} of {cls.name} is {values.get(str(where), first['input'])!r}: {message}"
+            ) from error

@@ -1,36 +1,96 @@
-"""What the paper's two Fisher methods share: the block inverse Fisher of D+ at the current parameters."""
+r"""What the Fisher methods share: powers of the damped Fisher of D+ at the current parameters, (F + lambda I)^p v.
+
+The paper's own way (`solver="recursion"`, equations 7 and 8) takes mean gradients of mini-batches for its terms and cuts blocks;
+all others take one term for every sequence, as the empirical Fisher is defined.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from unlearn_lib.curvature import BlockRecursion, batch_gradient, to_blocks, trainable
+from unlearn_lib.curvature import KFAC, BlockRecursion, EmpiricalFisher, batch_gradient, from_blocks, to_blocks, trainable
+from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.data.batches import collate
-from unlearn_lib.methods.base import Inputs, Method, Outcome
+from unlearn_lib.errors import InputError
+from unlearn_lib.methods.base import Inputs, Outcome
+from unlearn_lib.methods.direction import DirectionMethod
+
+FORGIVING = 0.05
+"""A direction this far from exact (relative residual) is as good as exact: its length is found by measurement."""
+
+PAPER = {"solver": "recursion", "damping": 1.0, "width": 48, "terms": 1024, "retain_batch_size": 8}
 
 
-class FisherMethod(Method):
-    """Options of the recursion (equations 7 and 8).
+class FisherMethod(DirectionMethod):
+    """Options of the curvature, beside those of the step.
 
     Options:
-        damping: lambda; the recursion starts from I / lambda (paper: 1).
+        solver: "block" (diagonal blocks of the per-sequence Fisher), "woodbury" (the whole matrix, exact), "diagonal",
+            "kfac" (K-FAC of the Gauss-Newton matrix, which is the true Fisher), "recursion" (the paper's), "dense" (small
+            models), or "identity" (no curvature: gradient ascent).
+        damping: lambda; None for `relative_damping` times the mean of the Fisher's diagonal before the first step, which means
+            the same for models of every size (paper: 1).
+        relative_damping: As said.
         width: Block width B; blocks are cut from each parameter tensor, the last one padded (paper: 48; the cut is not stated).
-        terms: m, the largest number of recursion terms; fewer when D+ has fewer batches (paper: 1024).
-        retain_batch_size: Sequences of D+ whose mean gradient is one term (paper: not stated; its run times fit 8).
-        forget_batch_size: Sequences in one batch of D-; the default is all of them, one step per call.
+        terms: m, the largest number of terms; fewer when D+ has fewer (paper: 1024).
+        retain_batch_size: With "recursion": sequences of D+ whose mean gradient is one term (paper: not stated; its run times
+            fit 8).
+        precision: "float32" or "float64" for the curvature; the default is the model's.
     """
 
-    damping: float = Field(1.0, gt=0)
+    solver: Literal["block", "woodbury", "diagonal", "kfac", "recursion", "dense", "identity"] = "block"
+    damping: float | None = Field(None, gt=0)
+    relative_damping: float = Field(0.1, gt=0)
     width: int = Field(48, ge=1)
     terms: int = Field(1024, ge=1)
-    retain_batch_size: int = Field(8, ge=1)
-    forget_batch_size: int | None = Field(None, ge=1)
+    retain_batch_size: int = Field(1, ge=1)
+    precision: Literal["float32", "float64"] | None = None
 
-    def inverse_fisher(self, model: Any, inputs: Inputs, outcome: Outcome, draw: int) -> BlockRecursion:
-        """F_m^{-1} from m batches of D+ in an order drawn from the seed (a new order for every batch of D-)."""
+    @model_validator(mode="after")
+    def _own_terms(self) -> Self:
+        if self.retain_batch_size > 1 and self.solver != "recursion":
+            raise ValueError(f"retain_batch_size is for solver='recursion'; {self.solver} has one term for every sequence")
+        return self
+
+    def fisher_power(self, model: Any, v: Vector, exponent: float, inputs: Inputs, outcome: Outcome) -> Vector:
+        """(F + lambda I)^exponent v, with F from at most `terms` terms of D+ at the model's parameters."""
+        if self.solver == "identity":
+            return v
+        if self.solver == "recursion":
+            recursion = self._recursion(model, inputs, outcome)
+            return from_blocks(_recursion_power(recursion, to_blocks(v, self.width), exponent), v)
+        examples = inputs.some_retain(self.terms)
+        batches = inputs.batches(examples, model.device)
+        outcome.details["terms"] = len(examples)
+        kind = KFAC if self.solver == "kfac" else EmpiricalFisher
+        F = kind(model, batches, precision=self.precision)
+        damping = self.damping or self._relative(F, model, inputs, outcome)
+        options: dict[str, Any] = {"width": self.width} if self.solver == "block" else {}
+        solution = F.solve(F.own_form(v), damping, self.solver, exponent=exponent, tolerance=FORGIVING, **options)
+        outcome.solution = solution
+        outcome.gradient_evaluations += solution.gradient_evaluations * len(examples)
+        assert isinstance(solution.value, dict)
+        return solution.value
+
+    def _relative(self, F: EmpiricalFisher | KFAC, model: Any, inputs: Inputs, outcome: Outcome) -> float:
+        if "damping" not in outcome.details:
+            # K-FAC's own diagonal is a by-product of building it
+            outcome.details["damping"] = self.relative_damping * F.trace() / F.size
+            if not isinstance(F, KFAC):
+                outcome.gradient_evaluations += F.sequences
+        damping: float = outcome.details["damping"]
+        if damping == 0:
+            raise InputError("the Fisher of the retain set is zero, so it sets no damping; give damping=...")
+        return damping
+
+    def _recursion(self, model: Any, inputs: Inputs, outcome: Outcome) -> BlockRecursion:
+        """F_m^{-1} from m batches of D+ in an order drawn from the seed (a new order for every step)."""
+        if self.damping is None:
+            raise InputError("solver='recursion' starts from I / damping; give damping=... (the paper: 1)")
+        draw = len(outcome.history)
         generator = torch.Generator().manual_seed(inputs.seed * 1_000_003 + draw)
         order = torch.randperm(len(inputs.retain), generator=generator).tolist()
         pieces = [order[i : i + self.retain_batch_size] for i in range(0, len(order), self.retain_batch_size)][: self.terms]
@@ -45,3 +105,7 @@ class FisherMethod(Method):
                 inputs.progress(number + 1, len(pieces), loss)
         outcome.details["terms"] = recursion.added
         return recursion
+
+
+def _recursion_power(recursion: BlockRecursion, v_KB: torch.Tensor, exponent: float) -> torch.Tensor:
+    return recursion.apply(v_KB) if exponent == -1.0 else recursion.apply_root(v_KB, -exponent)

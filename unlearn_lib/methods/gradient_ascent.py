@@ -1,53 +1,67 @@
-r"""Gradient ascent, the paper's algorithm 1: one pass over the batches of D-, theta += l * grad L(batch)."""
+r"""Gradient ascent, the paper's algorithm 1: theta += l * grad L(batch) for the batches of D-; and as Jang et al. 2023 run it,
+through Adam, pass after pass, until the model knows the texts no better than unseen ones."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
+from torch import Tensor
 
-from unlearn_lib.curvature import batch_gradient, trainable
-from unlearn_lib.curvature.vector import dot
-from unlearn_lib.methods.base import Inputs, Method, Outcome
+from unlearn_lib.losses import sequence_losses
+from unlearn_lib.methods.base import Inputs, Outcome
+from unlearn_lib.methods.descent import DescentMethod, Step
+from unlearn_lib.metrics.memorisation import extraction_likelihood, memorisation_accuracy
 
-ADAM_BETAS = (0.9, 0.98)  # Jang et al. 2023
 
-
-class GradientAscent(Method):
+class GradientAscent(DescentMethod):
     """Steps uphill on the forget loss.
 
     Options:
         step: l, the length factor of the gradient, or Adam's learning rate (paper: 5e-5, "the learning rate").
         optimizer: "sgd" takes the raw gradient, as algorithm 1 is printed; "adam" hands the negated loss to Adam, as the code of
             Jang et al. does, on whose evaluation the paper builds. The paper does not say which it used.
-        forget_batch_size: Sequences in one batch of D-; the default is all of them, one step per call (the paper does not say).
+        forget_batch_size: Sequences in one batch of D-; the default is all of them, one step a pass (the paper does not say).
+        epochs: Passes over D- (paper: one); the most that are made with another `stop`.
+        stop: "epochs"; "calibrate"; or "memorisation": after the first pass at which both memorisation accuracy and the
+            extraction likelihood EL_n are at or below their mean over held-out texts (Jang et al.).
+        n: Of EL_n.
     """
 
     name: ClassVar[str] = "gradient-ascent"
-    source: ClassVar[str] = "algorithm 1 of arXiv 2403.10557"
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"step": 5e-5, "optimizer": "sgd"}}
+    source: ClassVar[str] = "algorithm 1 of arXiv 2403.10557; Jang et al. 2023 (arXiv 2210.01504)"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {"step": 5e-5, "optimizer": "sgd"},
+        "jang": {"step": 5e-5, "optimizer": "adam", "epochs": 20, "stop": "memorisation"},
+    }
 
     step: float = Field(5e-5, gt=0)
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    epochs: int = Field(1, ge=1)
     forget_batch_size: int | None = Field(None, ge=1)
+    stop: Literal["epochs", "calibrate", "memorisation"] = "epochs"  # type: ignore[assignment]
+    n: int = Field(10, ge=1)
 
-    def run(self, model: Any, inputs: Inputs) -> Outcome:
-        outcome = Outcome(model)
-        params = trainable(model)
-        optimizer = (
-            torch.optim.SGD(params.values(), lr=self.step, maximize=True)
-            if self.optimizer == "sgd"
-            else torch.optim.Adam(params.values(), lr=self.step, betas=ADAM_BETAS, maximize=True)
-        )
-        for batch in inputs.forget_batches(self.forget_batch_size, model.device):
-            loss, g = batch_gradient(model, batch)
-            before = {name: p.detach().clone() for name, p in params.items()}
-            for name, p in params.items():
-                p.grad = g[name]
-            optimizer.step()
-            optimizer.zero_grad()
-            moved = {name: p.detach() - before[name] for name, p in params.items()}
-            outcome.gradient_evaluations += len(batch["input_ids"])
-            outcome.history.append({"forget_loss": loss, "step_norm": dot(moved, moved) ** 0.5})
-        return outcome
+    @property
+    def rate(self) -> float:
+        return self.step
+
+    def required(self) -> tuple[str, ...]:
+        return ("holdout",) if self.stop == "memorisation" else super().required()
+
+    def loss(self, model: Any, step: Step) -> Tensor:
+        return -sequence_losses(model, step.forget).mean()
+
+    def prepare(self, model: Any, inputs: Inputs, outcome: Outcome) -> None:
+        if self.stop == "memorisation":
+            outcome.details["accuracy_of_unseen"] = memorisation_accuracy(model, inputs.holdout)
+            outcome.details["likelihood_of_unseen"] = extraction_likelihood(model, inputs.holdout, self.n)
+
+    def finished(self, model: Any, inputs: Inputs, outcome: Outcome) -> bool:
+        if self.stop != "memorisation":
+            return False
+        accuracy = memorisation_accuracy(model, inputs.forget)
+        if accuracy > outcome.details["accuracy_of_unseen"]:
+            return False  # the likelihood takes a generation at every position
+        unseen: float = outcome.details["likelihood_of_unseen"]
+        return extraction_likelihood(model, inputs.forget, self.n) <= unseen

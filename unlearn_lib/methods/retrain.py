@@ -11,6 +11,8 @@ from unlearn_lib.training import TrainingConfig, fit
 
 
 class _Training(Method):
+    strength: ClassVar[str] = "epochs"
+
     learning_rate: float = Field(5e-5, gt=0)
     epochs: float = Field(5, gt=0)
     train_batch_size: int = Field(8, ge=1)

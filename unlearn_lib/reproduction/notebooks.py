@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_lib.errors import InputError
+from unlearn_lib.files import write_text
 from unlearn_lib.reproduction.store import provenance
 
 KERNEL = "python3"
@@ -110,9 +111,7 @@ def execute(notebook: Path, target: Path, values: Mapping[str, Any], root: Path)
             raise InputError(f"{notebook.name} failed with {error.ename}: {error.evalue}; see {failed}") from error
         node = nbformat.read(output, as_version=4)
         node.metadata[STAMP] = {"fingerprint": mark, "provenance": provenance()}
-        nbformat.write(node, output)
-        shutil.copy(output, target.with_suffix(".writing"))
-        os.replace(target.with_suffix(".writing"), target)
+        write_text(target, nbformat.writes(node) + "\n")
     return True
 
 
@@ -140,9 +139,7 @@ def store_outputs(notebook: Path) -> None:
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": KERNEL},
         "language_info": {"name": "python"},
     }
-    writing = notebook.with_suffix(".writing")
-    nbformat.write(node, writing)
-    os.replace(writing, notebook)
+    write_text(notebook, nbformat.writes(node) + "\n")
 
 
 def _this_interpreter_as_kernel(folder: Path) -> None:

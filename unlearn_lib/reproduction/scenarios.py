@@ -176,6 +176,7 @@ class Bench:
                 base=self.base,
                 method=method_name(scenario.method),
                 seed=scenario.seed * 100 + cycle,
+                batch_size=max(scenario.cycle_size, 32),
                 **scenario.options,
             )
             model = result.model

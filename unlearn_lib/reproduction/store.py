@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from unlearn_lib.errors import InputError
+from unlearn_lib.files import write_text
 
 Record = dict[str, Any]
 
@@ -54,19 +53,10 @@ class RunStore:
         return record
 
     def put(self, name: str, config: dict[str, Any], results: dict[str, Any], timing: dict[str, float]) -> Record:
-        """Write a record: beside its place first, then renamed, so that no half-written record exists."""
+        """Write a record, whole or not at all."""
         record = {"config": config, "results": results, "timing": timing, "provenance": provenance()}
         text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".writing-")
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, self.path(name, config))
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_text(self.path(name, config), text)
         return record
 
 

@@ -1,0 +1,40 @@
+"""Texts that two sets share, exactly or nearly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from unlearn_lib.data.batches import Example
+
+SHINGLE = 8
+NEAR = 0.5
+
+
+def without(examples: Sequence[Example], others: Iterable[Example]) -> tuple[Example, ...]:
+    """The examples that are not among the others, in order."""
+    gone = set(others)
+    return tuple(example for example in examples if example not in gone)
+
+
+def near_duplicates(examples: Sequence[Example], others: Sequence[Example], shingle: int = SHINGLE, share: float = NEAR) -> int:
+    """How many examples share at least half of their runs of 8 tokens with one of the others. Exact duplicates count, too.
+
+    Cost: linear in the tokens, as long as runs are rarely shared.
+    """
+    holders: dict[tuple[int, ...], set[int]] = {}
+    for number, other in enumerate(others):
+        for run in _runs(other, shingle):
+            holders.setdefault(run, set()).add(number)
+    found = 0
+    for example in examples:
+        runs, common = _runs(example, shingle), dict[int, int]()
+        for run in runs:
+            for number in holders.get(run, ()):
+                common[number] = common.get(number, 0) + 1
+        found += bool(common) and max(common.values()) >= share * len(runs)
+    return found
+
+
+def _runs(example: Example, shingle: int) -> set[tuple[int, ...]]:
+    ids = example.input_ids
+    return {ids[i : i + shingle] for i in range(max(1, len(ids) - shingle + 1))}

@@ -1,0 +1,210 @@
+r"""First-order methods: an optimiser on a loss of forget and retain batches, for some passes over D- or until a goal is reached.
+
+With `stop="calibrate"` the parameters after the step that crosses the goal are moved back along that step to the first point
+where the mean forget loss reaches it, so that methods can be compared at the same forgetting.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from unlearn_lib.curvature import trainable
+from unlearn_lib.curvature.vector import Vector, dot
+from unlearn_lib.data.batches import Example, collate
+from unlearn_lib.errors import NumericsError
+from unlearn_lib.losses import IGNORED, Batch, model_inputs, sequence_losses, sequence_means
+from unlearn_lib.methods.base import Inputs, Method, Outcome
+from unlearn_lib.methods.target import Target, walk
+
+ADAM_BETAS = (0.9, 0.98)  # Jang et al. 2023
+
+
+@dataclass
+class Step:
+    """What a loss may look at: the batches of this step, D-'s examples, and the frozen original model where it is needed."""
+
+    forget: Batch
+    examples: list[Example]
+    retain: Batch | None
+    original: Any
+
+
+class DescentMethod(Method):
+    """Options of every first-order method.
+
+    Options:
+        epochs: Passes over D-; with stop="calibrate" the most that are made.
+        optimizer: "adamw" (no weight decay), "adam" (betas 0.9, 0.98, as Jang et al.) or "sgd" (no momentum).
+        forget_batch_size: Sequences of D- in a step; None for all of them.
+        retain_batch_size: Sequences of D+ in a step, where the loss has a retain term.
+        stop: "epochs", or "calibrate": at the goal (needs holdout, or target_loss).
+        retain_limit, target_loss: With "calibrate", as in `DirectionMethod`.
+    """
+
+    strength: ClassVar[str] = "epochs"
+
+    epochs: int = Field(5, ge=1)
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    forget_batch_size: int | None = Field(8, ge=1)
+    retain_batch_size: int = Field(8, ge=1)
+    stop: Literal["epochs", "calibrate"] = "epochs"
+    retain_limit: float | None = Field(0.2, gt=0)
+    target_loss: float | None = Field(None, gt=0)
+
+    def required(self) -> tuple[str, ...]:
+        if self.stop != "calibrate":
+            return self.needs
+        more = [*(["holdout"] if self.target_loss is None else []), *(["retain"] if self.retain_limit is not None else [])]
+        return tuple(dict.fromkeys([*self.needs, *more]))
+
+    @property
+    def uses_retain(self) -> bool:
+        """Whether the loss looks at batches of D+."""
+        return "retain" in self.needs
+
+    @property
+    def uses_original(self) -> bool:
+        """Whether the loss looks at the original model."""
+        return False
+
+    @property
+    @abstractmethod
+    def rate(self) -> float:
+        """The optimiser's learning rate."""
+
+    def prepare(self, model: Any, inputs: Inputs, outcome: Outcome) -> None:
+        """Measure what the loss or `finished` needs of the original model, before the first step."""
+
+    @abstractmethod
+    def loss(self, model: Any, step: Step) -> Tensor:
+        """The scalar that the optimiser lowers."""
+
+    def finished(self, model: Any, inputs: Inputs, outcome: Outcome) -> bool:
+        """Asked after every pass over D-: whether to stop early."""
+        return False
+
+    def make_optimizer(self, params: Vector) -> torch.optim.Optimizer:
+        """The optimiser on these parameters."""
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(params.values(), lr=self.rate)
+        if self.optimizer == "adam":
+            return torch.optim.Adam(params.values(), lr=self.rate, betas=ADAM_BETAS)
+        return torch.optim.AdamW(params.values(), lr=self.rate, weight_decay=0.0)
+
+    def run(self, model: Any, inputs: Inputs) -> Outcome:
+        outcome, params = Outcome(model), trainable(model)
+        target = Target(model, inputs, self.target_loss, self.retain_limit) if self.stop == "calibrate" else None
+        if target is not None and target.nothing_to_do:
+            outcome.warnings.append(
+                f"nothing was done: the forget loss, {target.forget_before:.3f}, is at its goal of {target.goal:.3f} already"
+            )
+            return outcome
+        original = copy.deepcopy(model).requires_grad_(False) if self.uses_original else None
+        self.prepare(model, inputs, outcome)
+        optimizer, retain = self.make_optimizer(params), self._retain_batches(inputs, model.device)
+        batches = inputs.forget_batches(self.forget_batch_size)
+        steps = self.epochs * len(batches)
+        for number in range(steps):
+            batch = batches[number % len(batches)]
+            step = Step(collate(batch, model.device), batch, next(retain) if self.uses_retain else None, original)
+            before = {name: p.detach().clone() for name, p in params.items()}
+            loss = self._one_step(model, optimizer, step)
+            moved = {name: p.detach() - before[name] for name, p in params.items()}
+            outcome.gradient_evaluations += len(batch) + (len(step.retain["labels"]) if step.retain is not None else 0)
+            outcome.history.append({"loss": loss, "step_norm": dot(moved, moved) ** 0.5})
+            if inputs.progress is not None:
+                inputs.progress(number + 1, steps, loss)
+            if target is not None and self._crossed(model, before, moved, target, outcome):
+                return outcome
+            if (number + 1) % len(batches) == 0 and self.finished(model, inputs, outcome):
+                return outcome
+        if target is not None:
+            target.note(outcome, target.forget_loss(model), f"{steps} steps did not reach the goal")
+        return outcome
+
+    def _one_step(self, model: Any, optimizer: torch.optim.Optimizer, step: Step) -> float:
+        loss = self.loss(model, step)
+        if not torch.isfinite(loss):
+            raise NumericsError(f"the loss of {self.name} became {loss.item()}; lower the learning rate ({self.rate:g})")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    def _crossed(self, model: Any, before: Vector, moved: Vector, target: Target, outcome: Outcome) -> bool:
+        reached = target.forget_loss(model)
+        if reached < target.goal and target.within_limit(model, reached):
+            return False
+        with torch.no_grad():
+            for name, p in trainable(model).items():
+                p.copy_(before[name])
+        _, reached, why = walk(model, moved, min(reached, target.goal), target)
+        target.note(outcome, reached, why)
+        return True
+
+    def _retain_batches(self, inputs: Inputs, device: torch.device) -> Iterator[Batch]:
+        """Batches of D+ without end, every pass in a new order drawn from the seed."""
+        generator = torch.Generator().manual_seed(inputs.seed)
+        order: list[int] = []
+        size = min(self.retain_batch_size, len(inputs.retain))
+        while True:
+            if len(order) < size:
+                order = torch.randperm(len(inputs.retain), generator=generator).tolist()
+            yield collate([inputs.retain[i] for i in order[:size]], device)
+            order = order[size:]
+
+
+class RetainTerm(DescentMethod):
+    """What gradient-difference, NPO and SimNPO share: a term that holds on to D+.
+
+    Options:
+        learning_rate: Of the optimiser.
+        forget_weight, retain_weight: gamma and alpha, the factors of the two terms.
+        retain_loss: "nll" (go on training on D+) or "kl" (keep the original's predictions on D+).
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("retain",)
+
+    learning_rate: float = Field(1e-5, gt=0)
+    forget_weight: float = Field(1.0, gt=0)
+    retain_weight: float = Field(1.0, ge=0)
+    retain_loss: Literal["nll", "kl"] = "nll"
+
+    @property
+    def rate(self) -> float:
+        return self.learning_rate
+
+    @property
+    def uses_original(self) -> bool:
+        return self.retain_loss == "kl"
+
+    @abstractmethod
+    def forget_loss(self, model: Any, step: Step) -> Tensor:
+        """The term that forgets."""
+
+    def loss(self, model: Any, step: Step) -> Tensor:
+        assert step.retain is not None
+        kept = (
+            sequence_losses(model, step.retain).mean()
+            if self.retain_loss == "nll"
+            else divergences(step.original, model, step.retain).mean()
+        )
+        return self.forget_weight * self.forget_loss(model, step) + self.retain_weight * kept
+
+
+def divergences(reference: Any, model: Any, batch: Batch) -> Tensor:
+    r"""`[B]`: for every sequence the mean over its scored tokens of $KL(p_\text{reference} \| p_\text{model})$, in nats."""
+    with torch.no_grad():
+        p_BSV = reference(**model_inputs(batch)).logits[:, :-1].float().log_softmax(-1)
+    q_BSV = model(**model_inputs(batch)).logits[:, :-1].float().log_softmax(-1)
+    scored_BS = batch["labels"][:, 1:] != IGNORED
+    kl_BS = (p_BSV.exp() * (p_BSV - q_BSV)).sum(-1).masked_fill(~scored_BS, 0.0)
+    return sequence_means(kl_BS, scored_BS)

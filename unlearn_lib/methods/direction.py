@@ -1,0 +1,118 @@
+r"""Methods that step along a direction: theta += step * d(theta), once or a few times with d computed anew.
+
+With `step="calibrate"` step k of K goes to the first length at which the mean forget loss has risen by (k / K)^2 of the gap.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from unlearn_lib.curvature import trainable
+from unlearn_lib.curvature.gradient import mean_gradient
+from unlearn_lib.curvature.vector import Vector, dot
+from unlearn_lib.data.batches import Example
+from unlearn_lib.methods.base import Inputs, Method, Outcome
+from unlearn_lib.methods.target import Target, walk
+
+PACE = 1.0
+"""The forget loss is convex along an ascent: equal lengths mean unequal rises. With goals at (k/K)^2 the lengths come out about equal."""
+
+
+class DirectionMethod(Method):
+    """Options of every method with a direction.
+
+    Options:
+        step: The factor of the direction, or "calibrate": as far as the forget loss needs (forward passes only).
+        steps: How often the direction is computed anew and followed.
+        retain_limit: With "calibrate": the retain loss may rise by at most this times the rise of the forget loss; None for no
+            limit.
+        target_loss: With "calibrate": the forget loss to reach instead of the mean loss of held-out texts.
+        forget_batch_size: Sequences of D- that make one step; the default is all of them.
+    """
+
+    strength: ClassVar[str] = "step"
+
+    step: float | Literal["calibrate"] = Field("calibrate", union_mode="left_to_right")
+    steps: int = Field(1, ge=1)
+    retain_limit: float | None = Field(0.2, gt=0)
+    target_loss: float | None = Field(None, gt=0)
+    forget_batch_size: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.step == "calibrate":
+            if self.forget_batch_size is not None:
+                raise ValueError("step='calibrate' takes the forget set as a whole; leave out forget_batch_size")
+        elif not self.step > 0:
+            raise ValueError(f"step is {self.step}; it must be positive, or 'calibrate'")
+        return self
+
+    def required(self) -> tuple[str, ...]:
+        if self.step != "calibrate":
+            return self.needs
+        more = [*(["holdout"] if self.target_loss is None else []), *(["retain"] if self.retain_limit is not None else [])]
+        return tuple(dict.fromkeys([*self.needs, *more]))
+
+    @property
+    def unit(self) -> float:
+        """The length that step=1 stands for."""
+        return 1.0
+
+    @abstractmethod
+    def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
+        """d at the model's parameters, where g is the gradient of the forget loss. Costs go to `outcome`."""
+
+    def forget_gradient(self, model: Any, batch: Sequence[Example], inputs: Inputs, outcome: Outcome) -> tuple[float, Vector]:
+        """The mean loss of a batch of D- and its gradient."""
+        outcome.gradient_evaluations += len(batch)
+        return mean_gradient(model, inputs.batches(batch, model.device))
+
+    def run(self, model: Any, inputs: Inputs) -> Outcome:
+        outcome = Outcome(model)
+        target = Target(model, inputs, self.target_loss, self.retain_limit) if self.step == "calibrate" else None
+        if target is not None and target.nothing_to_do:
+            outcome.warnings.append(
+                f"nothing was done: the forget loss, {target.forget_before:.3f}, is at its goal of {target.goal:.3f} already"
+            )
+            return outcome
+        batches = inputs.forget_batches(self.forget_batch_size)
+        total = self.steps * len(batches)
+        for k in range(total):
+            loss, g = self.forget_gradient(model, batches[k % len(batches)], inputs, outcome)
+            d = self.direction(model, g, inputs, outcome)
+            why = None
+            if target is None:
+                assert self.step != "calibrate"
+                length = self.step * self.unit
+                _move(model, d, length)
+            else:
+                goal = target.forget_before + (target.goal - target.forget_before) * ((k + 1) / total) ** PACE
+                length, reached, why = walk(model, d, goal, target)
+                if why is not None or k + 1 == total:
+                    target.note(outcome, reached, why)
+            outcome.history.append(_entry(loss, g, d, length))
+            if inputs.progress is not None:
+                inputs.progress(k + 1, total, loss)
+            if why is not None:
+                break
+        return outcome
+
+
+def _move(model: Any, d: Vector, length: float) -> None:
+    with torch.no_grad():
+        for name, p in trainable(model).items():
+            p.add_(d[name].to(p), alpha=length)
+
+
+def _entry(loss: float, g: Vector, d: Vector, length: float) -> dict[str, float]:
+    squared = dot(d, d)
+    entry = {"forget_loss": loss, "step": length, "step_norm": length * squared**0.5}
+    lengths = (squared * dot(g, g)) ** 0.5
+    if lengths:
+        entry["cosine_to_gradient"] = dot(d, g) / lengths
+    return entry

@@ -1,0 +1,60 @@
+r"""A few uphill Gauss-Newton steps with K-FAC: the idea of K-FADE (arXiv 2602.10568), after its abstract; no code of it is public.
+
+    theta += step (K + lambda I)^{-1} grad L(D-),    K: (EK-)FAC of the Gauss-Newton matrix of D+, anew for every step
+
+The Gauss-Newton matrix measures how much the predictions on D+ change, so that the step raises the forget loss where that
+changes them least.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from unlearn_lib.curvature import KFAC
+from unlearn_lib.curvature.vector import Vector
+from unlearn_lib.methods.base import Inputs, Outcome
+from unlearn_lib.methods.direction import DirectionMethod
+from unlearn_lib.methods.fisher import FORGIVING
+
+
+class KFACNewton(DirectionMethod):
+    """Ascent on the forget loss, preconditioned by K-FAC of the retained data.
+
+    Options:
+        relative_damping: lambda over the mean of K's diagonal before the first step.
+        correction: EK-FAC's eigenvalues instead of K-FAC's.
+        samples: Draws of the labels.
+        max_side: Longest side that is decomposed.
+        retain_samples: The most sequences of D+ that curvature is computed from.
+    """
+
+    name: ClassVar[str] = "kfac-newton"
+    needs: ClassVar[tuple[str, ...]] = ("retain",)
+    source: ClassVar[str] = "after the abstract of arXiv 2602.10568 (K-FADE); EK-FAC: arXiv 1806.03884"
+
+    steps: int = Field(4, ge=1)
+    relative_damping: float = Field(1e-2, gt=0)
+    correction: bool = True
+    samples: int = Field(1, ge=1)
+    max_side: int = Field(4096, ge=1)
+    retain_samples: int = Field(1024, ge=1)
+
+    def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
+        batches = inputs.batches(inputs.some_retain(self.retain_samples), model.device)
+        K = KFAC(
+            model,
+            batches,
+            correction=self.correction,
+            samples=self.samples,
+            seed=inputs.seed + len(outcome.history),
+            max_side=self.max_side,
+        )
+        if "damping" not in outcome.details:
+            outcome.details["damping"] = self.relative_damping * K.trace() / K.size
+        solution = K.solve(K.own_form(g), outcome.details["damping"], "kfac", tolerance=FORGIVING)
+        outcome.solution = solution
+        outcome.gradient_evaluations += solution.gradient_evaluations * K.sequences
+        assert isinstance(solution.value, dict)
+        return solution.value

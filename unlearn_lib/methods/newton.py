@@ -1,0 +1,143 @@
+r"""Newton's step towards the retrained model, Hessian-free: conjugate gradients on curvature products with D+.
+
+The minimum of the retain risk lies, to second order, at theta + x with (H_R + lambda I) x = v and
+
+    right_hand_side="retain"    v = -grad L_R                 Newton's method on the retain risk itself (equation 5 on D+)
+    right_hand_side="forget"    v = (n_F / n_R) g_F           the influence of the forgotten texts (Warnecke et al. 2021)
+
+At a minimum of the whole risk n_R grad L_R + n_F g_F = 0 and the two agree; elsewhere "retain" goes on training, too, and may
+even lower the forget loss. "forget" is the default because a fine-tuned model is never at its minimum: it takes away the
+forgotten texts' influence and nothing else. An L2 penalty (l2 / 2) |theta|^2 of every text's loss is added to gradients and H.
+
+Levenberg-Marquardt compares the change of the objective that the step minimises, L_R - (grad L_R + v)^T x, with the quadratic
+model's promise, and adapts lambda from step to step; a step that makes the objective worse is taken back.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from unlearn_lib.curvature import GaussNewton, Hessian, Solution, trainable
+from unlearn_lib.curvature.risk import EmpiricalRisk
+from unlearn_lib.curvature.solvers.cg import levenberg_marquardt
+from unlearn_lib.curvature.vector import Vector, axpy, dot, scale
+from unlearn_lib.methods.base import Inputs, Outcome
+from unlearn_lib.methods.direction import DirectionMethod
+from unlearn_lib.methods.target import mean_loss
+
+CURVATURES: dict[str, type[EmpiricalRisk]] = {"gauss-newton": GaussNewton, "hessian": Hessian}
+
+
+class Newton(DirectionMethod):
+    """One or a few Newton steps on the retain risk.
+
+    Options:
+        curvature: "gauss-newton" (positive semi-definite) or "hessian" (needs a damping above its most negative eigenvalue).
+        right_hand_side: "forget" or "retain", see above.
+        step: 1 is Newton's own length.
+        damping: lambda >= 0 of the first step.
+        l2: Coefficient of the L2 penalty that training used (weight decay).
+        adapt: Levenberg-Marquardt between steps (not with step="calibrate", which finds the length by measurement).
+        retain_samples: The most sequences of D+ that curvature is computed from.
+        max_steps, tolerance: Of conjugate gradients; it also stops where the quadratic model no longer improves (Martens).
+        linearize: Keep the graphs of all batches, for products at about half the cost.
+        precision: "float32" or "float64" for the curvature; the default is the model's.
+    """
+
+    name: ClassVar[str] = "newton"
+    needs: ClassVar[tuple[str, ...]] = ("retain",)
+    source: ClassVar[str] = (
+        "Koh and Liang 2017 (arXiv 1703.04730); Guo et al. 2020 (arXiv 1911.03030); Martens 2010 for the solver"
+    )
+
+    step: float | Literal["calibrate"] = 1.0
+    curvature: Literal["gauss-newton", "hessian"] = "gauss-newton"
+    right_hand_side: Literal["forget", "retain"] = "forget"
+    damping: float = Field(1e-3, ge=0)
+    l2: float = Field(0.0, ge=0)
+    adapt: bool = True
+    retain_samples: int = Field(256, ge=1)
+    max_steps: int = Field(50, ge=1)
+    tolerance: float = Field(1e-3, gt=0)
+    linearize: bool = True
+    precision: Literal["float32", "float64"] | None = None
+
+    def run(self, model: Any, inputs: Inputs) -> Outcome:
+        if self.step == "calibrate" or not self.adapt or self.steps == 1:
+            return super().run(model, inputs)
+        return self._trust_region(model, inputs)
+
+    def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
+        _, v = self._gradients(model, g, inputs, outcome)
+        return self._solve(self._operator(model, inputs), v, self.damping, inputs, outcome)
+
+    def _operator(self, model: Any, inputs: Inputs) -> EmpiricalRisk:
+        batches = inputs.batches(inputs.some_retain(self.retain_samples), model.device)
+        return CURVATURES[self.curvature](model, batches, precision=self.precision)
+
+    def _gradients(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> tuple[Vector, Vector]:
+        """`(gradient of the retain risk, right-hand side v)`, penalties included."""
+        theta = {name: p.detach() for name, p in trainable(model).items()}
+        _, g_R = self.forget_gradient(model, inputs.some_retain(self.retain_samples), inputs, outcome)
+        g_R = axpy(self.l2, theta, g_R)
+        return g_R, right_hand_side(self.right_hand_side, axpy(self.l2, theta, g), g_R, len(inputs.forget) / len(inputs.retain))
+
+    def _solve(self, H: EmpiricalRisk, v: Vector, damping: float, inputs: Inputs, outcome: Outcome) -> Vector:
+        options: dict[str, Any] = {"max_steps": self.max_steps, "stop": "martens", "linearize": self.linearize}
+        solution = H.solve(v, damping + self.l2, "cg", tolerance=self.tolerance, throw=False, **options)
+        _accept(solution)
+        outcome.solution = solution
+        outcome.gradient_evaluations += solution.gradient_evaluations * H.sequences
+        assert isinstance(solution.value, dict)
+        return solution.value
+
+    def _trust_region(self, model: Any, inputs: Inputs) -> Outcome:
+        outcome, damping = Outcome(model), self.damping
+        params = trainable(model)
+        for k in range(self.steps):
+            loss, g = self.forget_gradient(model, inputs.forget, inputs, outcome)
+            g_R, v = self._gradients(model, g, inputs, outcome)
+            H = self._operator(model, inputs)
+            x = self._solve(H, v, damping, inputs, outcome)
+            before = self._risk(model, H, params)
+            predicted = 0.5 * (dot(x, H @ x) + self.l2 * dot(x, x)) - dot(v, x)
+            outcome.gradient_evaluations += 2 * H.sequences
+            start = {name: p.detach().clone() for name, p in params.items()}
+            assert self.step != "calibrate"
+            with torch.no_grad():
+                for name, p in params.items():
+                    p.add_(x[name].to(p), alpha=self.step)
+            actual = self._risk(model, H, params) - before - self.step * dot(axpy(1.0, g_R, v), x)
+            kept = actual < 0
+            outcome.history.append(
+                {"forget_loss": loss, "damping": damping, "actual": actual, "predicted": predicted, "kept": float(kept)}
+            )
+            if not kept:
+                with torch.no_grad():
+                    for name, p in params.items():
+                        p.copy_(start[name])
+            damping = levenberg_marquardt(damping, actual=actual, predicted=predicted)
+            if inputs.progress is not None:
+                inputs.progress(k + 1, self.steps, loss)
+        if not any(entry["kept"] for entry in outcome.history):
+            outcome.warnings.append("nothing was done: every step made its own objective worse; raise damping=")
+        return outcome
+
+    def _risk(self, model: Any, H: EmpiricalRisk, params: Vector) -> float:
+        return mean_loss(model, H.batches) + 0.5 * self.l2 * dot(params, params)
+
+
+def right_hand_side(kind: str, g_F: Vector, g_R: Vector, ratio: float) -> Vector:
+    """v of the Newton system; `ratio` is n_F / n_R."""
+    return scale(ratio, g_F) if kind == "forget" else scale(-1.0, g_R)
+
+
+def _accept(solution: Solution) -> None:
+    """An unfinished solve is still a direction of descent, and is reported; a broken one is refused."""
+    from unlearn_lib.curvature import NotConvergedError, Reason
+
+    if solution.reason in (Reason.NEGATIVE_CURVATURE, Reason.BREAKDOWN):
+        raise NotConvergedError(solution)

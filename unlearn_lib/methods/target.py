@@ -1,0 +1,123 @@
+r"""How far to go: the forget loss to reach, and how much the retained texts may suffer on the way.
+
+    goal          the original model's mean loss on held-out texts: what it says of texts it never saw (or a given loss)
+    limit         rise of the retain loss <= retain_limit * rise of the forget loss
+
+Everything here takes forward passes only.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from unlearn_lib.curvature.gradient import trainable
+from unlearn_lib.curvature.vector import Vector, norm
+from unlearn_lib.errors import InputError
+from unlearn_lib.losses import Batch, evaluate
+from unlearn_lib.methods.base import INCOMPLETE, Inputs, Outcome
+
+CHECKED = 256
+"""Retained texts that are looked at, at most, to see whether the limit holds."""
+EXACT = 0.01
+"""The goal is met where the forget loss is within this share of the whole gap."""
+FIRST_LENGTH, DOUBLINGS, HALVINGS = 1e-4, 24, 16
+
+
+class Target:
+    """The goal, the limit, and the losses before the first step."""
+
+    def __init__(self, model: Any, inputs: Inputs, goal: float | None, retain_limit: float | None) -> None:
+        if not inputs.holdout and goal is None:
+            raise InputError("calibrating needs holdout=..., or target_loss=... for a forget loss to reach")
+        self._forget = inputs.batches(inputs.forget, model.device)
+        self._retain = inputs.batches(inputs.some_retain(CHECKED), model.device)
+        self.retain_limit = retain_limit if self._retain else None
+        self.forget_before = mean_loss(model, self._forget)
+        self.retain_before = mean_loss(model, self._retain) if self.retain_limit is not None else math.nan
+        self.goal = mean_loss(model, inputs.batches(inputs.holdout, model.device)) if goal is None else goal
+        self.tolerance = EXACT * (self.goal - self.forget_before)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether the forget loss is at the goal before any step."""
+        return not self.goal > self.forget_before
+
+    def forget_loss(self, model: Any) -> float:
+        """The mean loss on D-; one that is not finite counts as infinite."""
+        loss = mean_loss(model, self._forget)
+        return loss if math.isfinite(loss) else math.inf
+
+    def within_limit(self, model: Any, forget_loss: float) -> bool:
+        """Whether the retained texts have suffered no more than allowed."""
+        if self.retain_limit is None:
+            return True
+        return mean_loss(model, self._retain) - self.retain_before <= self.retain_limit * (forget_loss - self.forget_before)
+
+    def note(self, outcome: Outcome, forget_loss: float, why: str | None) -> None:
+        """Write down where the method stopped, and the warning if it stopped short (`why`)."""
+        outcome.details |= {"goal": self.goal, "reached": forget_loss, "retain_limit": self.retain_limit}
+        if why is not None:
+            share = 100 * (forget_loss - self.forget_before) / (self.goal - self.forget_before)
+            outcome.warnings.append(
+                f"{INCOMPLETE}: {why}; the forget loss is {forget_loss:.3f}, {share:.0f} % of the way from {self.forget_before:.3f} "
+                f"to {self.goal:.3f}"
+            )
+
+
+def mean_loss(model: Any, batches: list[Batch]) -> float:
+    """The mean of the sequence losses."""
+    return evaluate(model, batches).double().mean().item()
+
+
+def walk(model: Any, direction: Vector, goal: float, target: Target) -> tuple[float, float, str | None]:
+    """Move the model along a direction to the first length at which the forget loss reaches `goal`, or to the limit.
+
+    Args:
+        model: Changed in place.
+        direction: A vector on its trainable parameters.
+        goal: The forget loss to reach in this step.
+        target: What counts as reached, and the limit.
+
+    Returns:
+        `(length, forget loss, why it stopped short or None)`; length as a multiple of the direction.
+    """
+    params = trainable(model)
+    start = {name: p.detach().clone() for name, p in params.items()}
+    size = norm(direction)
+    if size == 0:
+        return 0.0, target.forget_loss(model), "the direction is zero"
+
+    def loss_at(length: float) -> float:
+        with torch.no_grad():
+            for name, p in params.items():
+                torch.add(start[name], direction[name].to(p), alpha=length, out=p)
+        return target.forget_loss(model)
+
+    # the first crossing lies between two lengths
+    low, length = 0.0, FIRST_LENGTH * norm(start) / size
+    loss = loss_at(length)
+    for _ in range(DOUBLINGS):
+        if loss >= goal:
+            break
+        low, length = length, 2 * length
+        loss = loss_at(length)
+    else:
+        return low, loss_at(low), "the forget loss does not reach the goal along this direction"
+    high = length
+    for _ in range(HALVINGS):
+        if abs(loss - goal) <= target.tolerance:
+            break
+        low, high = (length, high) if loss < goal else (low, length)
+        length = (low + high) / 2
+        loss = loss_at(length)
+    if target.within_limit(model, loss):
+        return length, loss, None
+    low, high = 0.0, length
+    for _ in range(HALVINGS):
+        length = (low + high) / 2
+        loss = loss_at(length)
+        low, high = (length, high) if target.within_limit(model, loss) else (low, length)
+    return low, loss_at(low), f"the limit on the retain loss ({target.retain_limit:g} times the rise of the forget loss) binds"

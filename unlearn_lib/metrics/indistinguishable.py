@@ -1,0 +1,45 @@
+r"""Whether forgotten texts look like texts never seen: by their losses alone.
+
+The loss attack says "was trained on" of texts with a low loss; its AUC is the chance that a random forget text has a lower
+loss than a random held-out text (0.5: cannot tell; 1: always). The Kolmogorov-Smirnov distance is the largest gap between the
+two distribution functions; its p-value depends on the numbers of texts and is worth nothing without them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from unlearn_lib.errors import InputError
+
+
+@dataclass(frozen=True)
+class KolmogorovSmirnov:
+    """The two-sample test between forget and held-out losses: `distance`, its `p`, and both numbers of texts."""
+
+    distance: float
+    p: float
+    n_forget: int
+    n_holdout: int
+
+
+def kolmogorov_smirnov(forget_n: Tensor, holdout_m: Tensor) -> KolmogorovSmirnov:
+    """The test, exact where the sets are small."""
+    from scipy.stats import ks_2samp
+
+    _check(forget_n, holdout_m)
+    found = ks_2samp(forget_n.double().cpu().numpy(), holdout_m.double().cpu().numpy())
+    return KolmogorovSmirnov(float(found.statistic), float(found.pvalue), len(forget_n), len(holdout_m))
+
+
+def loss_attack_auc(forget_n: Tensor, holdout_m: Tensor) -> float:
+    """The AUC of the loss attack: the share of pairs in which the forget text has the lower loss, ties counting half."""
+    _check(forget_n, holdout_m)
+    difference_nm = holdout_m.double().unsqueeze(0) - forget_n.double().unsqueeze(1)
+    return float(((difference_nm > 0).double() + 0.5 * (difference_nm == 0).double()).mean())
+
+
+def _check(forget_n: Tensor, holdout_m: Tensor) -> None:
+    if not len(forget_n) or not len(holdout_m):
+        raise InputError("comparing losses takes at least one forget and one held-out text")

@@ -1,0 +1,101 @@
+r"""How well a model knows texts by heart: memorisation accuracy and extraction likelihood (Jang et al. 2023, arXiv 2210.01504),
+greedy extraction and extraction strength.
+
+For a text of T tokens, f greedy:
+
+    MA     share of its T - 1 predictions that are the most likely token
+    EL_n   mean over t of |ngrams(f(x_<t)) & ngrams(x_>=t)| / |ngrams(x_>=t)|, t = 1 ... T - n, f(x_<t) of length T - t
+    ES     1 - k / T for the shortest prefix of k tokens from which greedy decoding gives the rest exactly; 0 if there is none
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unlearn_lib.data.batches import Example, make_batches
+from unlearn_lib.errors import InputError
+from unlearn_lib.losses import IGNORED, model_inputs
+
+
+def memorisation_accuracy(model: Any, examples: Sequence[Example], batch_size: int = 32) -> float:
+    """MA, the mean over the texts, between 0 and 1. Cost: one forward pass."""
+    hits = _hits(model, examples, batch_size)
+    return sum(float(hit_S.double().mean()) for hit_S in hits) / len(examples)
+
+
+def extraction_strength(model: Any, examples: Sequence[Example], batch_size: int = 32) -> Tensor:
+    """`[n]`: ES of every text, over its scored tokens. Cost: one forward pass.
+
+    Greedy decoding reproduces the rest exactly where every prediction of it is right, so that teacher forcing tells. A rest of
+    the last token alone (nearly always the end-of-text token) does not count.
+    """
+    found = []
+    for hit_S in _hits(model, examples, batch_size):
+        run = int(hit_S.flip(0).cumprod(0).sum())  # right predictions at the end
+        found.append(run / (len(hit_S) + 1) if run > 1 else 0.0)
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def extracted(model: Any, examples: Sequence[Example], prefix: float = 0.5, batch_size: int = 32) -> Tensor:
+    """`[n]`, bool: whether greedy decoding after that share of a text's tokens gives the rest exactly. Cost: one forward pass."""
+    if not 0 <= prefix < 1:
+        raise InputError(f"prefix is the share of a text that is given, at least 0 and below 1; got {prefix}")
+    return torch.tensor([bool(hit_S[int(prefix * len(hit_S)) :].all()) for hit_S in _hits(model, examples, batch_size)])
+
+
+@torch.no_grad()
+def extraction_likelihood(model: Any, examples: Sequence[Example], n: int = 10, batch_size: int = 64) -> float:
+    """EL_n, the mean over the texts that have more than n tokens, between 0 and 1.
+
+    Raises:
+        InputError: No text is longer than n tokens.
+
+    Cost: T - n greedy generations of up to T - 1 tokens for a text of T tokens.
+    """
+    values = [_likelihood(model, example.input_ids, n, batch_size) for example in examples if len(example.input_ids) > n]
+    if not values:
+        raise InputError(f"EL_{n} needs texts of more than {n} tokens; lower n")
+    return sum(values) / len(values)
+
+
+@torch.no_grad()
+def _hits(model: Any, examples: Sequence[Example], batch_size: int) -> Iterator[Tensor]:
+    """For every text `[S]`, bool: which of its scored predictions are the most likely token."""
+    if not examples:
+        raise InputError("there are no texts to measure")
+    for batch in make_batches(examples, batch_size, model.device):
+        right_BS = model(**model_inputs(batch)).logits[:, :-1].argmax(-1) == batch["labels"][:, 1:]
+        for right_S, scored_S in zip(right_BS, batch["labels"][:, 1:] != IGNORED, strict=True):
+            yield right_S[scored_S].cpu()
+
+
+def _likelihood(model: Any, ids: tuple[int, ...], n: int, batch_size: int) -> float:
+    T, shares = len(ids), []
+    starts = list(range(1, T - n + 1))
+    for first in range(0, len(starts), batch_size):
+        group = starts[first : first + batch_size]
+        longest = group[-1]
+        # padded on the left, as generation needs it; the mask says where
+        prompts = torch.tensor([[0] * (longest - t) + list(ids[:t]) for t in group], device=model.device)
+        mask = torch.tensor([[0] * (longest - t) + [1] * t for t in group], device=model.device)
+        tokens = model.generate(
+            prompts,
+            attention_mask=mask,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=T - group[0],
+            pad_token_id=0,
+            eos_token_id=None,
+        )
+        for t, row in zip(group, tokens[:, longest:].tolist(), strict=True):
+            truth = _ngrams(ids[t:], n)
+            shares.append(len(_ngrams(tuple(row[: T - t]), n) & truth) / len(truth))
+    return sum(shares) / len(shares)
+
+
+def _ngrams(ids: tuple[int, ...], n: int) -> set[tuple[int, ...]]:
+    return {ids[i : i + n] for i in range(len(ids) - n + 1)}
