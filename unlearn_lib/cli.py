@@ -1,7 +1,8 @@
-"""The `unlearn` command. Exit codes: 0 done, 2 bad input, 3 the numerics were refused."""
+"""The `unlearn` command. Exit codes: 0 done, 2 bad input, 3 the numerics were refused or something does not fit, 130 interrupted."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -29,6 +30,20 @@ def _plain_errors(command: Callable[..., None]) -> Callable[..., None]:
         except NumericsError as error:
             click.echo(f"unlearn: {error}", err=True)
             sys.exit(3)
+        except MemoryError:
+            click.echo(
+                "unlearn: out of memory; use a smaller --batch-size or --max-length, and look at --plan. Nothing was written.",
+                err=True,
+            )
+            sys.exit(3)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            click.echo(f"unlearn: {error.strerror} ({error.filename or 'while writing'}); nothing was written", err=True)
+            sys.exit(3 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 2)
+        except KeyboardInterrupt:
+            click.echo("unlearn: interrupted; nothing was written", err=True)
+            sys.exit(130)
 
     return wrapper
 
@@ -50,8 +65,9 @@ def methods(as_json: bool) -> None:
             "name": name,
             "source": method.source,
             "needs": list(method.needs),
+            "strength": method.strength,
             "presets": list(method.presets),
-            "options": {option: field.default for option, field in method.model_fields.items()},
+            "options": {option: field.get_default(call_default_factory=False) for option, field in method.model_fields.items()},
         }
         for name, method in METHODS.items()
     ]
@@ -62,6 +78,78 @@ def methods(as_json: bool) -> None:
         needs = f", needs {' and '.join(row['needs'])}" if row["needs"] else ""
         click.echo(f"{row['name']}: {row['source']}{needs}")
         click.echo("    " + ", ".join(f"{option}={default}" for option, default in row["options"].items()))
+
+
+@main.command()
+@click.option(
+    "--model", required=True, metavar="NAME|DIR", help="A model folder, a name on the hub, or an embedded nano/ model."
+)
+@click.option("--forget", required=True, type=click.Path(path_type=Path), help="Texts to forget: JSONL, CSV or Parquet.")
+@click.option("--retain", type=click.Path(path_type=Path), help="Texts to keep.")
+@click.option("--holdout", type=click.Path(path_type=Path), help="Texts of the same kind that were never trained on.")
+@click.option("--base", metavar="NAME|DIR", help="The checkpoint from before training on the texts (method retrain).")
+@click.option("--method", default="fisher-removal", show_default=True, help="See `unlearn methods`.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="An option of the method; may be repeated.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write; it must not exist.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--batch-size", default=8, show_default=True, help="Texts that go through the model at a time.")
+@click.option("--max-length", type=int, help="Cut longer texts to this many tokens; default: the model's context.")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would be done and what it needs; compute and write nothing.")
+@_plain_errors
+def run(
+    model: str,
+    forget: Path,
+    retain: Path | None,
+    holdout: Path | None,
+    base: str | None,
+    method: str,
+    pairs: tuple[str, ...],
+    out: Path | None,
+    seed: int,
+    device: str,
+    batch_size: int,
+    max_length: int | None,
+    only_plan: bool,
+) -> None:
+    """Make a model of your own forget texts.
+
+    Writes OUT/model (loads with transformers; of a LoRA adapter the adapter alone), OUT/report.json and OUT/report.html: all or
+    nothing.
+    """
+    from unlearn_lib import running
+
+    if out is None and not only_plan:
+        raise InputError("say where to write with --out DIR, or use --plan")
+    given = {"forget": forget, "retain": retain, "holdout": holdout}
+    request = running.Request(
+        model=model,
+        files={name: path for name, path in given.items() if path is not None},
+        out=out,
+        method=method,
+        options=running.parse_options(dict(_pair(pair) for pair in pairs)),
+        base=base,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        max_length=max_length,
+    )
+    rows = running.check(request)
+    if only_plan:
+        for line in running.plan(request, rows):
+            click.echo(line)
+        return
+    click.echo(f"written: {running.run(request, rows, click.echo)}")
+
+
+@main.command()
+@_plain_errors
+def doctor() -> None:
+    """Say what this machine can run: device, memory, attention, hub access, versions."""
+    from unlearn_lib.doctor import examine
+
+    for line in examine():
+        click.echo(line)
 
 
 @main.command()

@@ -39,7 +39,7 @@ def load_model(
 
     Args:
         name_or_path: An embedded model (`nano/neo-s|m|l`, `nano/opt-s|m|l`), a local folder in the Hugging Face layout, or a
-            name on the hub.
+            name on the hub. A folder with a peft adapter is loaded on its base, and only the adapter is trainable.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, ...
         dtype: `"float32"` (default), `"float64"` or `"bfloat16"`.
         revision: Branch, tag or commit on the hub.
@@ -66,8 +66,10 @@ def load_model(
         model_from, tokenizer_from = nano.folder(name), nano.TOKENIZER
         options["local_files_only"] = True
     elif Path(name).is_dir():
-        if not (Path(name) / "config.json").is_file():
-            raise InputError(f"the folder {name} holds no config.json, so it is not a saved transformers model")
+        if not any((Path(name) / file).is_file() for file in ("config.json", "adapter_config.json")):
+            raise InputError(
+                f"the folder {name} holds no config.json (or adapter_config.json), so it is not a saved transformers model"
+            )
         options["local_files_only"] = True
     elif Path(name).exists() or name.count("/") > 1 or name.startswith((".", "~")):
         raise InputError(f"there is no model folder {name}; embedded models are: {', '.join(nano.SPECS)}")
@@ -80,6 +82,8 @@ def load_model(
             )
         options |= {"revision": revision, "local_files_only": offline}
 
+    if (Path(name) / "adapter_config.json").is_file():
+        return _load_adapter(Path(name), DTYPES[dtype], chosen)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -94,8 +98,24 @@ def load_model(
     return model.to(chosen).eval(), tokenizer
 
 
+def _load_adapter(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise InputError(
+            f"{folder} holds a peft adapter, and peft is not installed: pip install 'unlearn_lib[lora]'"
+        ) from error
+    base_name = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    if not base_name:
+        raise InputError(f"the adapter in {folder} does not say which model it is for (base_model_name_or_path)")
+    name = next((spec for spec in nano.SPECS if Path(base_name) == nano.folder(spec)), base_name)
+    base, tokenizer = load_model(name, device=str(device), dtype=next(key for key, value in DTYPES.items() if value == dtype))
+    return PeftModel.from_pretrained(base, folder, is_trainable=True).eval(), tokenizer
+
+
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
-    """Write model (safetensors) and tokenizer so that `AutoModelForCausalLM.from_pretrained(folder)` loads them."""
+    """Write model (safetensors) and tokenizer so that `AutoModelForCausalLM.from_pretrained(folder)` loads them; of a peft model
+    the adapter alone."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

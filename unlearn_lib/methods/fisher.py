@@ -43,7 +43,7 @@ class FisherMethod(DirectionMethod):
 
     solver: Literal["block", "woodbury", "diagonal", "kfac", "recursion", "dense", "identity"] = "block"
     damping: float | None = Field(None, gt=0)
-    relative_damping: float = Field(0.1, gt=0)
+    relative_damping: float = Field(0.01, gt=0)
     width: int = Field(48, ge=1)
     terms: int = Field(1024, ge=1)
     retain_batch_size: int = Field(1, ge=1)

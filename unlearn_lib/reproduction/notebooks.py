@@ -14,9 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from unlearn_lib.environment import provenance
 from unlearn_lib.errors import InputError
 from unlearn_lib.files import write_text
-from unlearn_lib.reproduction.store import provenance
 
 KERNEL = "python3"
 STAMP = "unlearn_lib"

@@ -1,0 +1,35 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressBar:
+    """A context whose value is called with (step, steps, loss). Writes to stderr."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._last = title, time.monotonic()
+        self._bar = tqdm(desc=title, leave=False, file=sys.stderr) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        if self._bar is not None:
+            self._bar.total = steps
+            self._bar.n = step
+            self._bar.set_postfix(loss=f"{loss:.3f}")
+        elif time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            print(f"{self._title}: {step}/{steps}, loss {loss:.3f}", file=sys.stderr, flush=True)

@@ -1,0 +1,51 @@
+"""What a report measures of a model: losses, the loss attack, greedy extraction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from unlearn_lib.data.batches import Example, make_batches
+from unlearn_lib.losses import evaluate
+from unlearn_lib.metrics.indistinguishable import loss_attack_auc
+from unlearn_lib.metrics.memorisation import extracted, extraction_strength, memorisation_accuracy
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model's losses, `[n]` by set, and its metrics by name (None where there is no holdout to compare with)."""
+
+    losses: Mapping[str, Tensor]
+    metrics: Mapping[str, float | None]
+
+    def mean_loss(self, name: str) -> float | None:
+        """The mean loss of a set, None where there is no such set."""
+        return float(self.losses[name].double().mean()) if name in self.losses else None
+
+
+def measure(model: Any, sets: Mapping[str, Sequence[Example]], batch_size: int) -> Measured:
+    """Losses of every set that is not empty, and how well the forget set is still known. Cost: a few forward passes."""
+    losses = {
+        name: evaluate(model, make_batches(examples, batch_size, model.device)).cpu()
+        for name, examples in sets.items()
+        if examples
+    }
+    forget = sets["forget"]
+    metrics: dict[str, float | None] = {
+        "loss_attack_auc": loss_attack_auc(losses["forget"], losses["holdout"]) if "holdout" in losses else None,
+        "greedy_extraction": float(extracted(model, forget, batch_size=batch_size).double().mean()),
+        "extraction_strength": float(extraction_strength(model, forget, batch_size).mean()),
+        "memorisation_accuracy": memorisation_accuracy(model, forget, batch_size),
+    }
+    return Measured(losses, metrics)
+
+
+MEANING = {
+    "loss_attack_auc": "chance that a forget text has a lower loss than a held-out text (0.5: cannot be told apart)",
+    "greedy_extraction": "share of forget texts whose second half greedy decoding completes exactly from the first",
+    "extraction_strength": "mean share of a forget text that greedy decoding gives exactly, from the shortest prefix that does it",
+    "memorisation_accuracy": "share of the forget texts' tokens that are the most likely prediction",
+}

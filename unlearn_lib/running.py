@@ -1,0 +1,193 @@
+"""`unlearn run`: a user's model folder and files in, a folder with the new model and its report out. All or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unlearn_lib.data.files import Row, read_rows, sha256
+from unlearn_lib.errors import InputError
+from unlearn_lib.files import new_folder, refuse_to_overwrite, write_text
+
+SCHEMA_VERSION = 1
+PARTS = ("forget", "retain", "holdout")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `unlearn run` was asked to do; paths as the user gave them."""
+
+    model: str
+    files: Mapping[str, Path]
+    out: Path | None
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    base: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    batch_size: int = 8
+    max_length: int | None = None
+
+
+Report = Callable[[str], None]
+
+
+def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:
+    """Options given as text: numbers, true, false, none, or names; checked later by the method itself."""
+    words: dict[str, Any] = {"true": True, "false": False, "none": None}
+    values: dict[str, Any] = {}
+    for key, text in pairs.items():
+        if text.lower() in words:
+            values[key] = words[text.lower()]
+            continue
+        for kind in (int, float):
+            try:
+                values[key] = kind(text)
+                break
+            except ValueError:
+                continue
+        else:
+            values[key] = text
+    return values
+
+
+def check(request: Request) -> dict[str, list[Row]]:
+    """Read the files and check everything that can be checked before a model is loaded.
+
+    Raises:
+        InputError: A file, method, option or folder that cannot be used.
+    """
+    from unlearn_lib.methods import METHODS
+
+    if request.method not in METHODS:
+        raise InputError(f"unknown method {request.method!r}; choose one of: {', '.join(METHODS)}")
+    method = METHODS[request.method].from_options(request.options)
+    for need in method.required():
+        if need not in request.files and not (need == "base" and request.base):
+            how = " (or --set step=NUMBER, or --set target_loss=NUMBER)" if need == "holdout" else ""
+            raise InputError(f"method {request.method} with these options needs --{need}{how}")
+    if request.out is not None:
+        try:
+            refuse_to_overwrite(request.out)
+        except FileExistsError as error:
+            raise InputError(str(error)) from error
+    return {name: read_rows(path) for name, path in request.files.items()}
+
+
+def plan(request: Request, rows: Mapping[str, list[Row]]) -> list[str]:
+    """What `run` would do and need, as lines; nothing is computed or written."""
+    from unlearn_lib.models import load_model
+    from unlearn_lib.unlearning import prepare
+
+    model, tokenizer = load_model(request.model, device=request.device)
+    prepared = prepare(model, tokenizer, **_arguments(request, rows), options=request.options)
+    inputs = prepared.inputs
+    tokens = sum(len(example.input_ids) for example in inputs.forget)
+    lines = [
+        f"model: {request.model}, {_parameters(model)['trainable']:,} trainable parameters, on {model.device}",
+        f"texts: {len(inputs.forget)} to forget ({tokens:,} tokens), {len(inputs.retain)} to retain, "
+        f"{len(inputs.holdout) + len(prepared.holdout_for_report)} held out",
+        f"method: {request.method}, " + ", ".join(f"{key}={value}" for key, value in prepared.method.model_dump().items()),
+        f"needs: {prepared.method.plan(model, inputs)}",
+    ]
+    return lines + [f"note: {warning}" for warning in prepared.warnings]
+
+
+def run(request: Request, rows: Mapping[str, list[Row]], say: Report) -> Path:
+    """Do it; returns the folder written.
+
+    Raises:
+        InputError, NumericsError: As `unlearn`. Nothing is written then.
+    """
+    from unlearn_lib.models import load_model, save_model
+    from unlearn_lib.progress import ProgressBar
+    from unlearn_lib.report.measure import measure
+    from unlearn_lib.report.page import render
+    from unlearn_lib.unlearning import prepare, unlearn
+
+    assert request.out is not None
+    model, tokenizer = load_model(request.model, device=request.device)
+    arguments = _arguments(request, rows)
+    inputs = prepare(model, tokenizer, **arguments, options=request.options)
+    # all held-out texts, in both pictures
+    sets = {
+        "forget": inputs.inputs.forget,
+        "retain": inputs.inputs.retain,
+        "holdout": [*inputs.inputs.holdout, *inputs.holdout_for_report],
+    }
+    say(
+        f"{request.method}: {len(sets['forget'])} texts to forget, {len(sets['retain'])} to retain, {len(sets['holdout'])} held out"
+    )
+    with new_folder(request.out) as folder:
+        before = measure(model, sets, request.batch_size)
+        with ProgressBar(request.method) as progress:
+            result = unlearn(model, tokenizer, progress=progress, **arguments, **request.options)
+        after = measure(result.model, sets, request.batch_size)
+        report = {
+            **_describe(request, rows, model, sets),
+            "config": result.config,
+            "losses": {name: {"before": before.mean_loss(name), "after": after.mean_loss(name)} for name in PARTS},
+            "metrics": {"before": dict(before.metrics), "after": dict(after.metrics)},
+            "solution": _solution(result.solution),
+            "cost": vars(result.cost),
+            "history": result.history,
+            "details": result.details,
+            "warnings": result.warnings,
+        }
+        save_model(result.model, result.tokenizer, folder / "model")
+        write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        write_text(folder / "report.html", render(report, before.losses, after.losses))
+    for warning in result.warnings:
+        say(f"warning: {warning}")
+    for name in (name for name in PARTS if name in before.losses):
+        say(f"{name} loss: {before.mean_loss(name):.3f} -> {after.mean_loss(name):.3f}")
+    return request.out
+
+
+def _arguments(request: Request, rows: Mapping[str, list[Row]]) -> dict[str, Any]:
+    return {
+        **{name: rows.get(name) for name in PARTS},
+        "base": request.base,
+        "method": request.method,
+        "seed": request.seed,
+        "batch_size": request.batch_size,
+        "max_length": request.max_length,
+    }
+
+
+def _describe(request: Request, rows: Mapping[str, list[Row]], model: Any, sets: Mapping[str, Any]) -> dict[str, Any]:
+    from unlearn_lib import __version__
+    from unlearn_lib.environment import provenance
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "method": request.method,
+        "seed": request.seed,
+        "model": {"name": request.model, "base": request.base, "type": model.config.model_type, **_parameters(model)},
+        "data": {
+            name: {
+                "path": str(request.files[name]),
+                "rows": len(rows[name]),
+                "used": len(sets[name]),
+                "sha256": sha256(request.files[name]),
+            }
+            if name in rows
+            else None
+            for name in PARTS
+        },
+        "environment": {"unlearn_lib": __version__, **provenance()},
+    }
+
+
+def _parameters(model: Any) -> dict[str, int]:
+    every = list(model.parameters())
+    return {"parameters": sum(p.numel() for p in every), "trainable": sum(p.numel() for p in every if p.requires_grad)}
+
+
+def _solution(solution: Any) -> dict[str, Any] | None:
+    if solution is None:
+        return None
+    return {key: str(value) if key == "reason" else value for key, value in vars(solution).items() if key != "value"}
