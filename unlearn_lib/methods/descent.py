@@ -20,9 +20,10 @@ from unlearn_lib.curvature import trainable
 from unlearn_lib.curvature.vector import Vector, dot
 from unlearn_lib.data.batches import Example, collate
 from unlearn_lib.errors import NumericsError
-from unlearn_lib.losses import IGNORED, Batch, model_inputs, sequence_losses, sequence_means
+from unlearn_lib.losses import Batch, sequence_losses
 from unlearn_lib.methods.base import Inputs, Method, Outcome
 from unlearn_lib.methods.target import Target, walk
+from unlearn_lib.metrics.divergence import sequence_divergences
 
 ADAM_BETAS = (0.9, 0.98)  # Jang et al. 2023
 
@@ -195,16 +196,6 @@ class RetainTerm(DescentMethod):
         kept = (
             sequence_losses(model, step.retain).mean()
             if self.retain_loss == "nll"
-            else divergences(step.original, model, step.retain).mean()
+            else sequence_divergences(step.original, model, step.retain).mean()
         )
         return self.forget_weight * self.forget_loss(model, step) + self.retain_weight * kept
-
-
-def divergences(reference: Any, model: Any, batch: Batch) -> Tensor:
-    r"""`[B]`: for every sequence the mean over its scored tokens of $KL(p_\text{reference} \| p_\text{model})$, in nats."""
-    with torch.no_grad():
-        p_BSV = reference(**model_inputs(batch)).logits[:, :-1].float().log_softmax(-1)
-    q_BSV = model(**model_inputs(batch)).logits[:, :-1].float().log_softmax(-1)
-    scored_BS = batch["labels"][:, 1:] != IGNORED
-    kl_BS = (p_BSV.exp() * (p_BSV - q_BSV)).sum(-1).masked_fill(~scored_BS, 0.0)
-    return sequence_means(kl_BS, scored_BS)

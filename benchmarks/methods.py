@@ -1,0 +1,372 @@
+"""The table that decides: every method at the same forgetting, on the same models, beside retraining.
+
+    python benchmarks/methods.py run FAMILY...   compute what is missing into build/benchmarks/ (resumes; one process a family)
+    python benchmarks/methods.py table           build/benchmarks/ -> benchmarks/methods.json, and print the table
+
+A medium nano model learns 256 texts of ARC by heart; 16 of them are to go. Every method goes as far as the retrained model's
+forget loss (the first crossing, within 1 % of the gap, with no limit on the retain loss) and is measured there. First-order
+methods are tuned over the grids below on a seed of its own, for the lowest damage ratio, separately for each family; so is the
+damping of the second-order ones. The reported seeds are others.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from unlearn_lib import unlearn
+from unlearn_lib.curvature.meter import Meter
+from unlearn_lib.data.batches import make_batches
+from unlearn_lib.environment import provenance
+from unlearn_lib.losses import evaluate
+from unlearn_lib.methods import METHODS
+from unlearn_lib.metrics.divergence import divergence
+from unlearn_lib.reproduction.scenarios import Bench, Scenario
+from unlearn_lib.reproduction.store import RunStore
+from unlearn_lib.training import TrainingConfig, fit
+
+ROOT = Path(__file__).resolve().parents[1]
+STORE = RunStore(ROOT / "build" / "benchmarks")
+TASK, TRAIN, FORGET = "arc_easy", 256, 16
+TRAINING = TrainingConfig(epochs=16, learning_rate=1e-3, batch_size=8)
+SEEDS, TUNING_SEED = (0, 1, 2, 3, 4), 1000
+FAMILIES = ("neo", "opt")
+MOST_STEPS = 60
+DRAWS = 5
+BATCH = 32
+MATCHED = {"retain_limit": None}
+
+RATES = (1e-4, 3e-4, 1e-3)
+FIRST = {"stop": "calibrate", "epochs": MOST_STEPS, "forget_batch_size": None, **MATCHED}
+HELD = {**FIRST, "retain_batch_size": 32}
+DAMPINGS = (1e-1, 1e-2, 1e-3, 1e-4)
+ABSOLUTE = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a method, its fixed options, and the grid that tuning chooses from."""
+
+    label: str
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def candidates(self) -> Iterator[dict[str, Any]]:
+        """All options of the grid."""
+        for values in itertools.product(*self.grid.values()):
+            yield {**self.options, **dict(zip(self.grid, values, strict=True))}
+
+
+def removal(label: str, steps: int, **options: Any) -> Row:
+    """Fisher Removal with its step calibrated."""
+    grid = {} if options.get("solver") == "identity" or "preset" in options else {"relative_damping": DAMPINGS}
+    return Row(label, "fisher-removal", {**options, "step": "calibrate", "steps": steps, **MATCHED}, grid)
+
+
+ROWS = (
+    Row("fine-tuning, one epoch", "finetune", {"epochs": 1, "learning_rate": 1e-3}),
+    removal("gradient, one step", 1, solver="identity"),
+    removal("fisher-removal, paper (damping 1), one step", 1, preset="paper"),
+    removal("fisher-removal, diagonal, one step", 1, solver="diagonal"),
+    removal("fisher-removal, woodbury (full matrix), one step", 1, solver="woodbury"),
+    removal("fisher-removal, blocks of 48, one step", 1, solver="block"),
+    Row(
+        "kfac-newton, one step",
+        "kfac-newton",
+        {"step": "calibrate", "steps": 1, **MATCHED},
+        {"relative_damping": (1e-1, 1e-2, 1e-3, 1e-4)},
+    ),
+    Row(
+        "newton (CG on Gauss-Newton), one step",
+        "newton",
+        {"step": "calibrate", "retain_samples": 64, "max_steps": 30, **MATCHED},
+        {"damping": (1e-3, 1e-4)},
+    ),
+    Row(
+        "woodbury-newton (no retain data), one step",
+        "woodbury-newton",
+        {"step": "calibrate", **MATCHED},
+        {"share": (0.5, 0.9, 0.99)},
+    ),
+    Row(
+        "fisher-forgetting, blocks of 48",
+        "fisher-forgetting",
+        {"step": "calibrate", **MATCHED},
+        {"relative_damping": (1.0, 1e-2, 1e-4)},
+    ),
+    removal("gradient, 4 steps", 4, solver="identity"),
+    removal("fisher-removal, blocks of 48, 4 steps", 4, solver="block"),
+    Row(
+        "kfac-newton, 4 steps",
+        "kfac-newton",
+        {"step": "calibrate", "steps": 4, **MATCHED},
+        {"relative_damping": (1e-1, 1e-2, 1e-3)},
+    ),
+    Row("gradient-ascent, raw", "gradient-ascent", {**FIRST, "optimizer": "sgd"}, {"step": (1e-2, 3e-2, 1e-1)}),
+    Row("gradient-ascent, Adam", "gradient-ascent", {**FIRST, "optimizer": "adam"}, {"step": RATES}),
+    Row(
+        "gradient-difference, NLL",
+        "gradient-difference",
+        HELD,
+        {"learning_rate": RATES, "retain_weight": (1.0, 3.0, 10.0, 30.0)},
+    ),
+    Row(
+        "gradient-difference, KL",
+        "gradient-difference",
+        {**HELD, "retain_loss": "kl"},
+        {"learning_rate": RATES, "retain_weight": (1.0, 10.0, 30.0)},
+    ),
+    Row("npo, with retain term", "npo", HELD, {"learning_rate": RATES, "retain_weight": (1.0, 10.0, 30.0)}),
+    Row("simnpo, with retain term", "simnpo", HELD, {"learning_rate": RATES, "retain_weight": (0.1, 1.0, 10.0)}),
+)
+
+
+class Case:
+    """One family and seed: the original, the retrained model, and how to measure."""
+
+    def __init__(self, family: str, seed: int) -> None:
+        self.family, self.seed = family, seed
+        scenario = Scenario(TASK, f"nano/{family}-m", seed, "original", TRAINING, train_size=TRAIN)
+        self.bench = Bench(scenario)
+        order = self.bench.order
+        train = self.bench.encoded["train"]
+        self.forget, self.kept = order[:FORGET], sorted(order[FORGET:])
+        self.sets = {
+            "forget": make_batches([train[i] for i in self.forget], BATCH),
+            "retain": make_batches([train[i] for i in self.kept], BATCH),
+            "holdout": make_batches(self.bench.encoded["holdout"], BATCH),
+        }
+        self.original = self.bench.original
+        self.retrained = copy.deepcopy(self.bench.base)
+        fit(self.retrained, [train[i] for i in self.kept], TRAINING, seed=seed)
+        self.before, self.goal = self.losses(self.original), self.losses(self.retrained)
+
+    def losses(self, model: Any) -> dict[str, float]:
+        return {name: evaluate(model, batches).double().mean().item() for name, batches in self.sets.items()}
+
+    def measure(self, model: Any) -> dict[str, float]:
+        """Losses, the damage ratio, and the distance to the retrained model on the three sets (nats a token)."""
+        after = self.losses(model)
+        rise = after["forget"] - self.before["forget"]
+        found = {f"{name}_loss": loss for name, loss in after.items()}
+        found["damage_ratio"] = (after["retain"] - self.before["retain"]) / rise if abs(rise) > 1e-9 else 0.0
+        return found | {f"{name}_kl": divergence(self.retrained, model, batches) for name, batches in self.sets.items()}
+
+    def unlearn(self, method: str, options: dict[str, Any], seed: int) -> Any:
+        known = METHODS[method].model_fields
+        goal = {"target_loss": self.goal["forget"]} if "target_loss" in known else {}
+        task = self.bench.task
+        return unlearn(
+            self.original,
+            self.bench.tokenizer,
+            forget=task.train.select(self.forget),
+            retain=task.train.select(self.kept),
+            base=self.bench.base,
+            method=method,
+            seed=seed,
+            batch_size=BATCH,
+            **options,
+            **goal,
+        )
+
+
+_CASES: dict[tuple[str, int], Case] = {}
+
+
+def case(family: str, seed: int) -> Case:
+    """The case, made when it is first needed."""
+    if (family, seed) not in _CASES:
+        _CASES.clear()
+        _CASES[family, seed] = Case(family, seed)
+    return _CASES[family, seed]
+
+
+def config(family: str, seed: int, method: str, options: dict[str, Any], metered: bool) -> dict[str, Any]:
+    """Everything a record depends on."""
+    return {
+        "benchmark": "methods",
+        "numerics": 1,
+        "task": TASK,
+        "train": TRAIN,
+        "forget": FORGET,
+        "training": asdict(TRAINING),
+        "family": family,
+        "seed": seed,
+        "method": method,
+        "options": options,
+        "metered": metered,
+    }
+
+
+def record(family: str, seed: int, method: str, options: dict[str, Any], *, metered: bool = False) -> dict[str, Any]:
+    """The results of one run, computed unless they are there."""
+    name, key = f"{family}-{seed}-{method}", config(family, seed, method, options, metered)
+    found = STORE.get(name, key)
+    if found is None:
+        here = case(family, seed)
+        results, timing = compute(here, method, options, metered)
+        found = STORE.put(name, key, results, timing)
+        click.echo(f"{family} {seed} {method} {options}: {json.dumps({k: round(v, 4) for k, v in results.items()})}")
+    return found["results"] | found["timing"]
+
+
+def compute(here: Case, method: str, options: dict[str, Any], metered: bool) -> tuple[dict[str, Any], dict[str, float]]:
+    if method == "original":
+        return here.measure(here.original), {}
+    if method == "retrain":
+        return here.measure(here.retrained), {}
+    draws = DRAWS if method == "fisher-forgetting" else 1
+    found: list[dict[str, float]] = []
+    timing: dict[str, float] = {}
+    for draw in range(draws):
+        meter = Meter() if metered else None
+        if meter is None:
+            result = here.unlearn(method, options, here.seed + 100 * draw)
+            timing = {"seconds": result.cost.seconds}
+        else:
+            with meter:
+                result = here.unlearn(method, options, here.seed + 100 * draw)
+            timing = {"peak_memory_bytes": meter.peak}
+        short = any("forgetting_incomplete" in warning for warning in result.warnings)
+        cosine = result.history[0].get("cosine_to_gradient") if result.history else None
+        found.append(
+            here.measure(result.model)
+            | {
+                "gradient_evaluations": result.cost.gradient_evaluations,
+                "steps": len(result.history),
+                "reached": float(not short),
+            }
+            | ({"cosine_to_gradient": cosine} if cosine is not None else {})
+        )
+        if metered:
+            break
+    return {name: statistics.fmean(entry[name] for entry in found) for name in found[0]}, timing
+
+
+def tuned(row: Row, family: str) -> dict[str, Any]:
+    """The options of the grid with the lowest damage ratio on the tuning seed, among those that reach the goal."""
+    candidates = list(row.candidates())
+    if len(candidates) == 1:
+        return candidates[0]
+    tried = [(record(family, TUNING_SEED, row.method, options), options) for options in candidates]
+    reached = [(found["damage_ratio"], number) for number, (found, _) in enumerate(tried) if found["reached"]]
+    return tried[min(reached)[1]][1] if reached else candidates[0]
+
+
+def sweep() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The ablation: the paper's algorithm over dampings, and with the identity in place of the inverse Fisher."""
+    shared = {"step": "calibrate", "steps": 1, **MATCHED}
+    yield "identity", {**shared, "solver": "identity"}
+    for damping in ABSOLUTE:
+        precise = {"precision": "float64"} if damping < 1e-6 else {}
+        yield f"recursion, {damping:g}", {**shared, "preset": "paper", "damping": damping}
+        yield f"block, {damping:g}", {**shared, "solver": "block", "damping": damping, **precise}
+
+
+@click.group()
+def main() -> None:
+    """See the module's docstring."""
+
+
+@main.command()
+@click.argument("families", nargs=-1, required=True, type=click.Choice(FAMILIES))
+@click.option("--threads", default=1, show_default=True)
+def run(families: tuple[str, ...], threads: int) -> None:
+    """Compute what is missing."""
+    torch.set_num_threads(threads)
+    for family in families:
+        chosen = {row.label: tuned(row, family) for row in ROWS}
+        for row in ROWS:
+            record(family, TUNING_SEED, row.method, chosen[row.label], metered=True)
+        for seed in SEEDS:
+            record(family, seed, "original", {})
+            record(family, seed, "retrain", {})
+            for row in ROWS:
+                record(family, seed, row.method, chosen[row.label])
+            if seed < 3:
+                for _, options in sweep():
+                    record(family, seed, "fisher-removal", options)
+
+
+@main.command()
+@click.option("--out", default=ROOT / "benchmarks" / "methods.json", type=click.Path(path_type=Path))
+def table(out: Path) -> None:
+    """Gather the records and print the table."""
+    STORE.put = _refuse  # type: ignore[method-assign]
+    gathered: dict[str, Any] = {
+        "environment": provenance(),
+        "setting": config("both", -1, "all", {}, False),
+        "rows": {},
+        "sweep": {},
+    }
+    for family in FAMILIES:
+        for row in (Row("original", "original"), Row("retraining", "retrain"), *ROWS):
+            options = tuned(row, family) if row.method in METHODS else {}
+            runs = [record(family, seed, row.method, options) for seed in SEEDS]
+            memory = (
+                record(family, TUNING_SEED, row.method, options, metered=True)["peak_memory_bytes"]
+                if row.method in METHODS
+                else None
+            )
+            gathered["rows"].setdefault(row.label, {})[family] = {
+                "method": row.method,
+                "options": options,
+                "grid": row.grid,
+                "peak_memory_bytes": memory,
+                "seeds": runs,
+            }
+        for label, options in sweep():
+            gathered["sweep"].setdefault(label, {})[family] = [
+                record(family, seed, "fisher-removal", options) for seed in SEEDS[:3]
+            ]
+    out.write_text(json.dumps(gathered, indent=1) + "\n")
+    click.echo(render(gathered))
+
+
+def _refuse(*_: Any) -> Any:
+    raise click.ClickException("records are missing; run `python benchmarks/methods.py run neo opt` first")
+
+
+def render(gathered: dict[str, Any]) -> str:
+    """The table as text: means over seeds, both families."""
+    columns = (
+        "damage_ratio",
+        "forget_loss",
+        "retain_loss",
+        "holdout_loss",
+        "forget_kl",
+        "retain_kl",
+        "holdout_kl",
+        "gradient_evaluations",
+    )
+    lines = ["| method | family | " + " | ".join(columns) + " | seconds | MiB |"]
+    for label, families in gathered["rows"].items():
+        for family, entry in families.items():
+            cells = [_cell([run[name] for run in entry["seeds"] if name in run]) for name in columns]
+            seconds = _cell([run["seconds"] for run in entry["seeds"] if "seconds" in run])
+            memory = "" if entry["peak_memory_bytes"] is None else f"{entry['peak_memory_bytes'] / 2**20:.0f}"
+            reached = sum(run.get("reached", 1.0) for run in entry["seeds"])
+            note = "" if reached == len(entry["seeds"]) else f" ({reached:.0f} of {len(entry['seeds'])} reach the goal)"
+            lines.append(f"| {label}{note} | {family} | " + " | ".join(cells) + f" | {seconds} | {memory} |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):.3g}+-{spread:.1g}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+r"""How far two models' predictions are apart: the mean over texts of the mean over scored tokens of KL(p_reference || p_model)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unlearn_lib.losses import IGNORED, Batch, model_inputs, sequence_means
+
+
+def sequence_divergences(reference: Any, model: Any, batch: Batch) -> Tensor:
+    r"""`[B]`: for every sequence the mean over its scored tokens of $KL(p_\text{reference} \| p_\text{model})$ of the next token, in nats.
+
+    The gradient reaches `model` only. Cost: a forward pass of each.
+    """
+    with torch.no_grad():
+        p_BSV = _log_probs(reference, batch)
+    q_BSV = _log_probs(model, batch)
+    scored_BS = batch["labels"][:, 1:] != IGNORED
+    kl_BS = (p_BSV.exp() * (p_BSV - q_BSV)).sum(-1).masked_fill(~scored_BS, 0.0)
+    return sequence_means(kl_BS, scored_BS)
+
+
+@torch.no_grad()
+def divergence(reference: Any, model: Any, batches: list[Batch]) -> float:
+    """The mean over all sequences: the distance to retraining, where `reference` is the retrained model. 0 for equal predictions."""
+    return torch.cat([sequence_divergences(reference, model, batch) for batch in batches]).double().mean().item()
+
+
+def _log_probs(model: Any, batch: Batch) -> Tensor:
+    logits_BSV = model(**model_inputs(batch)).logits[:, :-1]
+    log_probs_BSV: Tensor = logits_BSV.to(torch.promote_types(logits_BSV.dtype, torch.float32)).log_softmax(-1)
+    return log_probs_BSV
