@@ -63,6 +63,11 @@ def plan(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any]) -> Plan:
     return _Planner(risk).plan(solver, options)
 
 
+def gradient_memory(risk: EmpiricalRisk) -> int:
+    """Peak bytes of one gradient of the risk, result included, by rehearsal."""
+    return _Planner(risk).product_peak
+
+
 def refuse_what_does_not_fit(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any], limit: int) -> None:
     """Compare the plan with a limit in bytes.
 
@@ -158,7 +163,7 @@ class _Planner:
         width = options.get("width") or 48
         if solver == "block":  # in float64: columns, blocks and their factors
             block += 8 * numbers * (2 + 3 * width / n)
-            gram_flops = 2 * 2 * n * P * width
+            gram_flops = 2 * n * P * width
         if gradients.keep == "nothing":
             parts = [sum(r.kept[name] for name in group) for group in groups(risk.params, gradients.passes)]
             share = max(parts) / max(1, kept)
@@ -167,7 +172,7 @@ class _Planner:
             if solver == "woodbury":
                 peak = max(peak, vector + self.product_peak, 3 * vector)
                 return peak, captures * r.capture_flops + r.product_flops + gram_flops + later
-            return peak + 2 * vector, 2 * (captures * r.capture_flops + r.product_flops) + gram_flops
+            return peak + 2 * vector, captures * r.capture_flops + r.product_flops + gram_flops
         capturing = kept - r.largest + r.peak
         if gradients.keep == "gradients":
             stored = max(capturing, kept + max(p.numel() for p in risk.params.values()) * n * number, G)
@@ -176,8 +181,7 @@ class _Planner:
             return max(stored, G + rows), flops + (2 * n * n * P if solver == "recursion" else 0)
         if solver == "woodbury":
             return max(capturing, kept + block, kept + 3 * vector), r.capture_flops + 4 * r.product_flops + gram_flops
-        applications = 2 if solver == "block" else 1
-        return max(capturing, kept + block + 2 * vector), r.capture_flops + applications * r.product_flops + gram_flops
+        return max(capturing, kept + block + 2 * vector), r.capture_flops + r.product_flops + gram_flops
 
     @cached_property
     def product_peak(self) -> int:

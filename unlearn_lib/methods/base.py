@@ -14,6 +14,7 @@ from unlearn_lib.curvature import Solution
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.losses import Batch
+from unlearn_lib.methods.needs import Needs
 
 Progress = Callable[[int, int, float], None]
 INCOMPLETE = "forgetting_incomplete"
@@ -86,9 +87,9 @@ class Method(BaseModel, ABC):
         """The inputs that these options need beyond the forget set."""
         return self.needs
 
-    def plan(self, model: Any, inputs: Inputs) -> str:
-        """What `run` will take, in one line, without running it."""
-        raise NotImplementedError
+    @abstractmethod
+    def plan(self, model: Any, inputs: Inputs) -> Needs:
+        """What `run` will take, without running it. Cost: a forward pass of one token or two, and rehearsals without contents."""
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:

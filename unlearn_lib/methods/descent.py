@@ -22,6 +22,7 @@ from unlearn_lib.data.batches import Example, collate
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses
 from unlearn_lib.methods.base import Inputs, Method, Outcome
+from unlearn_lib.methods.needs import Needs, backward_bytes, model_bytes, vector_bytes
 from unlearn_lib.methods.target import Target, walk
 from unlearn_lib.metrics.divergence import sequence_divergences
 
@@ -99,6 +100,19 @@ class DescentMethod(Method):
         if self.optimizer == "adam":
             return torch.optim.Adam(params.values(), lr=self.rate, betas=ADAM_BETAS)
         return torch.optim.AdamW(params.values(), lr=self.rate, weight_decay=0.0)
+
+    def plan(self, model: Any, inputs: Inputs) -> Needs:
+        batches = [collate(batch, model.device) for batch in inputs.forget_batches(self.forget_batch_size)]
+        steps = self.epochs * len(batches)
+        texts = self.epochs * len(inputs.forget)
+        if self.uses_retain:
+            size = min(self.retain_batch_size, len(inputs.retain))
+            texts += steps * size
+            batches.append(collate(sorted(inputs.retain, key=lambda example: -len(example.input_ids))[:size], model.device))
+        copies = 2 if self.uses_original else 1
+        vectors = {"sgd": 2, "adam": 4, "adamw": 4}[self.optimizer]
+        memory = copies * model_bytes(model) + backward_bytes(model, batches) + vectors * vector_bytes(model)
+        return Needs(texts, memory, f"{steps} steps with {self.optimizer}")
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
         outcome, params = Outcome(model), trainable(model)

@@ -17,6 +17,7 @@ from unlearn_lib.data.batches import collate
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
+from unlearn_lib.methods.needs import Needs, backward_bytes, kfac_bytes, kfac_gradients, vector_bytes
 
 FORGIVING = 0.05
 """A direction this far from exact (relative residual) is as good as exact: its length is found by measurement."""
@@ -74,6 +75,29 @@ class FisherMethod(DirectionMethod):
         outcome.gradient_evaluations += solution.gradient_evaluations * len(examples)
         assert isinstance(solution.value, dict)
         return solution.value
+
+    def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
+        if self.solver == "identity":
+            return Needs(0, 0, "no curvature")
+        if self.solver == "recursion":
+            terms = min(self.terms, -(-len(inputs.retain) // self.retain_batch_size))
+            memory: float = vector_bytes(model) * (self.width + 3)
+            return Needs(terms * self.retain_batch_size, memory, f"{terms} terms, blocks of {self.width}")
+        examples = inputs.some_retain(self.terms)
+        batches = inputs.batches(examples, model.device)
+        if self.solver == "kfac":
+            K = KFAC(model, batches, precision=self.precision)
+            memory = kfac_bytes(K) + 2 * backward_bytes(model, batches)
+            return Needs(kfac_gradients(K) * len(examples), memory, f"K-FAC of {len(examples)} texts")
+        if self.solver == "dense":
+            return Needs(2 * len(examples), 3 * vector_bytes(model) ** 2 / 4, "a dense matrix")
+        F = EmpiricalFisher(model, batches, precision=self.precision)
+        options: dict[str, Any] = {"width": self.width} if self.solver == "block" else {}
+        found = F.plan(self.solver, **options)
+        trace = 0 if self.damping else 1 / max(1, self.steps)
+        return Needs(
+            (found.gradient_evaluations + trace) * len(examples), found.peak_memory_bytes, f"{found} of {len(examples)} texts"
+        )
 
     def _relative(self, F: EmpiricalFisher | KFAC, model: Any, inputs: Inputs, outcome: Outcome) -> float:
         if "damping" not in outcome.details:

@@ -17,6 +17,7 @@ from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
 from unlearn_lib.methods.fisher import FORGIVING
+from unlearn_lib.methods.needs import Needs, backward_bytes, kfac_bytes, kfac_gradients
 
 
 class KFACNewton(DirectionMethod):
@@ -41,16 +42,22 @@ class KFACNewton(DirectionMethod):
     max_side: int = Field(4096, ge=1)
     retain_samples: int = Field(1024, ge=1)
 
-    def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
-        batches = inputs.batches(inputs.some_retain(self.retain_samples), model.device)
-        K = KFAC(
-            model,
-            batches,
-            correction=self.correction,
-            samples=self.samples,
-            seed=inputs.seed + len(outcome.history),
-            max_side=self.max_side,
+    def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
+        K = self._operator(model, inputs, 0)
+        memory = kfac_bytes(K) + 2 * backward_bytes(model, K.batches)
+        return Needs(
+            kfac_gradients(K) * K.sequences,
+            memory,
+            f"{'EK-FAC' if self.correction else 'K-FAC'} of {K.sequences} texts, estimated",
         )
+
+    def _operator(self, model: Any, inputs: Inputs, draw: int) -> KFAC:
+        batches = inputs.batches(inputs.some_retain(self.retain_samples), model.device)
+        options: dict[str, Any] = {"correction": self.correction, "samples": self.samples, "max_side": self.max_side}
+        return KFAC(model, batches, seed=inputs.seed + draw, **options)
+
+    def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
+        K = self._operator(model, inputs, len(outcome.history))
         if "damping" not in outcome.details:
             outcome.details["damping"] = self.relative_damping * K.trace() / K.size
         solution = K.solve(K.own_form(g), outcome.details["damping"], "kfac", tolerance=FORGIVING)

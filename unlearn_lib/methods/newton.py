@@ -26,6 +26,7 @@ from unlearn_lib.curvature.solvers.cg import levenberg_marquardt
 from unlearn_lib.curvature.vector import Vector, axpy, dot, scale
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
+from unlearn_lib.methods.needs import Needs
 from unlearn_lib.methods.target import mean_loss
 
 CURVATURES: dict[str, type[EmpiricalRisk]] = {"gauss-newton": GaussNewton, "hessian": Hessian}
@@ -73,6 +74,11 @@ class Newton(DirectionMethod):
     def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
         _, v = self._gradients(model, g, inputs, outcome)
         return self._solve(self._operator(model, inputs), v, self.damping, inputs, outcome)
+
+    def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
+        H = self._operator(model, inputs)
+        found = H.plan("cg", max_steps=self.max_steps, linearize=self.linearize)
+        return Needs((1 + found.gradient_evaluations) * H.sequences, found.peak_memory_bytes, f"{found} of {H.sequences} texts")
 
     def _operator(self, model: Any, inputs: Inputs) -> EmpiricalRisk:
         batches = inputs.batches(inputs.some_retain(self.retain_samples), model.device)

@@ -21,6 +21,7 @@ from unlearn_lib.curvature import EmpiricalFisher
 from unlearn_lib.curvature.vector import Vector, add
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
+from unlearn_lib.methods.needs import Needs
 
 
 class WoodburyNewton(DirectionMethod):
@@ -36,6 +37,10 @@ class WoodburyNewton(DirectionMethod):
 
     retain_limit: float | None = Field(None, gt=0)
     share: float = Field(0.9, ge=0, lt=1)
+
+    def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
+        found = EmpiricalFisher(model, inputs.batches(inputs.forget, model.device)).plan("woodbury")
+        return Needs(found.gradient_evaluations * len(inputs.forget), found.peak_memory_bytes, str(found))
 
     def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
         F = EmpiricalFisher(model, inputs.batches(inputs.forget, model.device))

@@ -1,0 +1,189 @@
+"""Step size without a retrained model: where it stops, what binds, what it costs."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from unlearn_lib import TrainingConfig, text_losses, train, unlearn
+from unlearn_lib.errors import InputError
+from unlearn_lib.methods import METHODS
+
+FORGET, RETAIN, UNSEEN = slice(0, 5), slice(5, 24), slice(24, 40)
+
+
+@pytest.fixture(scope="module")
+def memorised(tokenizer: Any, texts: list[dict[str, str]]) -> Any:
+    """A tiny model that knows the first 24 texts much better than the others."""
+    from transformers import AutoModelForCausalLM
+
+    from unlearn_lib import nano
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(nano.config(nano.NanoSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
+    train(model, tokenizer, texts[:24], TrainingConfig(40, 1e-2))
+    return model
+
+
+def losses(model: Any, tokenizer: Any, rows: Any) -> float:
+    return float(text_losses(model, tokenizer, rows).double().mean())
+
+
+@pytest.fixture
+def arguments(memorised: Any, tokenizer: Any, texts: list[dict[str, str]]) -> dict[str, Any]:
+    return {
+        "model": memorised,
+        "tokenizer": tokenizer,
+        "forget": texts[FORGET],
+        "retain": texts[RETAIN],
+        "holdout": texts[UNSEEN],
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"steps": 1}, {"solver": "kfac", "steps": 2}, {"solver": "diagonal"}])
+def test_the_forget_loss_comes_to_the_held_out_loss(options: dict[str, Any], arguments: dict[str, Any], texts: Any) -> None:
+    result = unlearn(**arguments, retain_limit=None, **options)
+    before, after = (losses(model, arguments["tokenizer"], texts[FORGET]) for model in (arguments["model"], result.model))
+    goal = result.details["goal"]
+    assert goal - before > 1.0  # there is something to forget
+    assert abs(after - goal) <= 0.05 * (goal - before)
+    assert after == pytest.approx(result.details["reached"], rel=1e-5)
+    assert not any("forgetting_incomplete" in warning for warning in result.warnings)
+    assert len(result.history) == options.get("steps", 4)
+
+
+def test_the_goal_is_the_originals_loss_on_half_of_the_holdout(arguments: dict[str, Any], texts: Any) -> None:
+    result = unlearn(**arguments, seed=3, solver="identity", steps=1, retain_limit=None)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(3)).tolist()
+    half = [texts[UNSEEN][i] for i in order[:8]]
+    assert result.details["goal"] == pytest.approx(losses(arguments["model"], arguments["tokenizer"], half), rel=1e-5)
+    found = result.details["kolmogorov_smirnov"]
+    assert (found["n_forget"], found["n_holdout"]) == (5, 8)
+    from scipy.stats import ks_2samp
+
+    other = [texts[UNSEEN][i] for i in order[8:]]
+    expected = ks_2samp(*(text_losses(result.model, arguments["tokenizer"], rows).numpy() for rows in (texts[FORGET], other)))
+    assert found["distance"] == pytest.approx(expected.statistic)
+    assert found["p"] == pytest.approx(expected.pvalue)
+
+
+@pytest.mark.parametrize("method", ["fisher-removal", "gradient-ascent"])
+def test_the_limit_on_the_retain_loss_binds(method: str, arguments: dict[str, Any], texts: Any) -> None:
+    options = {"solver": "identity"} if method == "fisher-removal" else {"step": 0.02, "stop": "calibrate", "epochs": 200}
+    result = unlearn(**arguments, method=method, retain_limit=0.05, **options)
+    assert any(warning.startswith("forgetting_incomplete") and "binds" in warning for warning in result.warnings)
+    rise = [
+        losses(result.model, arguments["tokenizer"], rows) - losses(arguments["model"], arguments["tokenizer"], rows)
+        for rows in (texts[RETAIN], texts[FORGET])
+    ]
+    assert rise[0] <= 0.05 * rise[1] + 1e-6
+    assert result.details["reached"] < result.details["goal"]
+
+
+@pytest.mark.parametrize("method", ["gradient-ascent", "gradient-difference", "npo", "simnpo"])
+def test_first_order_methods_stop_at_the_first_crossing(method: str, arguments: dict[str, Any], texts: Any) -> None:
+    rates = {"gradient-ascent": {"step": 1e-3, "optimizer": "adam"}, "npo": {"learning_rate": 5e-3, "retain_weight": 0.1}}
+    rate = rates.get(method, {"learning_rate": 5e-3, "forget_weight": 1.0, "retain_weight": 0.1})
+    result = unlearn(**arguments, method=method, stop="calibrate", epochs=200, retain_limit=None, **rate)
+    goal, start = result.details["goal"], losses(arguments["model"], arguments["tokenizer"], texts[FORGET])
+    assert abs(losses(result.model, arguments["tokenizer"], texts[FORGET]) - goal) <= 0.05 * (goal - start)
+    assert result.warnings == []
+
+
+def test_a_given_forget_loss_needs_no_holdout(arguments: dict[str, Any], texts: Any) -> None:
+    del arguments["holdout"]
+    result = unlearn(**arguments, target_loss=2.0, retain_limit=None)
+    assert losses(result.model, arguments["tokenizer"], texts[FORGET]) == pytest.approx(2.0, abs=0.05)
+    assert "kolmogorov_smirnov" not in result.details
+
+
+def test_nothing_to_forget_is_said(arguments: dict[str, Any], fingerprint: Any) -> None:
+    result = unlearn(**arguments, target_loss=0.001)
+    assert result.warnings[-1].startswith("nothing was done: the forget loss")
+    assert fingerprint(result.model) == fingerprint(arguments["model"])
+
+
+def test_noise_that_never_crosses_is_reported(arguments: dict[str, Any]) -> None:
+    result = unlearn(**arguments, method="gradient-ascent", stop="calibrate", step=1e-9, epochs=2)
+    assert any("2 steps did not reach the goal" in warning for warning in result.warnings)
+
+
+def test_calibrating_takes_no_gradients(arguments: dict[str, Any]) -> None:
+    """Of the forget set one for each direction; the walk is forward passes."""
+    assert unlearn(**arguments, solver="identity", steps=3, retain_limit=None).cost.gradient_evaluations == 3 * 5
+
+
+def test_more_steps_hurt_the_retained_texts_less(arguments: dict[str, Any], texts: Any) -> None:
+    """What the whole library is about, on a model of 60,000 parameters."""
+
+    def damage(**options: Any) -> float:
+        model = unlearn(**arguments, retain_limit=None, **options).model
+        return losses(model, arguments["tokenizer"], texts[RETAIN]) - losses(
+            arguments["model"], arguments["tokenizer"], texts[RETAIN]
+        )
+
+    ascent, one, four = damage(solver="identity", steps=1), damage(steps=1), damage(steps=4)
+    assert four < 0.5 * min(ascent, one)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"holdout": None}, "needs holdout=...; texts of the same kind"),
+        ({"holdout": []}, "the holdout set is empty"),
+        ({"holdout": "forget"}, "fewer than two held-out texts are left"),
+        ({"forget_batch_size": 2}, "step='calibrate' takes the forget set as a whole"),
+        ({"step": -1}, "option step|options of fisher-removal"),
+        ({"step": "calibrated"}, "option step of fisher-removal is 'calibrated'"),
+        ({"retain_batch_size": 4}, "retain_batch_size is for solver='recursion'"),
+        ({"solver": "recursion"}, "give damping=... \\(the paper: 1\\)"),
+        ({"solver": "qr"}, "option solver of fisher-removal is 'qr'"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_bad_calls(options: dict[str, Any], message: str, arguments: dict[str, Any]) -> None:
+    if options.get("holdout") == "forget":
+        options = {"holdout": arguments["forget"]}
+    with pytest.raises(InputError, match=message):
+        unlearn(**{**arguments, **options})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_plan(method: str, arguments: dict[str, Any], memorised: Any) -> None:
+    """At least as many gradients as were taken, and not many times more."""
+    from unlearn_lib.unlearning import prepare
+
+    options: dict[str, Any] = {"max_steps": 5} if method == "newton" else {}
+    if "retain_limit" in METHODS[method].model_fields:
+        options["retain_limit"] = None
+    given = {**arguments, "method": method, "base": memorised}
+    prepared = prepare(**given, options=options)
+    needs = prepared.method.plan(memorised, prepared.inputs)
+    taken = unlearn(**given, **options).cost.gradient_evaluations
+    assert 0.9 * taken <= needs.gradient_evaluations <= 3 * taken
+    assert needs.peak_memory_bytes > sum(p.numel() * 4 for p in memorised.parameters())
+
+
+def test_what_two_sets_share_is_said(arguments: dict[str, Any], texts: Any) -> None:
+    near = {"text": texts[0]["text"] + " And so it ended."}
+    arguments["retain"] = [*texts[RETAIN], near, texts[1]]
+    arguments["holdout"] = [*texts[UNSEEN], texts[6]]
+    result = unlearn(**arguments, solver="identity", steps=1, retain_limit=None)
+    assert "1 retain texts are exact duplicates of forget texts and were dropped from the retain set" in result.warnings
+    assert any(warning.startswith("1 retain texts share half or more") for warning in result.warnings)
+    assert "1 held-out texts are also in the forget or retain set and were dropped from the holdout" in result.warnings
+
+
+def test_long_texts_are_cut_and_counted(arguments: dict[str, Any]) -> None:
+    result = unlearn(**arguments, max_length=12, solver="identity", steps=1, retain_limit=None)
+    assert any("forget texts are longer than 12 tokens and were cut" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("pad", [None, "eos"])
+def test_the_pad_token_does_not_matter(pad: str | None, arguments: dict[str, Any], fingerprint: Any) -> None:
+    other = copy.deepcopy(arguments["tokenizer"])
+    other.pad_token = other.eos_token if pad == "eos" else None
+    options: dict[str, Any] = {"solver": "diagonal", "steps": 1, "retain_limit": None}
+    expected = unlearn(**arguments, **options)
+    assert fingerprint(unlearn(**{**arguments, "tokenizer": other}, **options).model) == fingerprint(expected.model)

@@ -1,0 +1,97 @@
+"""Measures of memorisation by hand, on a model that always says the same thing."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from unlearn_lib.data.batches import Example
+from unlearn_lib.errors import InputError
+from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov, loss_attack_auc
+from unlearn_lib.metrics.memorisation import extracted, extraction_likelihood, extraction_strength, memorisation_accuracy
+
+
+class Counting:
+    """After token t it predicts t + 1; nothing else."""
+
+    device = torch.device("cpu")
+
+    def __call__(self, input_ids: torch.Tensor, **_: Any) -> Any:
+        return SimpleNamespace(logits=torch.nn.functional.one_hot((input_ids + 1) % 50, 50).float())
+
+    def generate(self, prompts: torch.Tensor, max_new_tokens: int, **_: Any) -> torch.Tensor:
+        rows = [prompts]
+        for _ in range(max_new_tokens):
+            rows.append(rows[-1][:, -1:] + 1)
+        return torch.cat(rows, dim=1)
+
+
+def text(*ids: int, scored_from: int = 0) -> Example:
+    return Example(ids, tuple(-100 if i < scored_from else token for i, token in enumerate(ids)))
+
+
+def test_accuracy() -> None:
+    assert memorisation_accuracy(Counting(), [text(1, 2, 3, 9, 10)]) == 3 / 4
+    assert memorisation_accuracy(Counting(), [text(1, 2, 3), text(5, 1, 8)]) == 0.5
+
+
+def test_extraction_strength() -> None:
+    """The shortest prefix from which the rest comes exactly: 1 - k / T."""
+    found = extraction_strength(
+        Counting(), [text(1, 2, 3, 4, 5), text(1, 9, 10, 11, 12), text(1, 5, 9, 13, 17), text(7, 7, 7, 1, 2)]
+    )
+    assert found.tolist() == pytest.approx([4 / 5, 3 / 5, 0.0, 0.0])  # k = 1; k = 2; never; the last token alone does not count
+
+
+def test_extracted_after_a_prefix() -> None:
+    examples = [text(1, 9, 3, 4, 5), text(1, 2, 3, 4, 9), text(1, 2, 3, 4, 5)]
+    assert extracted(Counting(), examples).tolist() == [True, False, True]
+    assert extracted(Counting(), examples, prefix=0.0).tolist() == [False, False, True]
+    with pytest.raises(InputError, match="prefix is the share"):
+        extracted(Counting(), examples, prefix=1.0)
+
+
+def test_a_prompt_is_not_scored() -> None:
+    assert memorisation_accuracy(Counting(), [text(1, 9, 3, 4, scored_from=2)]) == 0.5  # 9 -> 3 wrong, 3 -> 4 right
+
+
+def test_extraction_likelihood() -> None:
+    """T = 5, n = 2: prefixes of 1, 2 and 3 tokens; the text continues 1 2 3 7 8."""
+    # after 1: says 2 3 4 5, truth 2 3 7 8: of (2,3) (3,7) (7,8) one is there; after 1 2: 3 4 5 of (3,7) (7,8) none; after 1 2 3: 4 5 of (7,8) none
+    assert extraction_likelihood(Counting(), [text(1, 2, 3, 7, 8)], n=2) == pytest.approx((1 / 3 + 0 + 0) / 3)
+    assert extraction_likelihood(Counting(), [text(1, 2, 3, 4, 5)], n=2) == 1.0
+    assert extraction_likelihood(Counting(), [text(1, 2, 3, 4, 5), text(1)], n=2, batch_size=2) == 1.0
+    with pytest.raises(InputError, match="EL_10 needs texts of more than 10 tokens"):
+        extraction_likelihood(Counting(), [text(1, 2, 3)])
+
+
+def test_likelihood_of_a_real_model_does_not_depend_on_padding(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
+    from unlearn_lib.data.batches import encode
+
+    for family in ("opt", "neo"):
+        model = tiny(family, dtype=torch.float32)
+        examples = encode(texts[:2], tokenizer, 24).examples
+        whole = extraction_likelihood(model, examples, n=1, batch_size=64)
+        assert extraction_likelihood(model, examples, n=1, batch_size=1) == pytest.approx(whole)
+
+
+def test_loss_attack() -> None:
+    low, high = torch.tensor([0.1, 0.2]), torch.tensor([1.0, 2.0, 3.0])
+    assert loss_attack_auc(low, high) == 1.0
+    assert loss_attack_auc(high, low) == 0.0
+    assert loss_attack_auc(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 2.0])) == (0.5 + 1 + 0 + 0) / 4
+    with pytest.raises(InputError, match="at least one"):
+        loss_attack_auc(low, torch.tensor([]))
+
+
+def test_the_smallest_p_depends_on_n_alone() -> None:
+    """Disjoint samples of n each: p = 2 / C(2n, n), whatever the distance between them."""
+    import math
+
+    for n in (5, 20):
+        found = kolmogorov_smirnov(torch.arange(n).float(), torch.arange(n) + 1000.0)
+        assert found.distance == 1.0
+        assert found.p == pytest.approx(2 / math.comb(2 * n, n))
+    same = kolmogorov_smirnov(torch.arange(9).float(), torch.arange(9).float())
+    assert (same.distance, same.p) == (0.0, 1.0)

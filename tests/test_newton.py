@@ -1,0 +1,165 @@
+"""Newton's method where the truth is known: logistic regression over frozen features, and a quadratic loss."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dense import relative
+from unlearn_lib import nano, unlearn
+from unlearn_lib.curvature.operator import Operator
+from unlearn_lib.curvature.vector import Vector
+from unlearn_lib.data.batches import encode, make_batches
+from unlearn_lib.errors import NumericsError
+from unlearn_lib.losses import sequence_losses
+from unlearn_lib.methods.newton import right_hand_side
+
+L2 = 1e-2
+
+
+@pytest.fixture(scope="module")
+def lines(texts: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{"text": row["text"][:45]} for row in texts]
+
+
+@pytest.fixture(scope="module")
+def features() -> Any:
+    """A GPT-NeoX model of which only the head is trained: multinomial logistic regression over its frozen features."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=nano.VOCABULARY, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=128, tie_word_embeddings=False, attn_implementation="eager",
+    )  # fmt: skip
+    model = GPTNeoXForCausalLM(config).double().eval().requires_grad_(False)
+    model.get_output_embeddings().weight.requires_grad_(True)
+    return model
+
+
+def minimise(model: Any, rows: list[dict[str, str]], tokenizer: Any) -> None:
+    """Train the head to the optimum of mean loss + (L2 / 2) |theta|^2, to 1e-10 of its gradient."""
+    weight = model.get_output_embeddings().weight
+    batch = make_batches(encode(rows, tokenizer, 128).examples, len(rows))[0]
+    optimizer = torch.optim.LBFGS(
+        [weight], max_iter=3000, tolerance_grad=1e-12, tolerance_change=1e-18, line_search_fn="strong_wolfe", history_size=50
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = sequence_losses(model, batch).mean() + 0.5 * L2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    closure()
+    assert float(weight.grad.norm()) < 1e-8
+
+
+def trained(features: Any, rows: list[dict[str, str]], tokenizer: Any) -> Any:
+    import copy
+
+    model = copy.deepcopy(features)
+    minimise(model, rows, tokenizer)
+    return model
+
+
+OPTIONS: dict[str, Any] = {"method": "newton", "damping": 0.0, "l2": L2, "tolerance": 1e-10, "max_steps": 400}
+
+
+def head(model: Any) -> Tensor:
+    return model.get_output_embeddings().weight.detach()
+
+
+def test_error_falls_with_the_share_forgotten(features: Any, tokenizer: Any, lines: list[dict[str, str]]) -> None:
+    """Theory: the error of one step is of second order in n_F / n_R, so relative to the change it is of first order."""
+    original = trained(features, lines, tokenizer)
+    errors = {}
+    for forgotten in (8, 4, 2, 1):
+        retrained = trained(features, lines[forgotten:], tokenizer)
+        change = head(retrained) - head(original)
+        for side in ("forget", "retain"):
+            result = unlearn(
+                original, tokenizer, forget=lines[:forgotten], retain=lines[forgotten:], right_hand_side=side, **OPTIONS
+            )
+            errors[side, forgotten] = float((head(result.model) - head(retrained)).norm() / change.norm())
+        # at a minimum of the whole risk both right-hand sides are the same
+        assert errors["forget", forgotten] == pytest.approx(errors["retain", forgotten], rel=1e-4)
+    ratios = [errors["forget", n] / (n / (40 - n)) for n in (8, 4, 2, 1)]
+    print(errors)
+    assert all(errors["forget", n] < 0.8 * errors["forget", 2 * n] for n in (1, 2, 4))
+    assert max(ratios) < 3 * min(ratios)  # proportional to n_F / n_R, up to which texts they are
+    assert errors["forget", 1] < 0.05
+
+
+def test_a_second_step_is_much_closer(features: Any, tokenizer: Any, lines: list[dict[str, str]]) -> None:
+    original, retrained = (trained(features, rows, tokenizer) for rows in (lines, lines[8:]))
+    arguments: dict[str, Any] = {"forget": lines[:8], "retain": lines[8:], "right_hand_side": "retain", **OPTIONS}
+    distance = [
+        float((head(unlearn(original, tokenizer, steps=steps, **arguments).model) - head(retrained)).norm())
+        for steps in (1, 2, 3)
+    ]
+    assert distance[1] < 0.1 * distance[0]
+    assert distance[2] < 0.1 * distance[1]
+
+
+def test_gauss_newton_and_hessian_agree_for_a_head(features: Any, tokenizer: Any, lines: list[dict[str, str]]) -> None:
+    """The logits are linear in the head's weights."""
+    original = trained(features, lines[:12], tokenizer)
+    arguments: dict[str, Any] = {"forget": lines[:2], "retain": lines[2:12], **OPTIONS}
+    found = [head(unlearn(original, tokenizer, curvature=kind, **arguments).model) for kind in ("gauss-newton", "hessian")]
+    assert float((found[0] - found[1]).norm()) < 1e-7 * float((found[0] - head(original)).norm())
+
+
+class Quadratic(Operator):
+    """A dense symmetric matrix as an operator."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix, self.params = matrix, {"w": torch.zeros(len(matrix), dtype=torch.float64)}
+
+    def mv(self, v: Vector) -> Vector:
+        return {"w": self.matrix @ v["w"]}
+
+
+def test_exact_for_a_quadratic_loss() -> None:
+    """Ridge regression: from the minimum on all data one step with either right-hand side is the minimum without some."""
+    generator = torch.Generator().manual_seed(0)
+    X, y = torch.randn(30, 6, generator=generator).double(), torch.randn(30, generator=generator).double()
+
+    def minimum(rows: slice) -> Tensor:
+        A, b, n = X[rows], y[rows], len(X[rows])
+        return torch.linalg.solve(A.T @ A / n + L2 * torch.eye(6).double(), A.T @ b / n)
+
+    def risk_gradient(rows: slice, w: Tensor) -> Tensor:
+        return X[rows].T @ (X[rows] @ w - y[rows]) / len(X[rows]) + L2 * w
+
+    whole, forget, retain = slice(0, 30), slice(0, 5), slice(5, 30)
+    w = minimum(whole)
+    H = Quadratic(X[retain].T @ X[retain] / 25)
+    for side in ("forget", "retain"):
+        v = right_hand_side(side, {"w": risk_gradient(forget, w)}, {"w": risk_gradient(retain, w)}, 5 / 25)
+        step = H.solve(v, L2, "cg", tolerance=1e-13).value
+        assert isinstance(step, dict)
+        assert relative(w + step["w"], minimum(retain)) < 1e-10
+
+
+def test_levenberg_marquardt_takes_a_bad_step_back(
+    tiny: Any, tokenizer: Any, texts: list[dict[str, str]], fingerprint: Any
+) -> None:
+    model = tiny()
+    arguments: dict[str, Any] = {"forget": texts[:4], "retain": texts[4:12], "method": "newton", "max_steps": 8}
+    result = unlearn(
+        model, tokenizer, steps=2, step=1e4, damping=1e-2, **arguments
+    )  # far outside where the quadratic model holds
+    assert [entry["kept"] for entry in result.history] == [0.0, 0.0]
+    assert [entry["damping"] for entry in result.history] == pytest.approx([1e-2, 1.5e-2])
+    assert fingerprint(result.model) == fingerprint(model)
+    assert result.warnings[-1].startswith("nothing was done: every step made its own objective worse")
+    result = unlearn(model, tokenizer, steps=2, damping=10.0, right_hand_side="retain", **arguments)
+    assert all(entry["kept"] and entry["actual"] < 0 and entry["predicted"] < 0 for entry in result.history)
+
+
+def test_negative_curvature_is_refused(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
+    with pytest.raises(NumericsError, match="direction of negative curvature"):
+        unlearn(tiny(), tokenizer, forget=texts[:4], retain=texts[4:12], method="newton", curvature="hessian", damping=1e-6)

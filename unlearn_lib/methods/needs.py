@@ -1,0 +1,61 @@
+"""What a method will need, before it runs: gradients and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unlearn_lib.curvature import KFAC, EmpiricalFisher, trainable
+from unlearn_lib.curvature.plan import gradient_memory
+from unlearn_lib.curvature.uses import as_matrix
+from unlearn_lib.losses import Batch
+
+
+@dataclass(frozen=True)
+class Needs:
+    """`gradient_evaluations` of single texts, at most; `peak_memory_bytes` beyond the given model; what they are made of."""
+
+    gradient_evaluations: float
+    peak_memory_bytes: float
+    detail: str
+
+    def __str__(self) -> str:
+        memory = f"about {self.peak_memory_bytes / 2**20:,.0f} MiB of memory beyond the model"
+        return f"at most {self.gradient_evaluations:,.0f} gradients of single texts and {memory} ({self.detail})"
+
+
+def vector_bytes(model: Any) -> int:
+    """Bytes of one vector on the trainable parameters."""
+    return sum(p.numel() * max(4, p.element_size()) for p in trainable(model).values())
+
+
+def model_bytes(model: Any) -> int:
+    """Bytes of a copy of the model."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def backward_bytes(model: Any, batches: Sequence[Batch]) -> float:
+    """Peak bytes of a forward and backward pass over the largest of some batches."""
+    largest = max(batches, key=lambda batch: batch["input_ids"].numel())
+    return gradient_memory(EmpiricalFisher(model, [largest]))
+
+
+def kfac_gradients(K: KFAC) -> float:
+    """What building K-FAC and applying it twice (once to verify) takes, in gradients over its texts, by its FLOPs."""
+    tokens = sum(batch["input_ids"].numel() for batch in K.batches)
+    shapes = [as_matrix(param).shape for param in K.params.values()]
+    squares = sum(side**2 for shape in shapes for side in shape if 1 < side <= K.max_side)
+    building = K.samples * (1 + K.correction) * 2 * tokens * squares
+    applying = 2 * sum(4 * p * q * (p + q) for p, q in shapes if 1 < p <= K.max_side)
+    return 1.5 * K.samples * (1 + K.correction) + (building + applying) / K.gradient_flops
+
+
+def kfac_bytes(K: KFAC) -> float:
+    """Bytes that K-FAC keeps: both sides' eigenvectors and the eigenvalues of every matrix, and a side's decomposition in float64."""
+    kept, largest = 0, 0
+    for param in K.params.values():
+        sides = [side for side in as_matrix(param).shape if 1 < side <= K.max_side]
+        kept += (sum(side**2 for side in sides) + 2 * param.numel()) * K.dtype.itemsize
+        largest = max([largest, *(3 * 8 * side**2 for side in sides)])
+    return kept + largest
