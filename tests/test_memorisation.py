@@ -58,7 +58,7 @@ def test_a_prompt_is_not_scored() -> None:
 
 def test_extraction_likelihood() -> None:
     """T = 5, n = 2: prefixes of 1, 2 and 3 tokens; the text continues 1 2 3 7 8."""
-    # after 1: says 2 3 4 5, truth 2 3 7 8: of (2,3) (3,7) (7,8) one is there; after 1 2: 3 4 5 of (3,7) (7,8) none; after 1 2 3: 4 5 of (7,8) none
+    # after 1 it says 2 3 4 5, and of (2,3) (3,7) (7,8) one is there; after 1 2: 3 4 5, none of (3,7) (7,8); after 1 2 3: 4 5, not (7,8)
     assert extraction_likelihood(Counting(), [text(1, 2, 3, 7, 8)], n=2) == pytest.approx((1 / 3 + 0 + 0) / 3)
     assert extraction_likelihood(Counting(), [text(1, 2, 3, 4, 5)], n=2) == 1.0
     assert extraction_likelihood(Counting(), [text(1, 2, 3, 4, 5), text(1)], n=2, batch_size=2) == 1.0

@@ -133,7 +133,8 @@ class Newton(DirectionMethod):
         return outcome
 
     def _risk(self, model: Any, H: EmpiricalRisk, params: Vector) -> float:
-        return mean_loss(model, H.batches) + 0.5 * self.l2 * dot(params, params)
+        theta = {name: p.detach() for name, p in params.items()}
+        return mean_loss(model, H.batches) + 0.5 * self.l2 * dot(theta, theta)
 
 
 def right_hand_side(kind: str, g_F: Vector, g_R: Vector, ratio: float) -> Vector:
