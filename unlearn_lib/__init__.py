@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from unlearn_lib.metrics import text_losses as text_losses
     from unlearn_lib.models import load_model as load_model
     from unlearn_lib.models import save_model as save_model
+    from unlearn_lib.private_training import PrivacyConfig as PrivacyConfig
+    from unlearn_lib.private_training import train_private as train_private
+    from unlearn_lib.service import RemovalService as RemovalService
     from unlearn_lib.training import TrainingConfig as TrainingConfig
     from unlearn_lib.training import train as train
     from unlearn_lib.unlearning import Result as Result
@@ -34,6 +37,8 @@ _PUBLIC = {
     "HubUnavailableError": "unlearn_lib.errors",
     "InputError": "unlearn_lib.errors",
     "NumericsError": "unlearn_lib.errors",
+    "PrivacyConfig": "unlearn_lib.private_training",
+    "RemovalService": "unlearn_lib.service",
     "Result": "unlearn_lib.unlearning",
     "Task": "unlearn_lib.data.tasks",
     "TrainingConfig": "unlearn_lib.training",
@@ -45,6 +50,7 @@ _PUBLIC = {
     "sequence_losses": "unlearn_lib.losses",
     "text_losses": "unlearn_lib.metrics",
     "train": "unlearn_lib.training",
+    "train_private": "unlearn_lib.private_training",
     "unlearn": "unlearn_lib.unlearning",
 }
 __all__ = sorted(_PUBLIC)
