@@ -62,7 +62,7 @@ class FisherMethod(DirectionMethod):
             return v
         if self.solver == "recursion":
             recursion = self._recursion(model, inputs, outcome)
-            return from_blocks(_recursion_power(recursion, to_blocks(v, self.width), exponent), v)
+            return from_blocks(_recursion_power(recursion, to_blocks(v, self.width).to(recursion.inverse_KBB), exponent), v)
         examples = inputs.some_retain(self.terms)
         batches = inputs.batches(examples, model.device)
         outcome.details["terms"] = len(examples)
@@ -120,10 +120,12 @@ class FisherMethod(DirectionMethod):
         pieces = [order[i : i + self.retain_batch_size] for i in range(0, len(order), self.retain_batch_size)][: self.terms]
         params = trainable(model)
         blocks = sum(-(-p.numel() // self.width) for p in params.values())
-        recursion = BlockRecursion(blocks, self.width, self.damping, len(pieces), next(iter(params.values())))
+        like = next(iter(params.values())).detach()
+        like = like.double() if self.precision == "float64" else like
+        recursion = BlockRecursion(blocks, self.width, self.damping, len(pieces), like)
         for number, piece in enumerate(pieces):
             loss, g = batch_gradient(model, collate([inputs.retain[i] for i in piece], model.device))
-            recursion.add(to_blocks(g, self.width))
+            recursion.add(to_blocks(g, self.width).to(like))
             outcome.gradient_evaluations += len(piece)
             if inputs.progress is not None:
                 inputs.progress(number + 1, len(pieces), loss)
