@@ -27,7 +27,9 @@ def examine() -> list[str]:
     from unlearn_lib.data.batches import encode, make_batches
     from unlearn_lib.hub import hub_reachable
     from unlearn_lib.models import load_model
+    from unlearn_lib.progress import quiet_libraries
 
+    quiet_libraries()
     lines = [f"python {platform.python_version()} on {platform.platform()}"]
     for name in PACKAGES:
         try:

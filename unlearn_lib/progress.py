@@ -33,3 +33,13 @@ class ProgressBar:
         elif time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
             print(f"{self._title}: {step}/{steps}, loss {loss:.3f}", file=sys.stderr, flush=True)
+
+
+def quiet_libraries() -> None:
+    """No progress bars and no advice from transformers and datasets, whose work takes no time beside ours."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()

@@ -80,8 +80,10 @@ def check(request: Request) -> dict[str, list[Row]]:
 def plan(request: Request, rows: Mapping[str, list[Row]]) -> list[str]:
     """What `run` would do and need, as lines; nothing is computed or written."""
     from unlearn_lib.models import load_model
+    from unlearn_lib.progress import quiet_libraries
     from unlearn_lib.unlearning import prepare
 
+    quiet_libraries()
     model, tokenizer = load_model(request.model, device=request.device)
     prepared = prepare(model, tokenizer, **_arguments(request, rows), options=request.options)
     inputs = prepared.inputs
@@ -103,12 +105,13 @@ def run(request: Request, rows: Mapping[str, list[Row]], say: Report) -> Path:
         InputError, NumericsError: As `unlearn`. Nothing is written then.
     """
     from unlearn_lib.models import load_model, save_model
-    from unlearn_lib.progress import ProgressBar
+    from unlearn_lib.progress import ProgressBar, quiet_libraries
     from unlearn_lib.report.measure import measure
     from unlearn_lib.report.page import render
     from unlearn_lib.unlearning import prepare, unlearn
 
     assert request.out is not None
+    quiet_libraries()
     model, tokenizer = load_model(request.model, device=request.device)
     arguments = _arguments(request, rows)
     inputs = prepare(model, tokenizer, **arguments, options=request.options)

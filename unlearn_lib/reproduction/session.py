@@ -44,14 +44,10 @@ def begin(profile: str = "nano", device: str = "auto", recompute: bool = False) 
     if profile not in PROFILES:
         raise InputError(f"unknown profile {profile!r}; choose one of: {', '.join(PROFILES)}")
     warnings.filterwarnings("ignore", message="IProgress not found")  # raised by the next imports
-    import datasets
-    import transformers
-
     from unlearn_lib.models import resolve_device
     from unlearn_lib.plotting import use_style
+    from unlearn_lib.progress import quiet_libraries
 
-    datasets.disable_progress_bars()
-    transformers.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
+    quiet_libraries()
     use_style()
     return Session(project_root(), profile, str(resolve_device(device)), recompute)
