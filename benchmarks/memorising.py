@@ -23,7 +23,7 @@ from unlearn_lib.environment import provenance
 
 TEXTS, FORGET, UNSEEN = 316, 16, 128
 SEEDS = (0, 1, 2)
-STOP_AT, MOST_ROUNDS = 0.7, 40
+STOP_AT, MOST_EPOCHS = 0.75, 160
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "default, one step": {"steps": 1},
@@ -31,12 +31,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "kfac, 4 steps": {"method": "kfac-newton"},
     "gradient, one step": {"solver": "identity", "steps": 1, "retain_limit": None},
 }
-WORDS = 400
+WORDS = 300
 SYLLABLES = tuple(a + b for a in "b d f g k l m n p r s t v z".split() for b in "a e i o u".split())
 
 
 def text(seed: int, number: int) -> dict[str, str]:
-    """Ten of 400 invented words."""
+    """Ten of 300 invented words."""
     draw = Draw("memorising", seed, number)
     return {"text": " ".join(word(seed, draw.below(WORDS)) for _ in range(10)).capitalize() + "."}
 
@@ -68,9 +68,9 @@ def one(seed: int) -> dict[str, Any]:
     def losses(of: Any) -> dict[str, float]:
         return {name: float(text_losses(of, tokenizer, part).double().mean()) for name, part in sets.items()}
 
-    while losses(model)["retain"] > STOP_AT and epochs < 4 * MOST_ROUNDS:
-        train(model, tokenizer, rows, TrainingConfig(4, 1e-3 if epochs > 30 else 2e-3), seed=epochs)
-        epochs += 4
+    while losses(model)["retain"] > STOP_AT and epochs < MOST_EPOCHS:
+        train(model, tokenizer, rows, TrainingConfig(2, 1e-3 if epochs > 24 else 2e-3), seed=epochs)
+        epochs += 2
     before = losses(model)
     click.echo(f"seed {seed}: {epochs} epochs, {before}")
     found: dict[str, Any] = {"epochs": epochs, "before": before, "variants": {}}

@@ -34,6 +34,8 @@ class DirectionMethod(Method):
             limit.
         target_loss: With "calibrate": the forget loss to reach instead of the mean loss of held-out texts.
         forget_batch_size: Sequences of D- that make one step; the default is all of them.
+        focus: With "calibrate": only texts whose own loss is below the goal push in the next step, so that few texts do not
+            make up the mean for all.
     """
 
     strength: ClassVar[str] = "step"
@@ -43,6 +45,7 @@ class DirectionMethod(Method):
     retain_limit: float | None = Field(0.2, gt=0)
     target_loss: float | None = Field(None, gt=0)
     forget_batch_size: int | None = Field(None, ge=1)
+    focus: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -98,7 +101,10 @@ class DirectionMethod(Method):
         batches = inputs.forget_batches(self.forget_batch_size)
         total = self.steps * len(batches)
         for k in range(total):
-            loss, g = self.forget_gradient(model, batches[k % len(batches)], inputs, outcome)
+            batch = batches[k % len(batches)]
+            if target is not None and self.focus:
+                batch = target.remaining(model, batch)
+            loss, g = self.forget_gradient(model, batch, inputs, outcome)
             d = self.direction(model, g, inputs, outcome)
             why = None
             if target is None:

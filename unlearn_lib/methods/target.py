@@ -9,12 +9,14 @@ Everything here takes forward passes only.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.curvature.vector import Vector, norm
+from unlearn_lib.data.batches import Example
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import Batch, evaluate
 from unlearn_lib.methods.base import INCOMPLETE, Inputs, Outcome
@@ -49,6 +51,11 @@ class Target:
         """The mean loss on D-; one that is not finite counts as infinite."""
         loss = mean_loss(model, self._forget)
         return loss if math.isfinite(loss) else math.inf
+
+    def remaining(self, model: Any, batch: Sequence[Example]) -> list[Example]:
+        """Those of D- whose own loss is below the goal; all of them where there is none."""
+        losses = evaluate(model, self._forget).tolist()
+        return [example for example, loss in zip(batch, losses, strict=True) if loss < self.goal] or list(batch)
 
     def within_limit(self, model: Any, forget_loss: float) -> bool:
         """Whether the retained texts have suffered no more than allowed."""
