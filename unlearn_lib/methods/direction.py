@@ -45,7 +45,7 @@ class DirectionMethod(Method):
     retain_limit: float | None = Field(0.2, gt=0)
     target_loss: float | None = Field(None, gt=0)
     forget_batch_size: int | None = Field(None, ge=1)
-    focus: bool = False
+    focus: bool = True
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -22,6 +22,8 @@ from unlearn_lib.methods.needs import Needs, backward_bytes, kfac_bytes, kfac_gr
 FORGIVING = 0.05
 """A direction this far from exact (relative residual) is as good as exact: its length is found by measurement."""
 
+RELATIVE = {"kfac": 1e-3, "diagonal": 1e-3, "block": 1e-2, "woodbury": 0.1, "dense": 0.1}
+
 PAPER = {"solver": "recursion", "damping": 1.0, "width": 48, "terms": 1024, "retain_batch_size": 8}
 
 
@@ -29,12 +31,13 @@ class FisherMethod(DirectionMethod):
     """Options of the curvature, beside those of the step.
 
     Options:
-        solver: "block" (diagonal blocks of the per-sequence Fisher), "woodbury" (the whole matrix, exact), "diagonal",
-            "kfac" (K-FAC of the Gauss-Newton matrix, which is the true Fisher), "recursion" (the paper's), "dense" (small
-            models), or "identity" (no curvature: gradient ascent).
+        solver: "kfac" (EK-FAC of the Gauss-Newton matrix, which is the true Fisher), "block" (diagonal blocks of the
+            per-sequence empirical Fisher), "woodbury" (the whole matrix, exact), "diagonal", "recursion" (the paper's), "dense"
+            (small models), or "identity" (no curvature: gradient ascent).
         damping: lambda; None for `relative_damping` times the mean of the Fisher's diagonal before the first step, which means
             the same for models of every size (paper: 1).
-        relative_damping: As said.
+        relative_damping: As said; the default is what measured best for the solver (`benchmarks/methods.py`): 1e-3 for kfac and
+            diagonal, 1e-2 for block, 0.1 for the whole matrix.
         width: Block width B; blocks are cut from each parameter tensor, the last one padded (paper: 48; the cut is not stated).
         terms: m, the largest number of terms; fewer when D+ has fewer (paper: 1024).
         retain_batch_size: With "recursion": sequences of D+ whose mean gradient is one term (paper: not stated; its run times
@@ -42,9 +45,9 @@ class FisherMethod(DirectionMethod):
         precision: "float32" or "float64" for the curvature; the default is the model's.
     """
 
-    solver: Literal["block", "woodbury", "diagonal", "kfac", "recursion", "dense", "identity"] = "block"
+    solver: Literal["block", "woodbury", "diagonal", "kfac", "recursion", "dense", "identity"] = "kfac"
     damping: float | None = Field(None, gt=0)
-    relative_damping: float = Field(0.01, gt=0)
+    relative_damping: float | None = Field(None, gt=0)
     width: int = Field(48, ge=1)
     terms: int = Field(1024, ge=1)
     retain_batch_size: int = Field(1, ge=1)
@@ -102,7 +105,7 @@ class FisherMethod(DirectionMethod):
     def _relative(self, F: EmpiricalFisher | KFAC, model: Any, inputs: Inputs, outcome: Outcome) -> float:
         if "damping" not in outcome.details:
             # K-FAC's own diagonal is a by-product of building it
-            outcome.details["damping"] = self.relative_damping * F.trace() / F.size
+            outcome.details["damping"] = (self.relative_damping or RELATIVE[self.solver]) * F.trace() / F.size
             if not isinstance(F, KFAC):
                 outcome.gradient_evaluations += F.sequences
         damping: float = outcome.details["damping"]

@@ -9,7 +9,7 @@ F^{-1/2}, that is p = -1/2. As printed, the gradient of D- is computed and never
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -38,6 +38,7 @@ class FisherForgetting(FisherMethod):
         "paper": {**PAPER, "mu": 1e-3, "sigma": 1e-3, "exponent": -0.25, "step": 1.0}
     }
 
+    solver: Literal["block", "woodbury", "diagonal", "kfac", "recursion", "dense", "identity"] = "block"
     mu: float = Field(1e-3, gt=0)
     sigma: float = Field(1e-3, gt=0)
     exponent: float = Field(-0.25, ge=-1, lt=0)

@@ -36,7 +36,7 @@ class KFACNewton(DirectionMethod):
     source: ClassVar[str] = "after the abstract of arXiv 2602.10568 (K-FADE); EK-FAC: arXiv 1806.03884"
 
     steps: int = Field(4, ge=1)
-    relative_damping: float = Field(1e-2, gt=0)
+    relative_damping: float = Field(1e-3, gt=0)
     correction: bool = True
     samples: int = Field(1, ge=1)
     max_side: int = Field(4096, ge=1)
