@@ -26,9 +26,8 @@ SEEDS = (0, 1, 2)
 STOP_AT, MOST_EPOCHS = 0.75, 160
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "default, one step": {"steps": 1},
-    "kfac, one step": {"method": "kfac-newton", "steps": 1},
-    "kfac, 4 steps": {"method": "kfac-newton"},
+    "default, one step": {"steps": 1, "retain_limit": None},
+    "blocks of 48, 4 steps": {"solver": "block"},
     "gradient, one step": {"solver": "identity", "steps": 1, "retain_limit": None},
 }
 WORDS = 300

@@ -83,8 +83,13 @@ def test_the_limit_on_the_retain_loss_binds(method: str, arguments: dict[str, An
 
 @pytest.mark.parametrize("method", ["gradient-ascent", "gradient-difference", "npo", "simnpo"])
 def test_first_order_methods_stop_at_the_first_crossing(method: str, arguments: dict[str, Any], texts: Any) -> None:
-    rates = {"gradient-ascent": {"step": 1e-3, "optimizer": "adam"}, "npo": {"learning_rate": 5e-3, "retain_weight": 0.1}}
-    rate = rates.get(method, {"learning_rate": 5e-3, "forget_weight": 1.0, "retain_weight": 0.1})
+    rates = {
+        "gradient-ascent": {"step": 1e-3, "optimizer": "adam"},
+        "npo": {"learning_rate": 5e-3, "retain_weight": 0.1},
+        "simnpo": {"beta": 0.5, "forget_weight": 1.0},
+    }
+    rate = {"learning_rate": 5e-3, "retain_weight": 0.1} if method != "gradient-ascent" else {}
+    rate |= rates.get(method, {})
     result = unlearn(**arguments, method=method, stop="calibrate", epochs=200, retain_limit=None, **rate)
     goal, start = result.details["goal"], losses(arguments["model"], arguments["tokenizer"], texts[FORGET])
     assert abs(losses(result.model, arguments["tokenizer"], texts[FORGET]) - goal) <= 0.05 * (goal - start)

@@ -16,7 +16,7 @@ from unlearn_lib.curvature import KFAC
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
-from unlearn_lib.methods.fisher import FORGIVING
+from unlearn_lib.methods.fisher import FORGIVING, mean_diagonal
 from unlearn_lib.methods.needs import Needs, backward_bytes, kfac_bytes, kfac_gradients
 
 
@@ -36,7 +36,7 @@ class KFACNewton(DirectionMethod):
     source: ClassVar[str] = "after the abstract of arXiv 2602.10568 (K-FADE); EK-FAC: arXiv 1806.03884"
 
     steps: int = Field(4, ge=1)
-    relative_damping: float = Field(1e-3, gt=0)
+    relative_damping: float = Field(1e-2, gt=0)
     correction: bool = True
     samples: int = Field(1, ge=1)
     max_side: int = Field(4096, ge=1)
@@ -59,7 +59,7 @@ class KFACNewton(DirectionMethod):
     def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
         K = self._operator(model, inputs, len(outcome.history))
         if "damping" not in outcome.details:
-            outcome.details["damping"] = self.relative_damping * K.trace() / K.size
+            outcome.details["damping"] = self.relative_damping * mean_diagonal(K, outcome)
         solution = K.solve(K.own_form(g), outcome.details["damping"], "kfac", tolerance=FORGIVING)
         outcome.solution = solution
         outcome.gradient_evaluations += solution.gradient_evaluations * K.sequences
