@@ -18,12 +18,12 @@ from torch import Tensor
 
 from unlearn_lib.curvature import trainable
 from unlearn_lib.curvature.vector import Vector, dot
-from unlearn_lib.data.batches import Example, collate
+from unlearn_lib.data.batches import collate
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses
-from unlearn_lib.methods.base import Inputs, Method, Outcome
+from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.needs import Needs, backward_bytes, model_bytes, vector_bytes
-from unlearn_lib.methods.target import Target, walk
+from unlearn_lib.methods.target import Calibrated, Target, walk
 from unlearn_lib.metrics.divergence import sequence_divergences
 
 ADAM_BETAS = (0.9, 0.98)  # Jang et al. 2023
@@ -31,15 +31,14 @@ ADAM_BETAS = (0.9, 0.98)  # Jang et al. 2023
 
 @dataclass
 class Step:
-    """What a loss may look at: the batches of this step, D-'s examples, and the frozen original model where it is needed."""
+    """What a loss may look at: the batches of this step, and the frozen original model where it is needed."""
 
     forget: Batch
-    examples: list[Example]
     retain: Batch | None
     original: Any
 
 
-class DescentMethod(Method):
+class DescentMethod(Calibrated):
     """Options of every first-order method.
 
     Options:
@@ -48,7 +47,7 @@ class DescentMethod(Method):
         forget_batch_size: Sequences of D- in a step; None for all of them.
         retain_batch_size: Sequences of D+ in a step, where the loss has a retain term.
         stop: "epochs", or "calibrate": at the goal (needs holdout, or target_loss).
-        retain_limit, target_loss: With "calibrate", as in `DirectionMethod`.
+        retain_limit, target_loss: With "calibrate": see `Calibrated`.
     """
 
     strength: ClassVar[str] = "epochs"
@@ -58,14 +57,10 @@ class DescentMethod(Method):
     forget_batch_size: int | None = Field(8, ge=1)
     retain_batch_size: int = Field(8, ge=1)
     stop: Literal["epochs", "calibrate"] = "epochs"
-    retain_limit: float | None = Field(0.2, gt=0)
-    target_loss: float | None = Field(None, gt=0)
 
-    def required(self) -> tuple[str, ...]:
-        if self.stop != "calibrate":
-            return self.needs
-        more = [*(["holdout"] if self.target_loss is None else []), *(["retain"] if self.retain_limit is not None else [])]
-        return tuple(dict.fromkeys([*self.needs, *more]))
+    @property
+    def calibrates(self) -> bool:
+        return self.stop == "calibrate"
 
     @property
     def uses_retain(self) -> bool:
@@ -116,11 +111,8 @@ class DescentMethod(Method):
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
         outcome, params = Outcome(model), trainable(model)
-        target = Target(model, inputs, self.target_loss, self.retain_limit) if self.stop == "calibrate" else None
-        if target is not None and target.nothing_to_do:
-            outcome.warnings.append(
-                f"nothing was done: the forget loss, {target.forget_before:.3f}, is at its goal of {target.goal:.3f} already"
-            )
+        target = self.target(model, inputs)
+        if target is not None and target.met_already(outcome):
             return outcome
         original = copy.deepcopy(model).requires_grad_(False) if self.uses_original else None
         self.prepare(model, inputs, outcome)
@@ -129,7 +121,7 @@ class DescentMethod(Method):
         steps = self.epochs * len(batches)
         for number in range(steps):
             batch = batches[number % len(batches)]
-            step = Step(collate(batch, model.device), batch, next(retain) if self.uses_retain else None, original)
+            step = Step(collate(batch, model.device), next(retain) if self.uses_retain else None, original)
             before = {name: p.detach().clone() for name, p in params.items()}
             loss = self._one_step(model, optimizer, step)
             moved = {name: p.detach() - before[name] for name, p in params.items()}

@@ -1,6 +1,6 @@
 r"""Methods that step along a direction: theta += step * d(theta), once or a few times with d computed anew.
 
-With `step="calibrate"` step k of K goes to the first length at which the mean forget loss has risen by (k / K)^2 of the gap.
+With `step="calibrate"` step k of K goes to the first length at which the mean forget loss has risen by k / K of the gap.
 """
 
 from __future__ import annotations
@@ -16,23 +16,18 @@ from unlearn_lib.curvature import trainable
 from unlearn_lib.curvature.gradient import mean_gradient
 from unlearn_lib.curvature.vector import Vector, dot
 from unlearn_lib.data.batches import Example
-from unlearn_lib.methods.base import Inputs, Method, Outcome
+from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.needs import Needs, backward_bytes, model_bytes, vector_bytes
-from unlearn_lib.methods.target import Target, walk
-
-PACE = 1.0
-"""The forget loss is convex along an ascent: equal lengths mean unequal rises. With goals at (k/K)^2 the lengths come out about equal."""
+from unlearn_lib.methods.target import Calibrated, walk
 
 
-class DirectionMethod(Method):
+class DirectionMethod(Calibrated):
     """Options of every method with a direction.
 
     Options:
         step: The factor of the direction, or "calibrate": as far as the forget loss needs (forward passes only).
         steps: How often the direction is computed anew and followed.
-        retain_limit: With "calibrate": the retain loss may rise by at most this times the rise of the forget loss; None for no
-            limit.
-        target_loss: With "calibrate": the forget loss to reach instead of the mean loss of held-out texts.
+        retain_limit, target_loss: With "calibrate": see `Calibrated`.
         forget_batch_size: Sequences of D- that make one step; the default is all of them.
         focus: With "calibrate": only texts whose own loss is below the goal push in the next step, so that few texts do not
             make up the mean for all.
@@ -42,8 +37,6 @@ class DirectionMethod(Method):
 
     step: float | Literal["calibrate"] = Field("calibrate", union_mode="left_to_right")
     steps: int = Field(1, ge=1)
-    retain_limit: float | None = Field(0.2, gt=0)
-    target_loss: float | None = Field(None, gt=0)
     forget_batch_size: int | None = Field(None, ge=1)
     focus: bool = True
 
@@ -56,11 +49,9 @@ class DirectionMethod(Method):
             raise ValueError(f"step is {self.step}; it must be positive, or 'calibrate'")
         return self
 
-    def required(self) -> tuple[str, ...]:
-        if self.step != "calibrate":
-            return self.needs
-        more = [*(["holdout"] if self.target_loss is None else []), *(["retain"] if self.retain_limit is not None else [])]
-        return tuple(dict.fromkeys([*self.needs, *more]))
+    @property
+    def calibrates(self) -> bool:
+        return self.step == "calibrate"
 
     @property
     def unit(self) -> float:
@@ -92,11 +83,8 @@ class DirectionMethod(Method):
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
         outcome = Outcome(model)
-        target = Target(model, inputs, self.target_loss, self.retain_limit) if self.step == "calibrate" else None
-        if target is not None and target.nothing_to_do:
-            outcome.warnings.append(
-                f"nothing was done: the forget loss, {target.forget_before:.3f}, is at its goal of {target.goal:.3f} already"
-            )
+        target = self.target(model, inputs)
+        if target is not None and target.met_already(outcome):
             return outcome
         batches = inputs.forget_batches(self.forget_batch_size)
         total = self.steps * len(batches)
@@ -112,7 +100,7 @@ class DirectionMethod(Method):
                 length = self.step * self.unit
                 _move(model, d, length)
             else:
-                goal = target.forget_before + (target.goal - target.forget_before) * ((k + 1) / total) ** PACE
+                goal = target.forget_before + (target.goal - target.forget_before) * (k + 1) / total
                 length, reached, why = walk(model, d, goal, target)
                 if why is not None or k + 1 == total:
                     target.note(outcome, reached, why)

@@ -9,23 +9,55 @@ Everything here takes forward passes only.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.curvature.vector import Vector, norm
 from unlearn_lib.data.batches import Example
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import Batch, evaluate
-from unlearn_lib.methods.base import INCOMPLETE, Inputs, Outcome
+from unlearn_lib.methods.base import INCOMPLETE, Inputs, Method, Outcome
 
 CHECKED = 256
 """Retained texts that are looked at, at most, to see whether the limit holds."""
 EXACT = 0.01
 """The goal is met where the forget loss is within this share of the whole gap."""
+ACCEPTED = 5
+"""How many times that is still accepted where rounding stops the search earlier."""
 FIRST_LENGTH, DOUBLINGS, HALVINGS = 1e-4, 24, 16
+
+
+class Calibrated(Method):
+    """Options of the methods that can stop by themselves.
+
+    Options:
+        retain_limit: When calibrating, the retain loss may rise by at most this times the rise of the forget loss; None for no
+            limit.
+        target_loss: When calibrating, the forget loss to reach instead of the mean loss of held-out texts.
+    """
+
+    retain_limit: float | None = Field(0.2, gt=0)
+    target_loss: float | None = Field(None, gt=0)
+
+    @property
+    @abstractmethod
+    def calibrates(self) -> bool:
+        """Whether these options ask for it."""
+
+    def required(self) -> tuple[str, ...]:
+        if not self.calibrates:
+            return self.needs
+        more = [*(["holdout"] if self.target_loss is None else []), *(["retain"] if self.retain_limit is not None else [])]
+        return tuple(dict.fromkeys([*self.needs, *more]))
+
+    def target(self, model: Any, inputs: Inputs) -> Target | None:
+        """The goal and the limit, measured on the original model; None where nothing is calibrated."""
+        return Target(model, inputs, self.target_loss, self.retain_limit) if self.calibrates else None
 
 
 class Target:
@@ -42,10 +74,14 @@ class Target:
         self.goal = mean_loss(model, inputs.batches(inputs.holdout, model.device)) if goal is None else goal
         self.tolerance = EXACT * (self.goal - self.forget_before)
 
-    @property
-    def nothing_to_do(self) -> bool:
-        """Whether the forget loss is at the goal before any step."""
-        return not self.goal > self.forget_before
+    def met_already(self, outcome: Outcome) -> bool:
+        """Whether the forget loss is at the goal before any step; if so, with a warning."""
+        if self.goal > self.forget_before:
+            return False
+        outcome.warnings.append(
+            f"nothing was done: the forget loss, {self.forget_before:.3f}, is at its goal of {self.goal:.3f} already"
+        )
+        return True
 
     def forget_loss(self, model: Any) -> float:
         """The mean loss on D-; one that is not finite counts as infinite."""
@@ -104,24 +140,29 @@ def walk(model: Any, direction: Vector, goal: float, target: Target) -> tuple[fl
         return target.forget_loss(model)
 
     # the first crossing lies between two lengths
-    low, length = 0.0, FIRST_LENGTH * norm(start) / size
-    loss = loss_at(length)
+    low, length, why = 0.0, FIRST_LENGTH * norm(start) / size, None
+    loss, best = loss_at(length), (target.forget_before, 0.0)
     for _ in range(DOUBLINGS):
         if loss >= goal:
             break
+        best = max(best, (loss, length))
         low, length = length, 2 * length
         loss = loss_at(length)
     else:
-        return low, loss_at(low), "the forget loss does not reach the goal along this direction"
+        length, why = best[1], "the forget loss does not reach the goal along this direction"
+        loss = loss_at(length)
     high = length
     for _ in range(HALVINGS):
-        if abs(loss - goal) <= target.tolerance:
+        if why is not None or abs(loss - goal) <= target.tolerance:
             break
         low, high = (length, high) if loss < goal else (low, length)
         length = (low + high) / 2
         loss = loss_at(length)
+    if why is None and not abs(loss - goal) <= ACCEPTED * target.tolerance:
+        length, why = low, "the forget loss jumps over the goal along this direction"
+        loss = loss_at(length)
     if target.within_limit(model, loss):
-        return length, loss, None
+        return length, loss, why
     low, high = 0.0, length
     for _ in range(HALVINGS):
         length = (low + high) / 2
