@@ -300,71 +300,104 @@ def run(families: tuple[str, ...], threads: int) -> None:
 @main.command()
 @click.option("--out", default=ROOT / "benchmarks" / "methods.json", type=click.Path(path_type=Path))
 def table(out: Path) -> None:
-    """Gather the records and print the table."""
-    STORE.put = _refuse  # type: ignore[method-assign]
-    gathered: dict[str, Any] = {
-        "environment": provenance(),
-        "setting": config("both", -1, "all", {}, False),
-        "rows": {},
-        "sweep": {},
-    }
+    """Gather the records into a JSON file and a page."""
+    gathered: dict[str, Any] = {"environment": provenance(), "setting": config("", 0, "", {}, False), "rows": {}, "sweep": {}}
     for family in FAMILIES:
         for row in (Row("original", "original"), Row("retraining", "retrain"), *ROWS):
-            options = tuned(row, family) if row.method in METHODS else {}
-            runs = [record(family, seed, row.method, options) for seed in SEEDS]
-            memory = (
-                record(family, TUNING_SEED, row.method, options, metered=True)["peak_memory_bytes"]
-                if row.method in METHODS
-                else None
-            )
+            known = row.method in METHODS
+            tried = [existing(family, TUNING_SEED, row.method, options) for options in row.candidates()] if row.grid else []
+            options = tuned(row, family) if known else {}
             gathered["rows"].setdefault(row.label, {})[family] = {
                 "method": row.method,
                 "options": options,
-                "grid": row.grid,
-                "peak_memory_bytes": memory,
-                "seeds": runs,
+                "tuning": tried,
+                "metered": existing(family, TUNING_SEED, row.method, options, metered=True) if known else None,
+                "seeds": [existing(family, seed, row.method, options) for seed in SEEDS],
             }
         for label, options in sweep():
             gathered["sweep"].setdefault(label, {})[family] = [
-                record(family, seed, "fisher-removal", options) for seed in SEEDS[:3]
+                existing(family, seed, "fisher-removal", options) for seed in SWEPT_SEEDS
             ]
     out.write_text(json.dumps(gathered, indent=1) + "\n")
-    click.echo(render(gathered))
+    out.with_suffix(".md").write_text(page(gathered))
+    click.echo(page(gathered))
 
 
-def _refuse(*_: Any) -> Any:
-    raise click.ClickException("records are missing; run `python benchmarks/methods.py run neo opt` first")
+def existing(family: str, seed: int, method: str, options: dict[str, Any], *, metered: bool = False) -> dict[str, Any]:
+    """A record that has to be there."""
+    found = STORE.get(f"{family}-{seed}-{method}", config(family, seed, method, options, metered))
+    if found is None:
+        raise click.ClickException(
+            f"no record of {method} {options} for {family}, seed {seed}; run `benchmarks/methods.py run` first"
+        )
+    return {"options": options, "commit": found["provenance"]["commit"]} | found["results"] | found["timing"]
 
 
-def render(gathered: dict[str, Any]) -> str:
-    """The table as text: means over seeds, both families."""
-    columns = (
-        "damage_ratio",
-        "forget_loss",
-        "retain_loss",
-        "holdout_loss",
-        "forget_kl",
-        "retain_kl",
-        "holdout_kl",
-        "gradient_evaluations",
-    )
-    lines = ["| method | family | " + " | ".join(columns) + " | seconds | MiB |"]
+COLUMNS = {
+    "damage_ratio": "damage ratio",
+    "forget_loss": "forget",
+    "retain_loss": "retain",
+    "holdout_loss": "held-out",
+    "forget_kl": "KL forget",
+    "retain_kl": "KL retain",
+    "holdout_kl": "KL held-out",
+    "gradient_evaluations": "gradients",
+    "seconds": "seconds",
+}
+
+
+def page(gathered: dict[str, Any]) -> str:
+    """The tables as Markdown: means over seeds and, for the damage ratio, the standard deviation."""
+    where = gathered["environment"]
+    lines = [
+        "# Every method at the same forgetting",
+        "",
+        "Made by `python benchmarks/methods.py table` from `methods.json`. "
+        + " ".join((__doc__ or "").split("\n\n")[2].split()),
+        "",
+        f"{TRAIN} texts, {FORGET} to forget, {len(SEEDS)} seeds; one thread on {where['processor']}, torch {where['torch']}.",
+        "Damage ratio: rise of the retain loss over rise of the forget loss. KL: mean divergence of the next token's distribution from",
+        "the retrained model's, in nats. Gradients: of single texts. MiB: peak of live tensors beyond the model, on the tuning seed.",
+        "",
+        "| method | family | " + " | ".join(COLUMNS.values()) + " | MiB | tuned |",
+        "|---|---|" + "---|" * (len(COLUMNS) + 2),
+    ]
     for label, families in gathered["rows"].items():
         for family, entry in families.items():
-            cells = [_cell([run[name] for run in entry["seeds"] if name in run]) for name in columns]
-            seconds = _cell([run["seconds"] for run in entry["seeds"] if "seconds" in run])
-            memory = "" if entry["peak_memory_bytes"] is None else f"{entry['peak_memory_bytes'] / 2**20:.0f}"
-            reached = sum(run.get("reached", 1.0) for run in entry["seeds"])
-            note = "" if reached == len(entry["seeds"]) else f" ({reached:.0f} of {len(entry['seeds'])} reach the goal)"
-            lines.append(f"| {label}{note} | {family} | " + " | ".join(cells) + f" | {seconds} | {memory} |")
-    return "\n".join(lines)
+            cells = [_cell([run[name] for run in entry["seeds"] if name in run], name == "damage_ratio") for name in COLUMNS]
+            memory = f"{entry['metered']['peak_memory_bytes'] / 2**20:.0f}" if entry["metered"] else ""
+            chosen = ", ".join(f"{key} {entry['options'][key]:g}" for key in _grid_of(label))
+            missed = sum(not run.get("reached", 1.0) for run in entry["seeds"])
+            note = f" ({missed} of {len(entry['seeds'])} do not reach the goal)" if missed else ""
+            lines.append(f"| {label}{note} | {family} | " + " | ".join(cells) + f" | {memory} | {chosen} |")
+    lines += [
+        "",
+        "## The paper's algorithm over dampings",
+        "",
+        f"Fisher Removal as printed, one step to the same goal, {len(SWEPT_SEEDS)} seeds; below 1e-2 the recursion runs in float64.",
+        "Cosine: of the step with the plain gradient.",
+        "",
+        "| inverse Fisher | family | damage ratio | held-out | cosine |",
+        "|---|---|---|---|---|",
+    ]
+    for label, families in gathered["sweep"].items():
+        for family, runs in families.items():
+            cosine = statistics.fmean(run["cosine_to_gradient"] for run in runs)
+            ratio = _cell([run["damage_ratio"] for run in runs], True)
+            lines.append(f"| {label} | {family} | {ratio} | {_cell([run['holdout_loss'] for run in runs])} | {cosine:.4f} |")
+    return "\n".join(lines) + "\n"
 
 
-def _cell(values: list[float]) -> str:
+def _grid_of(label: str) -> list[str]:
+    return next((list(row.grid) for row in ROWS if row.label == label), [])
+
+
+def _cell(values: list[float], spread: bool = False) -> str:
     if not values:
         return ""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.3g}+-{spread:.1g}"
+    mean = statistics.fmean(values)
+    text = f"{mean:.0f}" if abs(mean) >= 10 else f"{mean:.3f}"
+    return f"{text} ± {statistics.stdev(values):.3f}" if spread and len(values) > 1 else text
 
 
 if __name__ == "__main__":
