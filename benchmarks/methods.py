@@ -16,7 +16,6 @@ import itertools
 import json
 import statistics
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,9 +131,9 @@ ROWS = (
 class Case:
     """One family and seed: the original, the retrained model, and how to measure."""
 
-    def __init__(self, family: str, seed: int) -> None:
+    def __init__(self, family: str, seed: int, training: TrainingConfig = TRAINING) -> None:
         self.family, self.seed = family, seed
-        scenario = Scenario(TASK, f"nano/{family}-m", seed, "original", TRAINING, train_size=TRAIN)
+        scenario = Scenario(TASK, f"nano/{family}-m", seed, "original", training, train_size=TRAIN)
         self.bench = Bench(scenario)
         order = self.bench.order
         train = self.bench.encoded["train"]
@@ -148,7 +147,7 @@ class Case:
         self.compared = {name: batches[: -(-COMPARED // BATCH)] for name, batches in self.sets.items()}
         self.original = self.bench.original
         self.retrained = copy.deepcopy(self.bench.base)
-        fit(self.retrained, [train[i] for i in self.kept], TRAINING, seed=seed)
+        fit(self.retrained, [train[i] for i in self.kept], training, seed=seed)
         self.before, self.goal = self.losses(self.original), self.losses(self.retrained)
 
     def losses(self, model: Any) -> dict[str, float]:
@@ -191,7 +190,7 @@ def case(family: str, seed: int) -> Case:
     return _CASES[family, seed]
 
 
-def config(family: str, seed: int, method: str, options: dict[str, Any], metered: bool) -> dict[str, Any]:
+def config(family: str, seed: int, method: str, options: dict[str, Any], metered: bool = False) -> dict[str, Any]:
     """Everything a record depends on."""
     return {
         "benchmark": "methods",
@@ -208,35 +207,33 @@ def config(family: str, seed: int, method: str, options: dict[str, Any], metered
     }
 
 
-def record(family: str, seed: int, method: str, options: dict[str, Any], *, metered: bool = False) -> dict[str, Any]:
+def record(family: str, seed: int, method: str, options: dict[str, Any]) -> dict[str, Any]:
     """The results of one run, computed unless they are there."""
-    name, key = f"{family}-{seed}-{method}", config(family, seed, method, options, metered)
+    name, key = f"{family}-{seed}-{method}", config(family, seed, method, options)
     found = STORE.get(name, key)
     if found is None:
         here = case(family, seed)
-        results, timing = compute(here, method, options, metered)
+        results, timing = compute(here, method, options)
         found = STORE.put(name, key, results, timing)
         numbers = {name: round(value, 4) for name, value in results.items() if isinstance(value, float)}
         click.echo(f"{family} {seed} {method} {options}: {json.dumps(numbers)}")
     return found["results"] | found["timing"]
 
 
-def compute(here: Case, method: str, options: dict[str, Any], metered: bool) -> tuple[dict[str, Any], dict[str, float]]:
+def compute(here: Case, method: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    """(results, timing); noise methods are averaged over draws."""
     if method == "original":
         return here.measure(here.original), {}
     if method == "retrain":
         return here.measure(here.retrained), {}
-    draws = DRAWS if method == "fisher-forgetting" else 1
     found: list[dict[str, float]] = []
-    timing: dict[str, float] = {}
-    for draw in range(draws):
-        meter = Meter() if metered else None
+    seconds = 0.0
+    for draw in range(DRAWS if method == "fisher-forgetting" else 1):
         try:
-            with meter or nullcontext():
-                result = here.unlearn(method, options, here.seed + 100 * draw)
+            result = here.unlearn(method, options, here.seed + 100 * draw)
         except NumericsError as error:  # a damping too small for float32
             return here.measure(here.original) | {"reached": 0.0, "refused": str(error)}, {}
-        timing = {"peak_memory_bytes": meter.peak} if meter is not None else {"seconds": result.cost.seconds}
+        seconds = result.cost.seconds
         short = any("forgetting_incomplete" in warning for warning in result.warnings)
         cosine = result.history[0].get("cosine_to_gradient") if result.history else None
         found.append(
@@ -248,9 +245,17 @@ def compute(here: Case, method: str, options: dict[str, Any], metered: bool) -> 
             }
             | ({"cosine_to_gradient": cosine} if cosine is not None else {})
         )
-        if metered:
-            break
-    return {name: statistics.fmean(entry[name] for entry in found) for name in found[0]}, timing
+    return {name: statistics.fmean(entry[name] for entry in found) for name in found[0]}, {"seconds": seconds}
+
+
+def peak_memory(here: Case, row: Row, options: dict[str, Any]) -> int:
+    """Peak bytes of live tensors in one step of a method; they depend on shapes alone, so the model need not be trained."""
+    known = METHODS[row.method].model_fields
+    short = {"steps": 1} if "steps" in known else {"epochs": 0.05 if row.method == "finetune" else 1}
+    here.goal = {"forget": here.before["forget"] + 0.02}
+    with Meter() as meter:
+        here.unlearn(row.method, {**options, **short}, here.seed)
+    return meter.peak
 
 
 def tuned(row: Row, family: str) -> dict[str, Any]:
@@ -293,16 +298,15 @@ def run(families: tuple[str, ...], threads: int) -> None:
             if seed in SWEPT_SEEDS:
                 for _, options in sweep():
                     record(family, seed, "fisher-removal", options)
-        for row in ROWS:
-            record(family, TUNING_SEED, row.method, chosen[row.label], metered=True)
 
 
 @main.command()
 @click.option("--out", default=ROOT / "benchmarks" / "methods.json", type=click.Path(path_type=Path))
 def table(out: Path) -> None:
     """Gather the records into a JSON file and a page."""
-    gathered: dict[str, Any] = {"environment": provenance(), "setting": config("", 0, "", {}, False), "rows": {}, "sweep": {}}
+    gathered: dict[str, Any] = {"environment": provenance(), "setting": config("", 0, "", {}), "rows": {}, "sweep": {}}
     for family in FAMILIES:
+        untrained = Case(family, TUNING_SEED, TrainingConfig(0.05, 1e-3, 8))
         for row in (Row("original", "original"), Row("retraining", "retrain"), *ROWS):
             known = row.method in METHODS
             tried = [existing(family, TUNING_SEED, row.method, options) for options in row.candidates()] if row.grid else []
@@ -311,7 +315,7 @@ def table(out: Path) -> None:
                 "method": row.method,
                 "options": options,
                 "tuning": tried,
-                "metered": existing(family, TUNING_SEED, row.method, options, metered=True) if known else None,
+                "peak_memory_bytes": peak_memory(untrained, row, options) if known else None,
                 "seeds": [existing(family, seed, row.method, options) for seed in SEEDS],
             }
         for label, options in sweep():
@@ -323,9 +327,9 @@ def table(out: Path) -> None:
     click.echo(page(gathered))
 
 
-def existing(family: str, seed: int, method: str, options: dict[str, Any], *, metered: bool = False) -> dict[str, Any]:
+def existing(family: str, seed: int, method: str, options: dict[str, Any]) -> dict[str, Any]:
     """A record that has to be there."""
-    found = STORE.get(f"{family}-{seed}-{method}", config(family, seed, method, options, metered))
+    found = STORE.get(f"{family}-{seed}-{method}", config(family, seed, method, options))
     if found is None:
         raise click.ClickException(
             f"no record of {method} {options} for {family}, seed {seed}; run `benchmarks/methods.py run` first"
@@ -357,7 +361,7 @@ def page(gathered: dict[str, Any]) -> str:
         "",
         f"{TRAIN} texts, {FORGET} to forget, {len(SEEDS)} seeds; one thread on {where['processor']}, torch {where['torch']}.",
         "Damage ratio: rise of the retain loss over rise of the forget loss. KL: mean divergence of the next token's distribution from",
-        "the retrained model's, in nats. Gradients: of single texts. MiB: peak of live tensors beyond the model, on the tuning seed.",
+        "the retrained model's, in nats. Gradients: of single texts. MiB: peak of live tensors beyond the model in one step.",
         "",
         "| method | family | " + " | ".join(COLUMNS.values()) + " | MiB | tuned |",
         "|---|---|" + "---|" * (len(COLUMNS) + 2),
@@ -365,7 +369,7 @@ def page(gathered: dict[str, Any]) -> str:
     for label, families in gathered["rows"].items():
         for family, entry in families.items():
             cells = [_cell([run[name] for run in entry["seeds"] if name in run], name == "damage_ratio") for name in COLUMNS]
-            memory = f"{entry['metered']['peak_memory_bytes'] / 2**20:.0f}" if entry["metered"] else ""
+            memory = f"{entry['peak_memory_bytes'] / 2**20:.0f}" if entry["peak_memory_bytes"] else ""
             chosen = ", ".join(f"{key} {entry['options'][key]:g}" for key in _grid_of(label))
             missed = sum(not run.get("reached", 1.0) for run in entry["seeds"])
             note = f" ({missed} of {len(entry['seeds'])} do not reach the goal)" if missed else ""
