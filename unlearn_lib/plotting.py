@@ -5,15 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-# Okabe and Ito's palette: told apart with any colour vision. One colour and one marker per method, everywhere.
+# Okabe and Ito's palette for the paper's methods, Tol's muted one for the others: told apart with any colour vision, few of them
+# at a time. One colour and one marker per method, everywhere.
 COLOURS = {
     "original": "#000000",
     "retrain": "#009E73",
     "finetune": "#56B4E9",
     "gradient-ascent": "#D55E00",
     "gradient-ascent-adam": "#E69F00",
+    "gradient-difference": "#882255",
+    "npo": "#999933",
+    "simnpo": "#661100",
     "fisher-removal": "#0072B2",
     "fisher-forgetting": "#CC79A7",
+    "newton": "#332288",
+    "kfac-newton": "#44AA99",
+    "woodbury-newton": "#777777",
 }
 MARKERS = {
     "original": "x",
@@ -21,8 +28,14 @@ MARKERS = {
     "finetune": "s",
     "gradient-ascent": "v",
     "gradient-ascent-adam": "<",
+    "gradient-difference": "P",
+    "npo": "X",
+    "simnpo": "p",
     "fisher-removal": "D",
     "fisher-forgetting": "^",
+    "newton": "*",
+    "kfac-newton": "h",
+    "woodbury-newton": "d",
 }
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
