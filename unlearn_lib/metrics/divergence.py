@@ -11,7 +11,7 @@ from unlearn_lib.losses import IGNORED, Batch, model_inputs, sequence_means
 
 
 def sequence_divergences(reference: Any, model: Any, batch: Batch) -> Tensor:
-    r"""`[B]`: for every sequence the mean over its scored tokens of $KL(p_\text{reference} \| p_\text{model})$ of the next token, in nats.
+    """`[B]`: for every sequence the mean over its scored tokens of the divergence KL(reference, model) of the next token, in nats.
 
     The gradient reaches `model` only. Cost: a forward pass of each.
     """
