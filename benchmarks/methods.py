@@ -1,7 +1,7 @@
 """The table that decides: every method at the same forgetting, on the same models, beside retraining.
 
-    python benchmarks/methods.py run FAMILY...   compute what is missing into build/benchmarks/ (resumes; one process a family)
-    python benchmarks/methods.py table           build/benchmarks/ -> benchmarks/methods.json, and print the table
+    python benchmarks/methods.py run FAMILY...   compute what is missing into results/methods/ (resumes; one process a family)
+    python benchmarks/methods.py table           results/methods/ -> benchmarks/methods.json, and print the table
 
 A medium nano model learns 256 texts of ARC by heart; 16 of them are to go. Every method goes as far as the retrained model's
 forget loss (the first crossing, within 1 % of the gap, with no limit on the retain loss) and is measured there. First-order
@@ -36,7 +36,7 @@ from unlearn_lib.reproduction.store import RunStore
 from unlearn_lib.training import TrainingConfig, fit
 
 ROOT = Path(__file__).resolve().parents[1]
-STORE = RunStore(ROOT / "build" / "benchmarks")
+STORE = RunStore(ROOT / "results" / "methods")
 TASK, TRAIN, FORGET = "arc_easy", 256, 16
 TRAINING = TrainingConfig(epochs=16, learning_rate=1e-3, batch_size=8)
 SEEDS, TUNING_SEED = (0, 1, 2, 3, 4), 1000
@@ -190,7 +190,7 @@ def case(family: str, seed: int) -> Case:
     return _CASES[family, seed]
 
 
-def config(family: str, seed: int, method: str, options: dict[str, Any], metered: bool = False) -> dict[str, Any]:
+def config(family: str, seed: int, method: str, options: dict[str, Any]) -> dict[str, Any]:
     """Everything a record depends on."""
     return {
         "benchmark": "methods",
@@ -203,7 +203,6 @@ def config(family: str, seed: int, method: str, options: dict[str, Any], metered
         "seed": seed,
         "method": method,
         "options": options,
-        "metered": metered,
     }
 
 

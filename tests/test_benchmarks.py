@@ -29,6 +29,18 @@ def test_the_record_keeps_the_promises() -> None:
     assert peer["error_against_float64"] > 1e-4  # LayerNorm, see test_torch_traps
 
 
+def test_a_model_that_memorised_forgets_by_default() -> None:
+    """At least 95 % of the gap, at a damage ratio of at most 0.06, with every option at its default."""
+    report = json.loads((FOLDER / "memorising.json").read_text())
+    assert len(report["runs"]) >= 3
+    for run in report["runs"]:
+        assert run["before"]["holdout"] - run["before"]["retain"] > 1.5
+        found, ascent = run["variants"]["default"], run["variants"]["gradient, one step"]
+        assert found["warnings"] == []
+        assert found["closed"] >= 0.95
+        assert found["damage_ratio"] <= 0.06 < 0.2 * ascent["damage_ratio"]
+
+
 def test_the_ways_it_compares_agree() -> None:
     spec = importlib.util.spec_from_file_location("benchmark_curvature", FOLDER / "curvature.py")
     assert spec is not None
