@@ -28,7 +28,7 @@ from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.data.batches import make_batches
 from unlearn_lib.environment import provenance
 from unlearn_lib.errors import NumericsError
-from unlearn_lib.losses import evaluate
+from unlearn_lib.losses import mean_loss
 from unlearn_lib.methods import METHODS
 from unlearn_lib.metrics.divergence import divergence
 from unlearn_lib.reproduction.scenarios import Bench, Scenario
@@ -151,7 +151,7 @@ class Case:
         self.before, self.goal = self.losses(self.original), self.losses(self.retrained)
 
     def losses(self, model: Any) -> dict[str, float]:
-        return {name: evaluate(model, batches).double().mean().item() for name, batches in self.sets.items()}
+        return {name: mean_loss(model, batches) for name, batches in self.sets.items()}
 
     def measure(self, model: Any) -> dict[str, float]:
         """Losses, the damage ratio, and the distance to the retrained model on the three sets (nats a token)."""

@@ -67,7 +67,7 @@ def methods(as_json: bool) -> None:
             "needs": list(method.needs),
             "strength": method.strength,
             "presets": list(method.presets),
-            "options": {option: field.get_default(call_default_factory=False) for option, field in method.model_fields.items()},
+            "options": {option: field.default for option, field in method.model_fields.items()},
         }
         for name, method in METHODS.items()
     ]

@@ -64,3 +64,8 @@ def loss_function(model: Any) -> Callable[[Params, Batch], Tensor]:
 def evaluate(model: Any, batches: list[Batch]) -> Tensor:
     """`[n]`: the losses of all sequences, in order. One forward pass; the model's mode is left as it is."""
     return torch.cat([sequence_losses(model, batch) for batch in batches])
+
+
+def mean_loss(model: Any, batches: list[Batch]) -> float:
+    """The loss of a set: the mean of its sequences' losses. Cost: one forward pass."""
+    return evaluate(model, batches).double().mean().item()

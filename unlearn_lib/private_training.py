@@ -10,7 +10,7 @@ the influence of every text beforehand, at a price for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,8 +20,7 @@ from unlearn_lib.curvature import EmpiricalFisher, trainable
 from unlearn_lib.curvature.vector import Vector, scale, total
 from unlearn_lib.data.batches import Example, context_length, encode, make_batches
 from unlearn_lib.errors import InputError, NumericsError
-
-Progress = Callable[[int, int, float], None]
+from unlearn_lib.training import Progress
 
 
 @dataclass(frozen=True)

@@ -108,18 +108,17 @@ def run(request: Request, rows: Mapping[str, list[Row]], say: Report) -> Path:
     from unlearn_lib.progress import ProgressBar, quiet_libraries
     from unlearn_lib.report.measure import measure
     from unlearn_lib.report.page import render
-    from unlearn_lib.unlearning import prepare, unlearn
+    from unlearn_lib.unlearning import carry_out, prepare
 
     assert request.out is not None
     quiet_libraries()
     model, tokenizer = load_model(request.model, device=request.device)
-    arguments = _arguments(request, rows)
-    inputs = prepare(model, tokenizer, **arguments, options=request.options)
+    prepared = prepare(model, tokenizer, **_arguments(request, rows), options=request.options)
     # all held-out texts, in both pictures
     sets = {
-        "forget": inputs.inputs.forget,
-        "retain": inputs.inputs.retain,
-        "holdout": [*inputs.inputs.holdout, *inputs.holdout_for_report],
+        "forget": prepared.inputs.forget,
+        "retain": prepared.inputs.retain,
+        "holdout": [*prepared.inputs.holdout, *prepared.holdout_for_report],
     }
     say(
         f"{request.method}: {len(sets['forget'])} texts to forget, {len(sets['retain'])} to retain, {len(sets['holdout'])} held out"
@@ -127,7 +126,7 @@ def run(request: Request, rows: Mapping[str, list[Row]], say: Report) -> Path:
     with new_folder(request.out) as folder:
         before = measure(model, sets, request.batch_size)
         with ProgressBar(request.method) as progress:
-            result = unlearn(model, tokenizer, progress=progress, **arguments, **request.options)
+            result = carry_out(prepared, model, tokenizer, progress)
         after = measure(result.model, sets, request.batch_size)
         report = {
             **_describe(request, rows, model, sets),

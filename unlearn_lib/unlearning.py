@@ -17,9 +17,9 @@ from unlearn_lib.data.overlap import near_duplicates, without
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.losses import evaluate
 from unlearn_lib.methods import METHODS, Inputs, Method
-from unlearn_lib.methods.base import Progress
 from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov
 from unlearn_lib.models import load_model
+from unlearn_lib.training import Progress
 
 
 @dataclass
@@ -100,17 +100,22 @@ def unlearn(
         seed=seed,
         batch_size=batch_size,
         max_length=max_length,
-        progress=progress,
         options=options,
     )
+    return carry_out(prepared, model, tokenizer, progress)
+
+
+def carry_out(prepared: Prepared, model: Any, tokenizer: Any, progress: Progress | None = None) -> Result:
+    """Run the method of a prepared request: the second half of `unlearn`."""
     chosen, inputs = prepared.method, prepared.inputs
+    inputs.progress = progress
     with Watch(model.device) as watch:
         outcome = chosen.run(copy.deepcopy(model).eval(), inputs)
     cost = Cost(watch.seconds, outcome.gradient_evaluations, watch.peak_memory_bytes)
-    config = {"method": method, "seed": seed, "batch_size": batch_size, "max_length": prepared.length, **chosen.model_dump()}
+    settings = {"method": chosen.name, "seed": inputs.seed, "batch_size": inputs.batch_size, "max_length": prepared.length}
     if prepared.holdout_for_report:
         losses = (
-            evaluate(outcome.model, make_batches(examples, batch_size, model.device))
+            evaluate(outcome.model, make_batches(examples, inputs.batch_size, model.device))
             for examples in (inputs.forget, prepared.holdout_for_report)
         )
         outcome.details["kolmogorov_smirnov"] = asdict(kolmogorov_smirnov(*losses))
@@ -119,7 +124,7 @@ def unlearn(
         tokenizer,
         outcome.history,
         cost,
-        config,
+        settings | chosen.model_dump(),
         outcome.solution,
         outcome.details,
         prepared.warnings + outcome.warnings,
@@ -138,7 +143,6 @@ def prepare(
     seed: int = 0,
     batch_size: int = 8,
     max_length: int | None = None,
-    progress: Progress | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """Check a request and encode its texts: all that `unlearn` does before the method runs. Arguments as of `unlearn`."""
@@ -172,9 +176,8 @@ def prepare(
         kept,
         _base_loader(base),
         seed,
-        progress,
-        [unseen[i] for i in order[:half]],
-        batch_size,
+        holdout=[unseen[i] for i in order[:half]],
+        batch_size=batch_size,
     )
     return Prepared(chosen, inputs, [unseen[i] for i in order[half:]], length, warnings)
 

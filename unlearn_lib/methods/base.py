@@ -15,8 +15,8 @@ from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.losses import Batch
 from unlearn_lib.methods.needs import Needs
+from unlearn_lib.training import Progress
 
-Progress = Callable[[int, int, float], None]
 INCOMPLETE = "forgetting_incomplete"
 
 

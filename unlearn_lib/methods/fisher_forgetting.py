@@ -17,9 +17,9 @@ from pydantic import Field
 from unlearn_lib.curvature import trainable
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.data.batches import Example
+from unlearn_lib.losses import mean_loss
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.fisher import PAPER, FisherMethod
-from unlearn_lib.methods.target import mean_loss
 
 
 class FisherForgetting(FisherMethod):

@@ -24,10 +24,10 @@ from unlearn_lib.curvature import GaussNewton, Hessian, Solution, trainable
 from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.solvers.cg import levenberg_marquardt
 from unlearn_lib.curvature.vector import Vector, axpy, dot, scale
+from unlearn_lib.losses import mean_loss
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
 from unlearn_lib.methods.needs import Needs
-from unlearn_lib.methods.target import mean_loss
 
 CURVATURES: dict[str, type[EmpiricalRisk]] = {"gauss-newton": GaussNewton, "hessian": Hessian}
 

@@ -20,7 +20,7 @@ from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.curvature.vector import Vector, norm
 from unlearn_lib.data.batches import Example
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import Batch, evaluate
+from unlearn_lib.losses import evaluate, mean_loss
 from unlearn_lib.methods.base import INCOMPLETE, Inputs, Method, Outcome
 
 CHECKED = 256
@@ -108,11 +108,6 @@ class Target:
                 f"{INCOMPLETE}: {why}; the forget loss is {forget_loss:.3f}, {share:.0f} % of the way from {self.forget_before:.3f} "
                 f"to {self.goal:.3f}"
             )
-
-
-def mean_loss(model: Any, batches: list[Batch]) -> float:
-    """The mean of the sequence losses."""
-    return evaluate(model, batches).double().mean().item()
 
 
 def walk(model: Any, direction: Vector, goal: float, target: Target) -> tuple[float, float, str | None]:

@@ -19,7 +19,7 @@ import torch
 from unlearn_lib.data.batches import context_length, encode, make_batches
 from unlearn_lib.data.tasks import Task, load_task
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import evaluate
+from unlearn_lib.losses import mean_loss
 from unlearn_lib.methods import METHODS
 from unlearn_lib.metrics import accuracy, exposures
 from unlearn_lib.models import load_model, manifest
@@ -202,10 +202,7 @@ class Bench:
             "retain": [train_set[i] for i in self._kept(forgotten)],
             "holdout": self.encoded["holdout"],
         }
-        found = {
-            f"{name}_loss": evaluate(model, make_batches(part, 32, model.device)).double().mean().item()
-            for name, part in sets.items()
-        }
+        found = {f"{name}_loss": mean_loss(model, make_batches(part, 32, model.device)) for name, part in sets.items()}
         exposure = exposures(model, sets["forget"], self.encoded["reference"])
         return found | {
             "accuracy": accuracy(model, self.tokenizer, self.task.test),
