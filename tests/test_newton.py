@@ -11,7 +11,7 @@ from unlearn_lib import nano, unlearn
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.data.batches import encode, make_batches
-from unlearn_lib.errors import NumericsError
+from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import sequence_losses
 from unlearn_lib.methods.newton import right_hand_side
 
@@ -153,15 +153,22 @@ def test_levenberg_marquardt_takes_a_bad_step_back(
 ) -> None:
     model = tiny()
     arguments: dict[str, Any] = {"forget": texts[:4], "retain": texts[4:12], "method": "newton", "max_steps": 8}
-    result = unlearn(
-        model, tokenizer, steps=2, step=1e4, damping=1e-2, **arguments
-    )  # far outside where the quadratic model holds
+    # next to no damping: far outside where the quadratic model holds
+    far = {**arguments, "retain": texts[4:5], "max_steps": 30, "tolerance": 1e-9}
+    result = unlearn(model, tokenizer, steps=2, step=1.9, damping=1e-9, **far)
     assert [entry["kept"] for entry in result.history] == [0.0, 0.0]
-    assert [entry["damping"] for entry in result.history] == pytest.approx([1e-2, 1.5e-2])
+    assert [entry["damping"] for entry in result.history] == pytest.approx([1e-9, 1.5e-9])
     assert fingerprint(result.model) == fingerprint(model)
     assert result.warnings[-1].startswith("nothing was done: every step made its own objective worse")
-    result = unlearn(model, tokenizer, steps=2, damping=10.0, right_hand_side="retain", **arguments)
-    assert all(entry["kept"] and entry["actual"] < 0 and entry["predicted"] < 0 for entry in result.history)
+    # with much of it the promise holds, for a shortened step, too
+    for step in (1.0, 0.25):
+        result = unlearn(model, tokenizer, steps=2, step=step, damping=10.0, right_hand_side="retain", **arguments)
+        assert all(entry["kept"] for entry in result.history)
+        assert [entry["actual"] for entry in result.history] == pytest.approx(
+            [entry["predicted"] for entry in result.history], rel=0.05
+        )
+    with pytest.raises(InputError, match="Levenberg-Marquardt needs a step between 0 and 2"):
+        unlearn(model, tokenizer, steps=2, step=2.0, **arguments)
 
 
 def test_negative_curvature_is_refused(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:

@@ -15,12 +15,12 @@ model's promise, and adapts lambda from step to step; a step that makes the obje
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from unlearn_lib.curvature import GaussNewton, Hessian, Solution, trainable
+from unlearn_lib.curvature import GaussNewton, Hessian, NotConvergedError, Reason, Solution, trainable
 from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.solvers.cg import levenberg_marquardt
 from unlearn_lib.curvature.vector import Vector, axpy, dot, scale
@@ -38,7 +38,7 @@ class Newton(DirectionMethod):
     Options:
         curvature: "gauss-newton" (positive semi-definite) or "hessian" (needs a damping above its most negative eigenvalue).
         right_hand_side: "forget" or "retain", see above.
-        step: 1 is Newton's own length.
+        step: 1 is Newton's own length; with Levenberg-Marquardt below 2, where the quadratic model still goes downhill.
         damping: lambda >= 0 of the first step.
         l2: Coefficient of the L2 penalty that training used (weight decay).
         adapt: Levenberg-Marquardt between steps (not with step="calibrate", which finds the length by measurement).
@@ -66,14 +66,23 @@ class Newton(DirectionMethod):
     linearize: bool = True
     precision: Literal["float32", "float64"] | None = None
 
+    @model_validator(mode="after")
+    def _downhill(self) -> Self:
+        if self._adapts() and not 0 < float(self.step) < 2:
+            raise ValueError(
+                f"step={self.step} with several steps: Levenberg-Marquardt needs a step between 0 and 2; or set adapt=False"
+            )
+        return self
+
+    def _adapts(self) -> bool:
+        return self.step != "calibrate" and self.adapt and self.steps > 1
+
     def run(self, model: Any, inputs: Inputs) -> Outcome:
-        if self.step == "calibrate" or not self.adapt or self.steps == 1:
-            return super().run(model, inputs)
-        return self._trust_region(model, inputs)
+        return self._trust_region(model, inputs) if self._adapts() else super().run(model, inputs)
 
     def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
         _, v = self._gradients(model, g, inputs, outcome)
-        return self._solve(self._operator(model, inputs), v, self.damping, inputs, outcome)
+        return self._solve(self._operator(model, inputs), v, self.damping, outcome)
 
     def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
         H = self._operator(model, inputs)
@@ -91,14 +100,11 @@ class Newton(DirectionMethod):
         g_R = axpy(self.l2, theta, g_R)
         return g_R, right_hand_side(self.right_hand_side, axpy(self.l2, theta, g), g_R, len(inputs.forget) / len(inputs.retain))
 
-    def _solve(self, H: EmpiricalRisk, v: Vector, damping: float, inputs: Inputs, outcome: Outcome) -> Vector:
+    def _solve(self, H: EmpiricalRisk, v: Vector, damping: float, outcome: Outcome) -> Vector:
         options: dict[str, Any] = {"max_steps": self.max_steps, "stop": "martens", "linearize": self.linearize}
         solution = H.solve(v, damping + self.l2, "cg", tolerance=self.tolerance, throw=False, **options)
         _accept(solution)
-        outcome.solution = solution
-        outcome.gradient_evaluations += solution.gradient_evaluations * H.sequences
-        assert isinstance(solution.value, dict)
-        return solution.value
+        return outcome.take(solution, H.sequences)
 
     def _trust_region(self, model: Any, inputs: Inputs) -> Outcome:
         outcome, damping = Outcome(model), self.damping
@@ -107,16 +113,16 @@ class Newton(DirectionMethod):
             loss, g = self.forget_gradient(model, inputs.forget, inputs, outcome)
             g_R, v = self._gradients(model, g, inputs, outcome)
             H = self._operator(model, inputs)
-            x = self._solve(H, v, damping, inputs, outcome)
+            x = self._solve(H, v, damping, outcome)
             before = self._risk(model, H, params)
-            predicted = 0.5 * (dot(x, H @ x) + self.l2 * dot(x, x)) - dot(v, x)
+            s = float(self.step)
+            predicted = 0.5 * s**2 * (dot(x, H @ x) + self.l2 * dot(x, x)) - s * dot(v, x)
             outcome.gradient_evaluations += 2 * H.sequences
             start = {name: p.detach().clone() for name, p in params.items()}
-            assert self.step != "calibrate"
             with torch.no_grad():
                 for name, p in params.items():
-                    p.add_(x[name].to(p), alpha=self.step)
-            actual = self._risk(model, H, params) - before - self.step * dot(axpy(1.0, g_R, v), x)
+                    p.add_(x[name].to(p), alpha=s)
+            actual = self._risk(model, H, params) - before - s * dot(axpy(1.0, g_R, v), x)
             kept = actual < 0
             outcome.history.append(
                 {"forget_loss": loss, "damping": damping, "actual": actual, "predicted": predicted, "kept": float(kept)}
@@ -144,7 +150,5 @@ def right_hand_side(kind: str, g_F: Vector, g_R: Vector, ratio: float) -> Vector
 
 def _accept(solution: Solution) -> None:
     """An unfinished solve is still a direction of descent, and is reported; a broken one is refused."""
-    from unlearn_lib.curvature import NotConvergedError, Reason
-
     if solution.reason in (Reason.NEGATIVE_CURVATURE, Reason.BREAKDOWN):
         raise NotConvergedError(solution)
