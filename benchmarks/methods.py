@@ -17,6 +17,7 @@ import json
 import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -179,15 +180,10 @@ class Case:
         )
 
 
-_CASES: dict[tuple[str, int], Case] = {}
-
-
+@lru_cache(maxsize=1)
 def case(family: str, seed: int) -> Case:
-    """The case, made when it is first needed."""
-    if (family, seed) not in _CASES:
-        _CASES.clear()
-        _CASES[family, seed] = Case(family, seed)
-    return _CASES[family, seed]
+    """The case, made when it is first needed; the last one is kept."""
+    return Case(family, seed)
 
 
 def config(family: str, seed: int, method: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def test_more_steps_hurt_the_retained_texts_less(arguments: dict[str, Any], text
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"holdout": None}, "needs holdout=...; texts of the same kind"),
+        ({"holdout": None}, "needs holdout: texts of the same kind"),
         ({"holdout": []}, "the holdout set is empty"),
         ({"holdout": "forget"}, "fewer than two held-out texts are left"),
         ({"forget_batch_size": 2}, "step='calibrate' takes the forget set as a whole"),

@@ -161,7 +161,7 @@ def _rows(batch: Any) -> Any:
 def test_ascent_until_the_model_knows_the_texts_no_better_than_unseen_ones(tiny: Any, tokenizer: Any, texts: Any) -> None:
     """Jang et al.: both memorisation accuracy and extraction likelihood at or below their mean over unseen texts."""
     from unlearn_lib import TrainingConfig, train
-    from unlearn_lib.metrics.memorisation import extraction_likelihood, memorisation_accuracy
+    from unlearn_lib.metrics.memorisation import extraction_likelihood, memorisation_accuracy, right_tokens
 
     model = tiny(dtype=torch.float32)
     train(model, tokenizer, texts[:12], TrainingConfig(60, 1e-2))
@@ -170,9 +170,9 @@ def test_ascent_until_the_model_knows_the_texts_no_better_than_unseen_ones(tiny:
     result = unlearn(model, tokenizer, forget=short[:3], holdout=short[30:34], method="gradient-ascent", **options)
     unseen = result.details["accuracy_of_unseen"], result.details["likelihood_of_unseen"]
     forget = encode(short[:3], tokenizer, 256).examples
-    assert memorisation_accuracy(model, forget) > unseen[0]
+    assert memorisation_accuracy(right_tokens(model, forget)) > unseen[0]
     assert len(result.history) < 40
-    assert memorisation_accuracy(result.model, forget) <= unseen[0]
+    assert memorisation_accuracy(right_tokens(result.model, forget)) <= unseen[0]
     assert extraction_likelihood(result.model, forget, 3) <= unseen[1]
 
 

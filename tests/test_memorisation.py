@@ -9,7 +9,13 @@ import torch
 from unlearn_lib.data.batches import Example
 from unlearn_lib.errors import InputError
 from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov, loss_attack_auc
-from unlearn_lib.metrics.memorisation import extracted, extraction_likelihood, extraction_strength, memorisation_accuracy
+from unlearn_lib.metrics.memorisation import (
+    extracted,
+    extraction_likelihood,
+    extraction_strength,
+    memorisation_accuracy,
+    right_tokens,
+)
 
 
 class Counting:
@@ -32,28 +38,29 @@ def text(*ids: int, scored_from: int = 0) -> Example:
 
 
 def test_accuracy() -> None:
-    assert memorisation_accuracy(Counting(), [text(1, 2, 3, 9, 10)]) == 3 / 4
-    assert memorisation_accuracy(Counting(), [text(1, 2, 3), text(5, 1, 8)]) == 0.5
+    assert memorisation_accuracy(right_tokens(Counting(), [text(1, 2, 3, 9, 10)])) == 3 / 4
+    assert memorisation_accuracy(right_tokens(Counting(), [text(1, 2, 3), text(5, 1, 8)])) == 0.5
 
 
 def test_extraction_strength() -> None:
     """The shortest prefix from which the rest comes exactly: 1 - k / T."""
-    found = extraction_strength(
-        Counting(), [text(1, 2, 3, 4, 5), text(1, 9, 10, 11, 12), text(1, 5, 9, 13, 17), text(7, 7, 7, 1, 2)]
-    )
+    examples = [text(1, 2, 3, 4, 5), text(1, 9, 10, 11, 12), text(1, 5, 9, 13, 17), text(7, 7, 7, 1, 2)]
+    found = extraction_strength(right_tokens(Counting(), examples))
     assert found.tolist() == pytest.approx([4 / 5, 3 / 5, 0.0, 0.0])  # k = 1; k = 2; never; the last token alone does not count
 
 
 def test_extracted_after_a_prefix() -> None:
     examples = [text(1, 9, 3, 4, 5), text(1, 2, 3, 4, 9), text(1, 2, 3, 4, 5)]
-    assert extracted(Counting(), examples).tolist() == [True, False, True]
-    assert extracted(Counting(), examples, prefix=0.0).tolist() == [False, False, True]
+    assert extracted(right_tokens(Counting(), examples)).tolist() == [True, False, True]
+    assert extracted(right_tokens(Counting(), examples), prefix=0.0).tolist() == [False, False, True]
     with pytest.raises(InputError, match="prefix is the share"):
-        extracted(Counting(), examples, prefix=1.0)
+        extracted(right_tokens(Counting(), examples), prefix=1.0)
 
 
 def test_a_prompt_is_not_scored() -> None:
-    assert memorisation_accuracy(Counting(), [text(1, 9, 3, 4, scored_from=2)]) == 0.5  # 9 -> 3 wrong, 3 -> 4 right
+    assert (
+        memorisation_accuracy(right_tokens(Counting(), [text(1, 9, 3, 4, scored_from=2)])) == 0.5
+    )  # 9 -> 3 wrong, 3 -> 4 right
 
 
 def test_extraction_likelihood() -> None:

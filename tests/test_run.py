@@ -99,9 +99,9 @@ def test_a_plan_computes_and_writes_nothing(place: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "files", "message"),
     [
-        ((), ("forget", "retain"), "method fisher-removal with these options needs --holdout (or --set step=NUMBER"),
-        ((), ("forget", "holdout"), "method fisher-removal with these options needs --retain"),
-        (("--method", "retrain"), ("forget", "retain"), "method retrain with these options needs --base"),
+        ((), ("forget", "retain"), "method 'fisher-removal' with these options needs holdout: texts of the same kind"),
+        ((), ("forget", "holdout"), "method 'fisher-removal' with these options needs retain"),
+        (("--method", "retrain"), ("forget", "retain"), "method 'retrain' with these options needs base"),
         (("--method", "oblivion"), ("forget",), "unknown method 'oblivion'; choose one of: retrain"),
         (("--set", "stepp=1"), ("forget", "retain", "holdout"), "unknown option of fisher-removal 'stepp'"),
         (("--set", "damping=-1"), ("forget", "retain", "holdout"), "option damping of fisher-removal is -1"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from unlearn_lib.data.files import Row, read_rows, sha256
 from unlearn_lib.errors import InputError
 from unlearn_lib.files import new_folder, refuse_to_overwrite, write_text
+from unlearn_lib.progress import Say
 
 SCHEMA_VERSION = 1
 PARTS = ("forget", "retain", "holdout")
@@ -30,9 +31,6 @@ class Request:
     device: str = "auto"
     batch_size: int = 8
     max_length: int | None = None
-
-
-Report = Callable[[str], None]
 
 
 def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:
@@ -60,15 +58,9 @@ def check(request: Request) -> dict[str, list[Row]]:
     Raises:
         InputError: A file, method, option or folder that cannot be used.
     """
-    from unlearn_lib.methods import METHODS
+    from unlearn_lib.methods import choose
 
-    if request.method not in METHODS:
-        raise InputError(f"unknown method {request.method!r}; choose one of: {', '.join(METHODS)}")
-    method = METHODS[request.method].from_options(request.options)
-    for need in method.required():
-        if need not in request.files and not (need == "base" and request.base):
-            how = " (or --set step=NUMBER, or --set target_loss=NUMBER)" if need == "holdout" else ""
-            raise InputError(f"method {request.method} with these options needs --{need}{how}")
+    choose(request.method, request.options, [*request.files, *(["base"] if request.base else [])])
     if request.out is not None:
         try:
             refuse_to_overwrite(request.out)
@@ -98,7 +90,7 @@ def plan(request: Request, rows: Mapping[str, list[Row]]) -> list[str]:
     return lines + [f"note: {warning}" for warning in prepared.warnings]
 
 
-def run(request: Request, rows: Mapping[str, list[Row]], say: Report) -> Path:
+def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
     """Do it; returns the folder written.
 
     Raises:

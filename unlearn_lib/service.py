@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -24,12 +24,12 @@ from typing import Any, Self
 from unlearn_lib.data.files import Row, read_rows, write_rows
 from unlearn_lib.errors import InputError
 from unlearn_lib.files import new_folder, refuse_to_overwrite, write_text
-from unlearn_lib.methods import METHODS
+from unlearn_lib.methods import choose
 from unlearn_lib.models import load_model, save_model
+from unlearn_lib.progress import Say
 from unlearn_lib.unlearning import Result, unlearn
 
 SCHEMA = 1
-Report = Callable[[str], None]
 
 
 class RemovalService:
@@ -75,12 +75,8 @@ class RemovalService:
         """
         if capacity < 1:
             raise InputError(f"capacity must be at least 1, got {capacity}")
-        if method not in METHODS:
-            raise InputError(f"unknown method {method!r}; choose one of: {', '.join(METHODS)}")
-        missing = {"holdout": holdout, "base": base}
-        for need in METHODS[method].from_options(options).required():
-            if missing.get(need, retain) is None:
-                raise InputError(f"method {method!r} needs {need}=...")
+        given = {"retain": retain, "holdout": holdout, "base": base}
+        choose(method, options, [name for name, value in given.items() if value is not None])
         rows = [dict(row) for row in retain]
         if not rows:
             raise InputError("the retain set is empty; a service needs the texts that the model was trained on")
@@ -117,7 +113,7 @@ class RemovalService:
         """How many texts are in the cache."""
         return len(self.state["cache"])
 
-    def request(self, rows: Sequence[Row] | Any, report: Report = lambda line: None) -> list[Result]:
+    def request(self, rows: Sequence[Row] | Any, report: Say = lambda line: None) -> list[Result]:
         """Ask for texts to be forgotten; the results of the cycles that this triggered, often none.
 
         A text asked for twice, or forgotten already, is not added again.
@@ -135,11 +131,11 @@ class RemovalService:
             results.append(self._forget(self.state["capacity"], report))
         return results
 
-    def flush(self, report: Report = lambda line: None) -> Result | None:
+    def flush(self, report: Say = lambda line: None) -> Result | None:
         """Forget what is in the cache although it is not full; None if it is empty."""
         return self._forget(self.waiting, report) if self.waiting else None
 
-    def _forget(self, count: int, report: Report) -> Result:
+    def _forget(self, count: int, report: Say) -> Result:
         state, cycle = self.state, self.cycle + 1
         forget, rest = state["cache"][:count], state["cache"][count:]
         gone = {_digest(row) for row in forget}

@@ -14,9 +14,9 @@ from unlearn_lib.cost import Cost, Watch
 from unlearn_lib.curvature import Solution
 from unlearn_lib.data.batches import Encoded, Example, context_length, encode, make_batches
 from unlearn_lib.data.overlap import near_duplicates, without
-from unlearn_lib.errors import InputError, unknown
+from unlearn_lib.errors import InputError
 from unlearn_lib.losses import evaluate
-from unlearn_lib.methods import METHODS, Inputs, Method
+from unlearn_lib.methods import Inputs, Method, choose
 from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov
 from unlearn_lib.models import load_model
 from unlearn_lib.training import Progress
@@ -146,13 +146,8 @@ def prepare(
     options: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """Check a request and encode its texts: all that `unlearn` does before the method runs. Arguments as of `unlearn`."""
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
-    chosen = METHODS[method].from_options(options or {})
     given = {"retain": retain, "holdout": holdout, "base": base}
-    for need in chosen.required():
-        if given[need] is None:
-            raise InputError(f"method {method!r} needs {need}=...; {_NEEDS[need]}")
+    chosen = choose(method, options or {}, [name for name, value in given.items() if value is not None])
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     length = max_length or context_length(model, tokenizer)
@@ -180,16 +175,6 @@ def prepare(
         batch_size=batch_size,
     )
     return Prepared(chosen, inputs, [unseen[i] for i in order[half:]], length, warnings)
-
-
-_NEEDS: Mapping[str, str] = {
-    "retain": "the texts the model should keep (D+)",
-    "holdout": (
-        "texts of the same kind that the model was never trained on, which say how far to go; or set the length yourself with a number, "
-        "step=...; or the forget loss to reach with target_loss=..."
-    ),
-    "base": "the checkpoint from before training on the data, as a folder, a name or a model",
-}
 
 
 def _encoded(name: str, rows: Any, tokenizer: Any, length: int) -> Encoded:

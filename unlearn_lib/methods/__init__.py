@@ -1,5 +1,11 @@
 """The unlearning methods, one file each; `METHODS` maps a method's name to its class."""
 
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.methods.base import Inputs, Method, Outcome
 from unlearn_lib.methods.fisher_forgetting import FisherForgetting
 from unlearn_lib.methods.fisher_removal import FisherRemoval
@@ -28,6 +34,31 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
+NEEDS: Mapping[str, str] = {
+    "retain": "the texts that the model should keep",
+    "holdout": (
+        "texts of the same kind that the model was never trained on, which say how far to go (or set the length yourself: "
+        "step=NUMBER, or the forget loss to reach: target_loss=NUMBER)"
+    ),
+    "base": "the checkpoint from before training on the data, as a folder or a name",
+}
+
+
+def choose(name: str, options: Mapping[str, Any], given: Collection[str]) -> Method:
+    """The method of that name with these options, if `given` (names among "retain", "holdout", "base") holds all that it needs.
+
+    Raises:
+        InputError: Unknown method or option, a bad value, or a missing input.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    method = METHODS[name].from_options(options)
+    for need in method.required():
+        if need not in given:
+            raise InputError(f"method {name!r} with these options needs {need}: {NEEDS[need]}")
+    return method
+
+
 __all__ = [
     "METHODS",
     "NPO",
@@ -44,4 +75,5 @@ __all__ = [
     "Retrain",
     "SimNPO",
     "WoodburyNewton",
+    "choose",
 ]

@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from unlearn_lib.curvature import Solution
+from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.losses import Batch
@@ -61,6 +62,13 @@ class Outcome:
     details: dict[str, Any] = field(default_factory=dict)
     solution: Solution | None = None
     warnings: list[str] = field(default_factory=list)
+
+    def take(self, solution: Solution, sequences: int) -> Vector:
+        """Keep a linear solve over so many sequences, count its cost, and give its value."""
+        self.solution = solution
+        self.gradient_evaluations += solution.gradient_evaluations * sequences
+        assert isinstance(solution.value, dict)
+        return solution.value
 
 
 class Method(BaseModel, ABC):

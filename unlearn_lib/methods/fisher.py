@@ -72,13 +72,10 @@ class FisherMethod(DirectionMethod):
         outcome.details["terms"] = len(examples)
         kind = KFAC if self.solver == "kfac" else EmpiricalFisher
         F = kind(model, batches, precision=self.precision)
-        damping = self.damping or self._relative(F, model, inputs, outcome)
+        damping = self.damping or once_relative(F, self.relative_damping or RELATIVE[self.solver], outcome)
         options: dict[str, Any] = {"width": self.width} if self.solver == "block" else {}
         solution = F.solve(F.own_form(v), damping, self.solver, exponent=exponent, tolerance=FORGIVING, **options)
-        outcome.solution = solution
-        outcome.gradient_evaluations += solution.gradient_evaluations * len(examples)
-        assert isinstance(solution.value, dict)
-        return solution.value
+        return outcome.take(solution, len(examples))
 
     def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
         if self.solver == "identity":
@@ -103,15 +100,6 @@ class FisherMethod(DirectionMethod):
             (found.gradient_evaluations + trace) * len(examples), found.peak_memory_bytes, f"{found} of {len(examples)} texts"
         )
 
-    def _relative(self, F: EmpiricalFisher | KFAC, model: Any, inputs: Inputs, outcome: Outcome) -> float:
-        if "damping" not in outcome.details:
-            mean = mean_diagonal(F, outcome)
-            outcome.details["damping"] = (self.relative_damping or RELATIVE[self.solver]) * mean
-        damping: float = outcome.details["damping"]
-        if damping == 0:
-            raise InputError("the Fisher of the retain set is zero, so it sets no damping; give damping=...")
-        return damping
-
     def _recursion(self, model: Any, inputs: Inputs, outcome: Outcome) -> BlockRecursion:
         """F_m^{-1} from m batches of D+ in an order drawn from the seed (a new order for every step)."""
         if self.damping is None:
@@ -135,12 +123,20 @@ class FisherMethod(DirectionMethod):
         return recursion
 
 
-def mean_diagonal(F: EmpiricalFisher | KFAC, outcome: Outcome) -> float:
-    """The mean of the operator's diagonal. Its cost, for K-FAC that of building it, goes to `outcome`."""
-    with Meter() as meter:
-        trace = F.trace()
-    outcome.gradient_evaluations += meter.flops / F.gradient_flops * F.sequences
-    return trace / F.size
+def once_relative(F: EmpiricalFisher | KFAC, share: float, outcome: Outcome) -> float:
+    """lambda = share * (mean of F's diagonal before the first step), kept in `outcome` for the steps after it.
+
+    The cost of the trace, for K-FAC that of building it, goes to `outcome`, too.
+    """
+    if "damping" not in outcome.details:
+        with Meter() as meter:
+            trace = F.trace()
+        outcome.gradient_evaluations += meter.flops / F.gradient_flops * F.sequences
+        outcome.details["damping"] = share * trace / F.size
+    damping: float = outcome.details["damping"]
+    if damping == 0:
+        raise InputError("the curvature of the retain set is zero, so it sets no damping; give damping=...")
+    return damping
 
 
 def _recursion_power(recursion: BlockRecursion, v_KB: torch.Tensor, exponent: float) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from unlearn_lib.losses import sequence_losses
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.descent import DescentMethod, Step
-from unlearn_lib.metrics.memorisation import extraction_likelihood, memorisation_accuracy
+from unlearn_lib.metrics.memorisation import extraction_likelihood, memorisation_accuracy, right_tokens
 
 
 class GradientAscent(DescentMethod):
@@ -54,13 +54,13 @@ class GradientAscent(DescentMethod):
 
     def prepare(self, model: Any, inputs: Inputs, outcome: Outcome) -> None:
         if self.stop == "memorisation":
-            outcome.details["accuracy_of_unseen"] = memorisation_accuracy(model, inputs.holdout)
+            outcome.details["accuracy_of_unseen"] = memorisation_accuracy(right_tokens(model, inputs.holdout))
             outcome.details["likelihood_of_unseen"] = extraction_likelihood(model, inputs.holdout, self.n)
 
     def finished(self, model: Any, inputs: Inputs, outcome: Outcome) -> bool:
         if self.stop != "memorisation":
             return False
-        accuracy = memorisation_accuracy(model, inputs.forget)
+        accuracy = memorisation_accuracy(right_tokens(model, inputs.forget))
         if accuracy > outcome.details["accuracy_of_unseen"]:
             return False  # the likelihood takes a generation at every position
         unseen: float = outcome.details["likelihood_of_unseen"]

@@ -16,7 +16,7 @@ from unlearn_lib.curvature import KFAC
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
-from unlearn_lib.methods.fisher import FORGIVING, mean_diagonal
+from unlearn_lib.methods.fisher import FORGIVING, once_relative
 from unlearn_lib.methods.needs import Needs, backward_bytes, kfac_bytes, kfac_gradients
 
 
@@ -58,10 +58,5 @@ class KFACNewton(DirectionMethod):
 
     def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
         K = self._operator(model, inputs, len(outcome.history))
-        if "damping" not in outcome.details:
-            outcome.details["damping"] = self.relative_damping * mean_diagonal(K, outcome)
-        solution = K.solve(K.own_form(g), outcome.details["damping"], "kfac", tolerance=FORGIVING)
-        outcome.solution = solution
-        outcome.gradient_evaluations += solution.gradient_evaluations * K.sequences
-        assert isinstance(solution.value, dict)
-        return solution.value
+        damping = once_relative(K, self.relative_damping, outcome)
+        return outcome.take(K.solve(K.own_form(g), damping, "kfac", tolerance=FORGIVING), K.sequences)

@@ -10,7 +10,7 @@ For a text of T tokens, f greedy:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,30 +21,52 @@ from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, model_inputs
 
 
-def memorisation_accuracy(model: Any, examples: Sequence[Example], batch_size: int = 32) -> float:
-    """MA, the mean over the texts, between 0 and 1. Cost: one forward pass."""
-    hits = _hits(model, examples, batch_size)
-    return sum(float(hit_S.double().mean()) for hit_S in hits) / len(examples)
+@torch.no_grad()
+def right_tokens(model: Any, examples: Sequence[Example], batch_size: int = 32) -> list[Tensor]:
+    """For every text `[S]`, bool: which of its scored predictions are the most likely token. Cost: one forward pass.
+
+    MA, ES and greedy extraction all come from it: where every prediction of a text's rest is right under teacher forcing,
+    greedy decoding gives that rest exactly.
+
+    Raises:
+        InputError: No texts.
+    """
+    if not examples:
+        raise InputError("there are no texts to measure")
+    found = []
+    for batch in make_batches(examples, batch_size, model.device):
+        right_BS = model(**model_inputs(batch)).logits[:, :-1].argmax(-1) == batch["labels"][:, 1:]
+        scored_BS = batch["labels"][:, 1:] != IGNORED
+        found += [right_S[scored_S].cpu() for right_S, scored_S in zip(right_BS, scored_BS, strict=True)]
+    return found
 
 
-def extraction_strength(model: Any, examples: Sequence[Example], batch_size: int = 32) -> Tensor:
-    """`[n]`: ES of every text, over its scored tokens. Cost: one forward pass.
+def memorisation_accuracy(right: Sequence[Tensor]) -> float:
+    """MA, the mean over the texts, between 0 and 1; of what `right_tokens` gives."""
+    return sum(float(right_S.double().mean()) for right_S in right) / len(right)
 
-    Greedy decoding reproduces the rest exactly where every prediction of it is right, so that teacher forcing tells. A rest of
-    the last token alone (nearly always the end-of-text token) does not count.
+
+def extraction_strength(right: Sequence[Tensor]) -> Tensor:
+    """`[n]`: ES of every text, over its scored tokens; of what `right_tokens` gives.
+
+    A rest of the last token alone (nearly always the end-of-text token) does not count.
     """
     found = []
-    for hit_S in _hits(model, examples, batch_size):
-        run = int(hit_S.flip(0).cumprod(0).sum())  # right predictions at the end
-        found.append(run / (len(hit_S) + 1) if run > 1 else 0.0)
+    for right_S in right:
+        run = int(right_S.flip(0).cumprod(0).sum())  # right predictions at the end
+        found.append(run / (len(right_S) + 1) if run > 1 else 0.0)
     return torch.tensor(found, dtype=torch.float64)
 
 
-def extracted(model: Any, examples: Sequence[Example], prefix: float = 0.5, batch_size: int = 32) -> Tensor:
-    """`[n]`, bool: whether greedy decoding after that share of a text's tokens gives the rest exactly. Cost: one forward pass."""
+def extracted(right: Sequence[Tensor], prefix: float = 0.5) -> Tensor:
+    """`[n]`, bool: whether greedy decoding after that share of a text's tokens gives the rest exactly; of what `right_tokens` gives.
+
+    Raises:
+        InputError: A share outside [0, 1).
+    """
     if not 0 <= prefix < 1:
         raise InputError(f"prefix is the share of a text that is given, at least 0 and below 1; got {prefix}")
-    return torch.tensor([bool(hit_S[int(prefix * len(hit_S)) :].all()) for hit_S in _hits(model, examples, batch_size)])
+    return torch.tensor([bool(right_S[int(prefix * len(right_S)) :].all()) for right_S in right])
 
 
 @torch.no_grad()
@@ -60,17 +82,6 @@ def extraction_likelihood(model: Any, examples: Sequence[Example], n: int = 10, 
     if not values:
         raise InputError(f"EL_{n} needs texts of more than {n} tokens; lower n")
     return sum(values) / len(values)
-
-
-@torch.no_grad()
-def _hits(model: Any, examples: Sequence[Example], batch_size: int) -> Iterator[Tensor]:
-    """For every text `[S]`, bool: which of its scored predictions are the most likely token."""
-    if not examples:
-        raise InputError("there are no texts to measure")
-    for batch in make_batches(examples, batch_size, model.device):
-        right_BS = model(**model_inputs(batch)).logits[:, :-1].argmax(-1) == batch["labels"][:, 1:]
-        for right_S, scored_S in zip(right_BS, batch["labels"][:, 1:] != IGNORED, strict=True):
-            yield right_S[scored_S].cpu()
 
 
 def _likelihood(model: Any, ids: tuple[int, ...], n: int, batch_size: int) -> float:

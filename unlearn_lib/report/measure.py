@@ -11,7 +11,7 @@ from torch import Tensor
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.losses import evaluate
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
-from unlearn_lib.metrics.memorisation import extracted, extraction_strength, memorisation_accuracy
+from unlearn_lib.metrics.memorisation import extracted, extraction_strength, memorisation_accuracy, right_tokens
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,19 @@ class Measured:
 
 
 def measure(model: Any, sets: Mapping[str, Sequence[Example]], batch_size: int) -> Measured:
-    """Losses of every set that is not empty, and how well the forget set is still known. Cost: a few forward passes."""
+    """Losses of every set that is not empty, and how well the forget set is still known. Cost: a forward pass over each set
+    and one more over the forget set."""
     losses = {
         name: evaluate(model, make_batches(examples, batch_size, model.device)).cpu()
         for name, examples in sets.items()
         if examples
     }
-    forget = sets["forget"]
+    right = right_tokens(model, sets["forget"], batch_size)
     metrics: dict[str, float | None] = {
         "loss_attack_auc": loss_attack_auc(losses["forget"], losses["holdout"]) if "holdout" in losses else None,
-        "greedy_extraction": float(extracted(model, forget, batch_size=batch_size).double().mean()),
-        "extraction_strength": float(extraction_strength(model, forget, batch_size).mean()),
-        "memorisation_accuracy": memorisation_accuracy(model, forget, batch_size),
+        "greedy_extraction": float(extracted(right).double().mean()),
+        "extraction_strength": float(extraction_strength(right).mean()),
+        "memorisation_accuracy": memorisation_accuracy(right),
     }
     return Measured(losses, metrics)
 

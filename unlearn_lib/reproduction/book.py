@@ -7,18 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from unlearn_lib.errors import InputError
+from unlearn_lib.progress import Say
 from unlearn_lib.reproduction.inventory import ITEMS
 from unlearn_lib.reproduction.notebooks import execute
 
-Report = Callable[[str], None]
 MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 
 
-def build(root: Path, report: Report = print) -> Path:
+def build(root: Path, report: Say = print) -> Path:
     """Build the HTML book of the checkout at `root`; returns its first page.
 
     Raises:

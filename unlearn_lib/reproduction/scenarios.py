@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
@@ -23,6 +23,7 @@ from unlearn_lib.losses import mean_loss
 from unlearn_lib.methods import METHODS
 from unlearn_lib.metrics import accuracy, exposures
 from unlearn_lib.models import load_model, manifest
+from unlearn_lib.progress import Say
 from unlearn_lib.reproduction.store import Record, RunStore
 from unlearn_lib.training import TrainingConfig, fit
 from unlearn_lib.unlearning import unlearn
@@ -96,10 +97,7 @@ def _task_sha256(name: str, seed: int, sizes: tuple[tuple[str, int], ...]) -> st
     return _task(name, seed, sizes).sha256()
 
 
-Report = Callable[[str], None]
-
-
-def run(scenarios: Iterable[Scenario], store: RunStore, report: Report = lambda line: None) -> list[Record]:
+def run(scenarios: Iterable[Scenario], store: RunStore, report: Say = lambda line: None) -> list[Record]:
     """The records of the scenarios, in order; those that are missing are computed.
 
     Scenarios with the same task, model, seed and sizes share one original model, which is trained once. An interrupted call
