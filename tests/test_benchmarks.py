@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,32 @@ def test_a_model_that_memorised_forgets_by_default() -> None:
         assert found["warnings"] == []
         assert found["closed"] >= 0.95
         assert found["damage_ratio"] <= 0.06 < 0.2 * ascent["damage_ratio"]
+
+
+def test_the_table_that_decides() -> None:
+    """At the retrained model's forget loss: what one step costs, what a few steps cost, and that the paper's is the gradient."""
+    report = json.loads((FOLDER / "methods.json").read_text())
+    assert report["environment"].keys() >= {"device", "python", "torch", "processor"}
+
+    def mean(label: str, family: str, measure: str = "damage_ratio") -> float:
+        runs = report["rows"][label][family]["seeds"]
+        assert len(runs) >= 5
+        return statistics.fmean(run[measure] for run in runs)
+
+    for family in ("neo", "opt"):
+        retrained = mean("retraining", family, "forget_loss")
+        gap = retrained - mean("original", family, "forget_loss")
+        one, few = "fisher-removal, blocks of 48, one step", "fisher-removal, blocks of 48, 4 steps"
+        gradient, paper = "gradient, one step", "fisher-removal, paper (damping 1), one step"
+        for label in (one, few, gradient, paper):
+            assert all(run["reached"] for run in report["rows"][label][family]["seeds"])
+            assert abs(mean(label, family, "forget_loss") - retrained) <= 0.02 * gap
+        assert mean(one, family) <= 0.18
+        assert mean(few, family) <= 0.08
+        assert mean("fisher-removal, default (K-FAC, 4 steps)", family) <= 0.08
+        assert mean(gradient, family) >= 0.4
+        for measure in ("damage_ratio", "holdout_loss", "retain_kl"):
+            assert mean(paper, family, measure) == pytest.approx(mean(gradient, family, measure), rel=0.005)
 
 
 def test_the_ways_it_compares_agree() -> None:

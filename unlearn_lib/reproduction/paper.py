@@ -24,13 +24,29 @@ TASKS = {"arc_easy": "ARC-Easy", "piqa": "PIQA", "mathqa": "MathQA", "lambada": 
 
 
 @cache
-def reported(name: str) -> pd.DataFrame:
-    """`utility_and_exposure` (Tables 3, 4, 5, 9) or `cycles` (Figure 5).
+def printed(name: str) -> pd.DataFrame:
+    """A table or figure of the paper as printed: the rows of `reported/NAME.csv`.
 
-    Columns of the first: table, page, mark, task, size, method, family, removed, delta_acc (percentage points), delta_exp (the
-    paper's unit, which fits nats). Of the second: figure, page, mark, task, method, removed, accuracy (percent). Mark: `seen`
-    (printed in the paper), `digitised` (read off a figure, about 0.3 points).
+    Every row has a page and a mark: `seen` (printed in the paper), `digitised` (read off a figure: about 0.3 accuracy points,
+    0.02 of exposure), `inferred` (follows from others).
+
+        utility_and_exposure  Tables 3, 4, 5, 9: task, size, method, family, removed, delta_acc (points), delta_exp (fits nats)
+        ranks                 Table 7: method, family, measure, mean, sd
+        case_studies          Table 8: task, family, method, memorised, seconds
+        comparison            Table 2: properties of the approaches
+        complexity            Table 6: method, time (t = |D-|, r = |D+|, m = terms)
+        runtime               Figure 2: task, method, seconds
+        tradeoff              Figure 3: task, method, exposure_drop, accuracy (percent), in the order of the curve
+        weight_divergence     Figure 4: method, divergence
+        cycles                Figure 5: task, method, removed, accuracy (percent)
+        exposure_histogram    Figures 6, 7: state, low, high, count
+        exposure_summary      Figure 7: method, mean, above_6
     """
-    printed = pd.read_csv(REPORTED / f"{name}.csv")
-    adam = printed[printed.method == "gradient-ascent"].assign(method="gradient-ascent-adam")
-    return pd.concat([printed, adam], ignore_index=True)
+    return pd.read_csv(REPORTED / f"{name}.csv")
+
+
+def reported(name: str) -> pd.DataFrame:
+    """`printed`, with the row of gradient ascent once more for ascent through Adam: the paper does not say how ascent was run."""
+    table = printed(name)
+    adam = table[table.method == "gradient-ascent"].assign(method="gradient-ascent-adam")
+    return pd.concat([table, adam], ignore_index=True)
