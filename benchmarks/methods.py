@@ -32,7 +32,8 @@ from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import mean_loss
 from unlearn_lib.methods import METHODS
 from unlearn_lib.metrics.divergence import divergence
-from unlearn_lib.reproduction.scenarios import Bench, Scenario
+from unlearn_lib.reproduction.bench import Bench
+from unlearn_lib.reproduction.scenarios import Scenario
 from unlearn_lib.reproduction.store import RunStore
 from unlearn_lib.training import TrainingConfig, fit
 

@@ -1,12 +1,14 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from unlearn_lib.errors import InputError
-from unlearn_lib.reproduction import scenarios
-from unlearn_lib.reproduction.scenarios import Scenario, run
+from unlearn_lib.reproduction import bench, scenarios
+from unlearn_lib.reproduction.runs import load, run
+from unlearn_lib.reproduction.scenarios import Scenario
 from unlearn_lib.reproduction.store import RunStore, key
 from unlearn_lib.training import TrainingConfig
 
@@ -55,10 +57,11 @@ def test_numbers_that_are_not_numbers_are_not_stored(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def small(method: str, **options: Any) -> Scenario:
+def small(method: str, seed: int = 3, cycles: int = 2, detail: str = "", activation: str = "", **options: Any) -> Scenario:
     return Scenario(
-        "arc_easy", "nano/opt-s", 3, method, TrainingConfig(0.5, 1e-3, 8), options,
-        cycles=2, cycle_size=4, train_size=24, test_size=4, holdout_size=4, reference_size=8,
+        "arc_easy", "nano/opt-s", seed, method, TrainingConfig(0.5, 1e-3, 8), options, cycles,
+        cycle_size=4, train_size=24, test_size=4, holdout_size=8, reference_size=8, measured=4,
+        detail=detail, activation=activation,
     )  # fmt: skip
 
 
@@ -70,7 +73,7 @@ def test_same_seed_same_record_bit_for_bit_and_interruption_loses_nothing(
 ) -> None:
     first = run(GRID, RunStore(tmp_path / "a"))
     # the second store is interrupted after one scenario, then resumed
-    store, real, calls = RunStore(tmp_path / "b"), scenarios.Bench.run, []
+    store, real, calls = RunStore(tmp_path / "b"), bench.Bench.run, []
 
     def fails_at_the_second(self: Any, scenario: Scenario) -> Any:
         calls.append(scenario.method)
@@ -78,7 +81,7 @@ def test_same_seed_same_record_bit_for_bit_and_interruption_loses_nothing(
             raise KeyboardInterrupt
         return real(self, scenario)
 
-    monkeypatch.setattr(scenarios.Bench, "run", fails_at_the_second)
+    monkeypatch.setattr(bench.Bench, "run", fails_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(GRID, store)
     assert len(list((tmp_path / "b").iterdir())) == 1
@@ -106,4 +109,56 @@ def test_a_changed_input_never_reuses_a_record(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_missing_record_says_how_to_compute_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unlearn reproduce"):
-        scenarios.load(GRID, RunStore(tmp_path))
+        load(GRID, RunStore(tmp_path))
+
+
+def results(records: list[Any]) -> list[Any]:
+    return [record["results"] for record in records]
+
+
+def test_processes_give_the_same_records(tmp_path: Path) -> None:
+    grid = [small("original", seed) for seed in (3, 4)]
+    lines: list[str] = []
+    assert results(run(grid, RunStore(tmp_path / "a"), lines.append, processes=2)) == results(
+        run(grid, RunStore(tmp_path / "b"))
+    )
+    assert [line.partition(":")[0] for line in sorted(lines)] == [scenario.name for scenario in grid]
+
+
+def test_what_a_run_measures(tmp_path: Path) -> None:
+    """Retraining is at no distance from itself; the calibrated step stops by texts that are not measured."""
+    calibrated = small("fisher-removal", solver="block", step="calibrate", steps=1, cycles=1)
+    retrained, forgot = results(run([small("retrain", cycles=1), calibrated], RunStore(tmp_path)))
+    assert retrained["before"] == forgot["before"]
+    assert [retrained["after"][0][f"{name}_kl"] for name in ("forget", "retain", "holdout")] == [0.0, 0.0, 0.0]
+    assert all(forgot["after"][0][f"{name}_kl"] > 0 for name in ("forget", "retain", "holdout"))
+    assert forgot["after"][0]["forget_loss"] > forgot["before"][0]["forget_loss"]
+    one = bench.Bench(calibrated)
+    parts = one.parts(4)
+    assert [len(parts[name]) for name in ("forget", "retain", "holdout")] == [4, 4, 4]
+    assert not set(parts["forget"]) & set(parts["retain"])
+    assert one.parts(8)["retain"] == parts["retain"], "the same texts after every cycle"
+
+
+def test_details(tmp_path: Path) -> None:
+    grid = [small("retrain", cycles=1, detail=name) for name in ("exposures", "weights")]
+    few = replace(small("original", cycles=1, detail="onion"), reference_size=4)  # so that some samples rank first or second
+    exposed, weights, onion = results(run([*grid, few], RunStore(tmp_path)))
+    assert len(exposed["exposures"]) == 24
+    assert len(exposed["forgotten"]) == 4
+    assert weights["weights"]["counts"] == weights["weights"]["retrained_counts"]
+    assert weights["weights"]["divergence"]["float32"] == weights["weights"]["relative_distance"] == 0.0
+    above = [i for i, value in enumerate(onion["exposures"]) if value >= onion["cutoff"]]
+    assert above
+    assert sorted(above + onion["kept"]) == list(range(24))
+    assert len(onion["exposures_after"]) == len(onion["kept"])
+
+
+def test_private_training_and_another_activation(tmp_path: Path) -> None:
+    private = small("dp-sgd", cycles=1, epsilon=10.0, epochs=1)
+    first, swapped, plain = results(
+        run([private, small("original", activation="gelu_new"), small("original")], RunStore(tmp_path))
+    )
+    assert 9 < first["after"][0]["epsilon"] <= 10
+    assert first["after"][0]["forget_loss"] != first["before"][0]["forget_loss"]
+    assert swapped["before"][0]["forget_loss"] != plain["before"][0]["forget_loss"]

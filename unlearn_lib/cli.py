@@ -157,13 +157,20 @@ def doctor() -> None:
 @click.option("--all", "everything", is_flag=True, help="All tables and figures.")
 @click.option("--list", "listing", is_flag=True, help="One line for each id.")
 @click.option("--runs", is_flag=True, help="First compute the missing records into results/; resumes when interrupted.")
+@click.option("--processes", default=2, show_default=True, help="With --runs: so many at a time, one thread each.")
 @click.option(
     "--store-outputs", is_flag=True, help="Also keep the outputs at the defaults in notebooks/, where they are committed."
 )
 @click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter of the notebook; may be repeated.")
 @_plain_errors
 def reproduce(
-    ids: tuple[str, ...], everything: bool, listing: bool, runs: bool, store_outputs: bool, pairs: tuple[str, ...]
+    ids: tuple[str, ...],
+    everything: bool,
+    listing: bool,
+    runs: bool,
+    processes: int,
+    store_outputs: bool,
+    pairs: tuple[str, ...],
 ) -> None:
     """Regenerate tables and figures: run their notebooks into build/executed/.
 
@@ -187,10 +194,12 @@ def reproduce(
     work = [(root / "notebooks" / item.notebook, item) for item in chosen.values()]
     values = {path: notebooks.parse(path, given) for path, _ in work}
     if runs:
-        from unlearn_lib.reproduction import scenarios, settings, store
+        from unlearn_lib.reproduction.grids import grid
+        from unlearn_lib.reproduction.runs import run
+        from unlearn_lib.reproduction.store import RunStore
 
-        for identifier in chosen:
-            scenarios.run(settings.grid(identifier), store.RunStore(root / "results" / "nano"), click.echo)
+        wanted = [scenario for identifier in chosen for scenario in grid(identifier)]
+        run(wanted, RunStore(root / "results" / "nano"), click.echo, processes)
     for path, item in work:
         if store_outputs:
             notebooks.store_outputs(path)

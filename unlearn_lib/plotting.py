@@ -17,10 +17,12 @@ COLOURS = {
     "npo": "#999933",
     "simnpo": "#661100",
     "fisher-removal": "#0072B2",
+    "fisher-removal-calibrated": "#117733",
     "fisher-forgetting": "#CC79A7",
     "newton": "#332288",
     "kfac-newton": "#44AA99",
     "woodbury-newton": "#777777",
+    "dp-sgd": "#AA4499",
 }
 MARKERS = {
     "original": "x",
@@ -32,10 +34,12 @@ MARKERS = {
     "npo": "X",
     "simnpo": "p",
     "fisher-removal": "D",
+    "fisher-removal-calibrated": "H",
     "fisher-forgetting": "^",
     "newton": "*",
     "kfac-newton": "h",
     "woodbury-newton": "d",
+    "dp-sgd": "8",
 }
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",

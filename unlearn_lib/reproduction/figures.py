@@ -33,7 +33,8 @@ def cycles(runs: pd.DataFrame) -> Any:
         for method in methods:
             style = {"color": COLOURS[method], "marker": MARKERS[method], "label": paper.METHODS[method], "markersize": 5}
             printed = theirs[(theirs.task == task) & (theirs.method == method)]
-            if method != "gradient-ascent-adam":  # the paper has one curve of ascent and does not say which reading it is
+            # the paper has one curve of ascent and does not say which reading it is; it has none of our own method
+            if len(printed) and method != "gradient-ascent-adam":
                 left.plot(printed.removed, printed.accuracy, linestyle="--", **style)
             mine = ours[(ours.task == task) & (ours.method == method)]
             right.errorbar(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 REPORTED = Path(__file__).parent / "reported"
-# The paper has one row of gradient ascent and does not say how it was run, so each of our two readings stands beside it.
+# The paper has one row of gradient ascent and does not say how it was run, so each of our two readings stands beside it. It has
+# no row of our calibrated second-order method.
 METHODS = {
     "retrain": "Retraining",
     "finetune": "Finetuning",
@@ -16,6 +17,9 @@ METHODS = {
     "gradient-ascent-adam": "Gradient Ascent (Adam)",
     "fisher-removal": "Fisher Removal",
     "fisher-forgetting": "Fisher Forgetting",
+    "fisher-removal-calibrated": "Fisher Removal, calibrated (ours)",
+    "original": "before unlearning",
+    "dp-sgd": "DP-SGD",
 }
 FAMILIES = {"neo": "GPT-Neo", "opt": "OPT"}
 SIZES = {"s": "125M", "m": "1.3B", "l": "2.7B"}

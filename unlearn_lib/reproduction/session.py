@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unlearn_lib.errors import InputError
-from unlearn_lib.reproduction import scenarios
+from unlearn_lib.reproduction import runs
 from unlearn_lib.reproduction.inventory import project_root
+from unlearn_lib.reproduction.scenarios import Scenario
 from unlearn_lib.reproduction.store import Record, RunStore
 
 PROFILES = ("nano",)
@@ -24,11 +25,11 @@ class Session:
     device: str
     recompute: bool
 
-    def records(self, wanted: Sequence[scenarios.Scenario]) -> list[Record]:
+    def records(self, wanted: Sequence[Scenario]) -> list[Record]:
         """The committed records of the runs; with `recompute` all of them anew, into `build/results/` (resumed when interrupted)."""
         if self.recompute:
-            return scenarios.run(wanted, RunStore(self.root / "build" / "results" / self.profile))
-        return scenarios.load(wanted, RunStore(self.root / "results" / self.profile))
+            return runs.run(wanted, RunStore(self.root / "build" / "results" / self.profile))
+        return runs.load(wanted, RunStore(self.root / "results" / self.profile))
 
     def folder(self, out: str) -> Path:
         """The folder for figure files, relative to the checkout."""

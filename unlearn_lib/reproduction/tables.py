@@ -131,7 +131,7 @@ def cycles_beside_reported(runs: pd.DataFrame) -> pd.DataFrame:
             "removed (paper)": [f"{a} ({b})" for a, b in zip(table.removed, table.paper_removed, strict=True)],
             "accuracy, ours": _cells(table, "accuracy", 1, sign=False),
             "ΔACC, ours": _cells(table, "delta_acc", 1),
-            "accuracy, paper": table.paper_accuracy.map("{:.1f}".format),
+            "accuracy, paper": table.paper_accuracy.map(lambda value: printed_number(value, "{:.1f}")),
         }
     )
 
@@ -153,15 +153,12 @@ def counts(compared: pd.DataFrame) -> pd.DataFrame:
         standard = compared[compared.method == "retrain"].set_index(cells)[exposure].rename("standard")
         table = compared.join(standard, on=cells)
         for method, group in table.groupby("method", sort=False):
-            rows += [
-                (
-                    paper.METHODS[str(method)],
-                    "ΔEXP below retraining's",
-                    source,
-                    f"{(group[exposure] < group.standard).sum()} of {len(group)}",
-                ),
-                (paper.METHODS[str(method)], "ΔACC at or below -5", source, f"{(group[accuracy] <= -5).sum()} of {len(group)}"),
-            ]
+            known = group[exposure].notna().all()
+            for name, hits in (
+                ("ΔEXP below retraining's", group[exposure] < group.standard),
+                ("ΔACC at or below -5", group[accuracy] <= -5),
+            ):
+                rows.append((paper.METHODS[str(method)], name, source, f"{hits.sum()} of {len(group)}" if known else "–"))
     wide = pd.DataFrame(rows, columns=["method", "count", "source", "text"])
     order = wide.method.drop_duplicates().tolist()
     return wide.pivot(index="method", columns=["count", "source"], values="text").reindex(order)
@@ -182,6 +179,11 @@ def plus_minus(mean: float, sd: float, digits: int = 2) -> str:
     return text if math.isnan(sd) else f"{text}{NO_BREAK}±{NO_BREAK}{sd:.{digits}f}"
 
 
+def printed_number(value: float, form: str = "{:+.2f}") -> str:
+    """A number of the paper, or a dash where it has none (our own method)."""
+    return "–" if math.isnan(value) else form.format(value)
+
+
 def layout(compared: pd.DataFrame) -> pd.DataFrame:
     """`beside_reported` as text: a row for each model, number of removed samples (the paper's in brackets) and method."""
     table = pd.DataFrame(
@@ -193,9 +195,9 @@ def layout(compared: pd.DataFrame) -> pd.DataFrame:
             "removed": [f"{ours} ({theirs})" for ours, theirs in zip(compared.removed, compared.paper_removed, strict=True)],
             "method": compared.method.map(paper.METHODS),
             "ΔACC, ours": _cells(compared, "delta_acc", 2),
-            "ΔACC, paper": compared.paper_delta_acc.map("{:+.2f}".format),
+            "ΔACC, paper": compared.paper_delta_acc.map(printed_number),
             "ΔEXP, ours": _cells(compared, "delta_exp", 2),
-            "ΔEXP, paper": compared.paper_delta_exp.map("{:+.2f}".format),
+            "ΔEXP, paper": compared.paper_delta_exp.map(printed_number),
         }
     )
     order = table["model (stands for)"] + table["removed"]

@@ -1,0 +1,204 @@
+"""Carry a scenario out: one original model, what is forgotten from it, and what is measured."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from unlearn_lib.data.batches import Example, context_length, encode, make_batches
+from unlearn_lib.losses import evaluate
+from unlearn_lib.metrics import accuracy, exposures
+from unlearn_lib.metrics.divergence import divergence
+from unlearn_lib.metrics.indistinguishable import loss_attack_auc
+from unlearn_lib.models import load_model
+from unlearn_lib.private_training import PrivacyConfig, noise_for, train_private
+from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE, Scenario, method_name
+from unlearn_lib.reproduction.weights import last_projection, with_activation
+from unlearn_lib.training import fit
+from unlearn_lib.unlearning import Result, unlearn
+
+COMPARED = 64
+"""Distances to the retrained model are taken on at most so many retained and held-out texts."""
+
+
+class Bench:
+    """One original model, the models retrained without what was forgotten, and all that is measured of them."""
+
+    def __init__(self, scenario: Scenario, device: str = "cpu") -> None:
+        self.scenario = scenario
+        self.task = scenario.load_task()
+        self.base, self.tokenizer = load_model(scenario.model, device=device)
+        if scenario.activation:
+            self.base = with_activation(self.base, scenario.activation)
+        length = context_length(self.base, self.tokenizer)
+        self.encoded = {
+            part: encode(getattr(self.task, part), self.tokenizer, length).examples
+            for part in ("train", "holdout", "reference")
+        }
+        order = torch.randperm(len(self.task.train), generator=torch.Generator().manual_seed(scenario.seed))
+        self.order: list[int] = order.tolist()
+        start = time.perf_counter()
+        self.original = self.trained(range(len(self.order)))
+        self.training_seconds = time.perf_counter() - start
+        self._retrained: dict[int, Result] = {}
+        self._before: dict[int, dict[str, float]] = {}
+
+    def run(self, scenario: Scenario) -> tuple[dict[str, Any], dict[str, float]]:
+        """(results, timing) of one scenario. Results: `before` and `after`, one entry per cycle, and its detail."""
+        sizes = [scenario.cycle_size * (cycle + 1) for cycle in range(scenario.cycles)]
+        results: dict[str, Any] = {"before": [self.before(size) for size in sizes]}
+        detail = DETAILS[scenario.detail]
+        if scenario.method == ORIGINAL:
+            return results | detail(self, self.original, sizes[-1]), {"training_seconds": self.training_seconds}
+        results["after"], timing, model = [], {}, self.original
+        for cycle, size in enumerate(sizes):
+            model, found, seconds = self.forget(scenario, model, cycle)
+            timing[f"cycle_{cycle + 1}_seconds"] = seconds
+            results["after"].append(self.measure(model, size) | found)
+        return results | detail(self, model, sizes[-1]), timing
+
+    def forget(self, scenario: Scenario, model: Any, cycle: int) -> tuple[Any, dict[str, float], float]:
+        """(new model, what the method says of itself, seconds) of one cycle that starts from `model`."""
+        size = scenario.cycle_size * (cycle + 1)
+        if scenario.method == PRIVATE:
+            return self._private(scenario)
+        result = self.retrained(size) if scenario.method == "retrain" else self._unlearn(scenario, model, size)
+        # the last step's own figures; its loss is from before the step and must not stand for the measured one
+        last = result.history[-1] if result.history else {}
+        found: dict[str, float] = {name: last[name] for name in ("step_norm", "cosine_to_gradient") if name in last}
+        found["incomplete"] = float(any("forgetting_incomplete" in warning for warning in result.warnings))
+        found["gradient_evaluations"] = result.cost.gradient_evaluations
+        return result.model, found, result.cost.seconds
+
+    def _unlearn(self, scenario: Scenario, model: Any, size: int) -> Result:
+        start = size - scenario.cycle_size
+        unseen = range(scenario.measured, len(self.task.holdout))  # not the texts that are measured
+        return unlearn(
+            model,
+            self.tokenizer,
+            forget=self.task.train.select(self.order[start:size]),
+            retain=self.task.train.select(self.kept(size)),
+            holdout=self.task.holdout.select(unseen) if scenario.options.get("step") == "calibrate" else None,
+            base=self.base,
+            method=method_name(scenario.method),
+            seed=scenario.seed * 100 + start // scenario.cycle_size,
+            batch_size=max(scenario.cycle_size, 32),
+            **scenario.options,
+        )
+
+    def retrained(self, size: int) -> Result:
+        """Retraining as the original was trained, without the first `size` forgotten samples."""
+        if size not in self._retrained:
+            training = self.scenario.training
+            options = {
+                "epochs": training.epochs,
+                "learning_rate": training.learning_rate,
+                "train_batch_size": training.batch_size,
+            }
+            gold = replace(self.scenario, method="retrain", options=options)
+            self._retrained[size] = self._unlearn(gold, self.original, size)
+        return self._retrained[size]
+
+    def before(self, size: int) -> dict[str, float]:
+        """What is measured of the original model, with `size` samples about to be forgotten."""
+        if size not in self._before:
+            self._before[size] = self.measure(self.original, size)
+        return self._before[size]
+
+    def kept(self, size: int) -> list[int]:
+        """The indices of D+ after `size` samples were forgotten, in the data's own order."""
+        return sorted(self.order[size:])
+
+    def measure(self, model: Any, size: int) -> dict[str, float]:
+        """Losses (mean NLL per sequence, nats), accuracy (percent), mean exposure of the forgotten samples, the loss attack's AUC
+        and the distances to the retrained model (nats a token)."""
+        parts = self.parts(size)
+        losses = {name: evaluate(model, self._batches(examples)) for name, examples in parts.items()}
+        exposure = exposures(model, parts["forget"], self.encoded["reference"])
+        gold = self.retrained(size).model
+        return {
+            **{f"{name}_loss": losses_n.double().mean().item() for name, losses_n in losses.items()},
+            "accuracy": accuracy(model, self.tokenizer, self.task.test),
+            "exposure_nats": exposure.nats_n.mean().item(),
+            "exposure_bits": exposure.bits_n.mean().item(),
+            "attack_auc": loss_attack_auc(losses["forget"], losses["holdout"]),
+            **{f"{name}_kl": divergence(gold, model, self._batches(examples[:COMPARED])) for name, examples in parts.items()},
+        }
+
+    def parts(self, size: int) -> dict[str, list[Example]]:
+        """The forgotten samples, and the retained and held-out ones that are measured: always the same."""
+        train, most = self.encoded["train"], self.scenario.measured
+        return {
+            "forget": [train[i] for i in self.order[:size]],
+            "retain": [train[i] for i in self.order[size:][-most:]],
+            "holdout": list(self.encoded["holdout"][:most]),
+        }
+
+    def _batches(self, examples: Sequence[Example]) -> Any:
+        return make_batches(sorted(examples, key=lambda example: len(example.input_ids)), 32, self.original.device)
+
+    def trained(self, indices: Sequence[int]) -> Any:
+        """The base model fine-tuned on these samples."""
+        model = copy.deepcopy(self.base)
+        fit(model, [self.encoded["train"][i] for i in indices], self.scenario.training, seed=self.scenario.seed)
+        return model
+
+    def _private(self, scenario: Scenario) -> tuple[Any, dict[str, float], float]:
+        """Training on all of D with DP-SGD at `options["epsilon"]`; the other options are PrivacyConfig's."""
+        options = dict(scenario.options)
+        target = options.pop("epsilon")
+        config = PrivacyConfig(noise_multiplier=0.0, **options)
+        n = len(self.order)
+        noise = noise_for(target, config.rate(n), config.steps(n), config.delta)
+        model, start = copy.deepcopy(self.base), time.perf_counter()
+        spent = train_private(
+            model, self.tokenizer, self.task.train, PrivacyConfig(noise_multiplier=noise, **options), seed=scenario.seed
+        )
+        found = {"epsilon": spent.epsilon, "noise_multiplier": noise, "gradient_evaluations": config.epochs * n}
+        return model, found, time.perf_counter() - start
+
+
+def _nothing(bench: Bench, model: Any, size: int) -> dict[str, Any]:
+    return {}
+
+
+def _exposures(bench: Bench, model: Any, size: int) -> dict[str, Any]:
+    """The exposure of every training sample (nats), in the data's own order; which were forgotten is `forgotten`."""
+    found = exposures(model, bench.encoded["train"], bench.encoded["reference"])
+    return {"exposures": [round(value, 4) for value in found.nats_n.tolist()], "forgotten": sorted(bench.order[:size])}
+
+
+def _onion(bench: Bench, model: Any, size: int) -> dict[str, Any]:
+    """Figure 6 as the text describes it: samples above a cutoff are dropped, the model is retrained, exposures are taken anew.
+
+    The cutoff is the paper's: rank 1 or 2 among the references.
+    """
+    first = exposures(bench.original, bench.encoded["train"], bench.encoded["reference"])
+    cutoff = first.maximum - torch.tensor(2.5).log().item()
+    kept = [i for i, value in enumerate(first.nats_n.tolist()) if value < cutoff]
+    again = bench.trained(kept)
+    left = exposures(again, [bench.encoded["train"][i] for i in kept], bench.encoded["reference"])
+    return {
+        "cutoff": cutoff,
+        "exposures": [round(value, 4) for value in first.nats_n.tolist()],
+        "kept": kept,
+        "exposures_after": [round(value, 4) for value in left.nats_n.tolist()],
+    }
+
+
+def _weights(bench: Bench, model: Any, size: int) -> dict[str, Any]:
+    """Figure 4: the last layer's weights beside the retrained model's."""
+    return {"weights": last_projection(model, bench.retrained(size).model)}
+
+
+DETAILS: dict[str, Callable[[Bench, Any, int], dict[str, Any]]] = {
+    "": _nothing,
+    "exposures": _exposures,
+    "onion": _onion,
+    "weights": _weights,
+}

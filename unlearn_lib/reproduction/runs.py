@@ -1,0 +1,87 @@
+"""Compute the records of many scenarios, several originals at a time, and read them back."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import torch
+
+from unlearn_lib.errors import InputError
+from unlearn_lib.progress import Say
+from unlearn_lib.reproduction.bench import Bench
+from unlearn_lib.reproduction.scenarios import Scenario
+from unlearn_lib.reproduction.store import Record, RunStore
+
+
+def run(scenarios: Iterable[Scenario], store: RunStore, report: Say = lambda line: None, processes: int = 1) -> list[Record]:
+    """The records of the scenarios, in order; those that are missing are computed.
+
+    Scenarios with the same task, model, seed and sizes share one original model, which is trained once. With several processes
+    each has one thread, and takes one original after the other. An interrupted call loses at most the scenarios under way.
+    """
+    wanted = list(scenarios)
+    groups: dict[str, list[Scenario]] = {}
+    for scenario in wanted:
+        if store.get(scenario.name, scenario.config()) is None:
+            group = groups.setdefault(repr(scenario.shared()), [])
+            if scenario not in group:
+                group.append(scenario)
+    # the largest models first, so that no process is left with one at the end
+    missing = sorted(groups.values(), key=lambda group: ("lms".index(group[0].model[-1]), group[0].name))
+    for line in _parallel(missing, store.folder, processes) if processes > 1 else _one_by_one(missing, store):
+        report(line)
+    return load(wanted, store)
+
+
+def load(scenarios: Iterable[Scenario], store: RunStore) -> list[Record]:
+    """The finished records of the scenarios, in order.
+
+    Raises:
+        InputError: One is missing; the message says how to compute it.
+    """
+    records = []
+    for scenario in scenarios:
+        record = store.get(scenario.name, scenario.config())
+        if record is None:
+            raise InputError(
+                f"no record of {scenario.name} in {store.folder}: it was never run, or data, options or numerics have changed since; "
+                "compute it with `unlearn reproduce ID --runs`"
+            )
+        records.append(record)
+    return records
+
+
+def _one_by_one(groups: Sequence[Sequence[Scenario]], store: RunStore) -> Iterator[str]:
+    for group in groups:
+        bench = Bench(group[0])
+        for scenario in group:
+            start = time.perf_counter()
+            results, timing = bench.run(scenario)
+            store.put(scenario.name, scenario.config(), results, timing)
+            yield f"{scenario.name}: {time.perf_counter() - start:.0f} s"
+
+
+def _parallel(groups: Sequence[Sequence[Scenario]], folder: Path, processes: int) -> Iterator[str]:
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(min(processes, max(1, len(groups))), context, _one_thread) as pool:
+        try:
+            for done in as_completed([pool.submit(_group, group, folder) for group in groups]):
+                yield from done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _group(group: Sequence[Scenario], folder: Path) -> list[str]:
+    return list(_one_by_one([group], RunStore(folder)))
+
+
+def _one_thread() -> None:
+    from unlearn_lib.progress import quiet_libraries
+
+    torch.set_num_threads(1)
+    quiet_libraries()
