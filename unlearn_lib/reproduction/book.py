@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from unlearn_lib.errors import InputError
@@ -28,9 +31,8 @@ def build(root: Path, report: Say = print) -> Path:
         raise InputError("jupyter-book is not installed in this environment; install the extra: pip install -e '.[book]'")
     out = root / "build"
     executed = out / "executed"
-    for item in ITEMS.values():
-        ran = execute(root / "notebooks" / item.notebook, executed / item.notebook, {}, root)
-        report(f"{'executed' if ran else 'up to date'}: {item.notebook}")
+    for name, ran in _executed(root, executed, [item.notebook for item in ITEMS.values()]):
+        report(f"{'executed' if ran else 'up to date'}: {name}")
     stage(root, executed, out / "src")
     result = subprocess.run(
         [str(command), "build", "src", "--config", "../_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"],
@@ -45,6 +47,22 @@ def build(root: Path, report: Say = print) -> Path:
         complaints = [line for line in (result.stdout + result.stderr).splitlines() if "WARNING" in line or "ERROR" in line]
         raise InputError("the book did not build; see build/book.log:\n" + "\n".join(complaints[:20]))
     return out / "_build" / "html" / "index.html"
+
+
+def _executed(root: Path, target: Path, names: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Execute the notebooks, two at a time with one thread each; (name, whether it ran) in their order."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _one_thread) as pool:
+        running = {name: pool.submit(execute, root / "notebooks" / name, target / name, {}, root) for name in names}
+        try:
+            for name, future in running.items():
+                yield name, future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _one_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the kernels that this process starts
 
 
 def stage(root: Path, executed: Path, target: Path) -> None:

@@ -19,8 +19,19 @@ class Item:
 
 ITEMS: dict[str, Item] = {
     "five_minutes": Item("five_minutes.ipynb", "Five minutes to the first unlearning", 0),
-    "table03": Item("table03_arc.ipynb", "Table 3: change of accuracy and exposure on ARC-Easy", 20),
-    "fig05": Item("fig05_cycles.ipynb", "Figure 5: utility over consecutive unlearning cycles", 15),
+    "table01": Item("table01_notation.ipynb", "Table 1: notation", 0),
+    "table02": Item("table02_comparison.ipynb", "Table 2: approaches side by side", 0),
+    "fig01": Item("fig01_service.ipynb", "Figure 1: the service loop, drawn and running", 0),
+    "table03": Item("table03_arc.ipynb", "Table 3: change of accuracy and exposure on ARC-Easy", 12),
+    "table04": Item("table04_piqa.ipynb", "Table 4: change of accuracy and exposure on PIQA", 8),
+    "table09": Item("table09_lambada.ipynb", "Table 9: change of accuracy and exposure on LAMBADA", 8),
+    "table07": Item("table07_ranks.ipynb", "Table 7: the methods' ranks", 24),
+    "table06": Item("table06_complexity.ipynb", "Table 6: what the cost grows with", 0),
+    "fig02": Item("fig02_runtime.ipynb", "Figure 2: running time", 12),
+    "fig04": Item("fig04_weights.ipynb", "Figure 4: histograms of the last layer's weights", 4),
+    "fig05": Item("fig05_cycles.ipynb", "Figure 5: utility over consecutive unlearning cycles", 14),
+    "fig06": Item("fig06_onion.ipynb", "Figure 6: the onion effect", 2),
+    "fig07": Item("fig07_exposure.ipynb", "Figure 7: histograms of exposure", 4),
 }
 
 

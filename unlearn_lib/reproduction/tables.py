@@ -117,6 +117,23 @@ def loss_changes(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def distances(runs: pd.DataFrame) -> pd.DataFrame:
+    """How far each model is from the retrained one (divergence of the next token, nats, mean ± sd over seeds), and the loss
+    attack's AUC between forgotten and held-out texts; retraining itself is at 0 and about 0.5."""
+    table = over_seeds(runs, ["forget_kl", "retain_kl", "holdout_kl", "attack_auc"])
+    return pd.DataFrame(
+        {
+            "model": table.family + "-" + table["size"],
+            "removed": table.removed,
+            "method": table.method.map(paper.METHODS),
+            "KL, forgotten": _cells(table, "forget_kl", 3, sign=False),
+            "KL, retained": _cells(table, "retain_kl", 3, sign=False),
+            "KL, held-out": _cells(table, "holdout_kl", 3, sign=False),
+            "attack AUC": _cells(table, "attack_auc", 2, sign=False),
+        }
+    )
+
+
 def cycles_beside_reported(runs: pd.DataFrame) -> pd.DataFrame:
     """Figure 5 as a table: our accuracy after every cycle (percent, mean ± sd), and the paper's."""
     ours = over_seeds(runs[runs.method != ORIGINAL], ["accuracy", "delta_acc"])

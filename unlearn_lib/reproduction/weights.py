@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from unlearn_lib.errors import InputError
 
@@ -59,6 +58,8 @@ def histogram_divergence(p: Tensor, q: Tensor, bins: int | None = None) -> float
 
 def with_activation(model: Any, name: str) -> Any:
     """A copy of a model with another activation function in its MLPs ("relu", "gelu_new", ...), its weights unchanged."""
+    from transformers import AutoModelForCausalLM
+
     config = copy.deepcopy(model.config)
     config.activation_function = name
     changed = AutoModelForCausalLM.from_config(config, attn_implementation="eager").to(model.device)
