@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from unlearn_lib.errors import InputError
 from unlearn_lib.progress import Say
 from unlearn_lib.reproduction.inventory import ITEMS
 from unlearn_lib.reproduction.notebooks import execute
+from unlearn_lib.reproduction.processes import completed
 
 MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 
@@ -31,7 +29,8 @@ def build(root: Path, report: Say = print) -> Path:
         raise InputError("jupyter-book is not installed in this environment; install the extra: pip install -e '.[book]'")
     out = root / "build"
     executed = out / "executed"
-    for name, ran in _executed(root, executed, [item.notebook for item in ITEMS.values()]):
+    calls = [(item.notebook, root, executed) for item in ITEMS.values()]
+    for name, ran in completed(_execute, calls, 2, _one_thread):
         report(f"{'executed' if ran else 'up to date'}: {name}")
     stage(root, executed, out / "src")
     result = subprocess.run(
@@ -49,16 +48,8 @@ def build(root: Path, report: Say = print) -> Path:
     return out / "_build" / "html" / "index.html"
 
 
-def _executed(root: Path, target: Path, names: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Execute the notebooks, two at a time with one thread each; (name, whether it ran) in their order."""
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _one_thread) as pool:
-        running = {name: pool.submit(execute, root / "notebooks" / name, target / name, {}, root) for name in names}
-        try:
-            for name, future in running.items():
-                yield name, future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _execute(name: str, root: Path, target: Path) -> tuple[str, bool]:
+    return name, execute(root / "notebooks" / name, target / name, {}, root)
 
 
 def _one_thread() -> None:

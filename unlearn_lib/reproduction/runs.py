@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -13,6 +11,7 @@ import torch
 from unlearn_lib.errors import InputError
 from unlearn_lib.progress import Say
 from unlearn_lib.reproduction.bench import Bench
+from unlearn_lib.reproduction.processes import completed
 from unlearn_lib.reproduction.scenarios import Scenario
 from unlearn_lib.reproduction.store import Record, RunStore
 
@@ -32,8 +31,13 @@ def run(scenarios: Iterable[Scenario], store: RunStore, report: Say = lambda lin
                 group.append(scenario)
     # the largest models first, so that no process is left with one at the end
     missing = sorted(groups.values(), key=lambda group: ("lms".index(group[0].model[-1]), group[0].name))
-    for line in _parallel(missing, store.folder, processes) if processes > 1 else _one_by_one(missing, store):
-        report(line)
+    if processes > 1:
+        for lines in completed(_group, [(group, store.folder) for group in missing], processes, _one_thread):
+            for line in lines:
+                report(line)
+    else:
+        for line in _one_by_one(missing, store):
+            report(line)
     return load(wanted, store)
 
 
@@ -63,17 +67,6 @@ def _one_by_one(groups: Sequence[Sequence[Scenario]], store: RunStore) -> Iterat
             results, timing = bench.run(scenario)
             store.put(scenario.name, scenario.config(), results, timing)
             yield f"{scenario.name}: {time.perf_counter() - start:.0f} s"
-
-
-def _parallel(groups: Sequence[Sequence[Scenario]], folder: Path, processes: int) -> Iterator[str]:
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    with ProcessPoolExecutor(min(processes, max(1, len(groups))), context, _one_thread) as pool:
-        try:
-            for done in as_completed([pool.submit(_group, group, folder) for group in groups]):
-                yield from done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _group(group: Sequence[Scenario], folder: Path) -> list[str]:
