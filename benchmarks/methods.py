@@ -11,7 +11,6 @@ damping of the second-order ones. The reported seeds are others.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import statistics
@@ -31,11 +30,12 @@ from unlearn_lib.environment import provenance
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import mean_loss
 from unlearn_lib.methods import METHODS
+from unlearn_lib.methods.base import INCOMPLETE
 from unlearn_lib.metrics.divergence import divergence
 from unlearn_lib.reproduction.bench import Bench
 from unlearn_lib.reproduction.scenarios import Scenario
 from unlearn_lib.reproduction.store import RunStore
-from unlearn_lib.training import TrainingConfig, fit
+from unlearn_lib.training import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 STORE = RunStore(ROOT / "results" / "methods")
@@ -138,7 +138,7 @@ class Case:
         self.bench = Bench(scenario)
         order = self.bench.order
         train = self.bench.encoded["train"]
-        self.forget, self.kept = order[:FORGET], sorted(order[FORGET:])
+        self.forget, self.kept = order[:FORGET], self.bench.kept(FORGET)
         self.sets = {
             "forget": make_batches([train[i] for i in self.forget], BATCH),
             "retain": make_batches([train[i] for i in self.kept], BATCH),
@@ -147,8 +147,7 @@ class Case:
         # distances to the retrained model are taken on so many texts of each set
         self.compared = {name: batches[: -(-COMPARED // BATCH)] for name, batches in self.sets.items()}
         self.original = self.bench.original
-        self.retrained = copy.deepcopy(self.bench.base)
-        fit(self.retrained, [train[i] for i in self.kept], training, seed=seed)
+        self.retrained = self.bench.trained(self.kept)
         self.before, self.goal = self.losses(self.original), self.losses(self.retrained)
 
     def losses(self, model: Any) -> dict[str, float]:
@@ -229,7 +228,7 @@ def compute(here: Case, method: str, options: dict[str, Any]) -> tuple[dict[str,
         except NumericsError as error:  # a damping too small for float32
             return here.measure(here.original) | {"reached": 0.0, "refused": str(error)}, {}
         seconds = result.cost.seconds
-        short = any("forgetting_incomplete" in warning for warning in result.warnings)
+        short = any(INCOMPLETE in warning for warning in result.warnings)
         cosine = result.history[0].get("cosine_to_gradient") if result.history else None
         found.append(
             here.measure(result.model)

@@ -12,6 +12,8 @@ import torch
 
 from unlearn_lib.data.batches import Example, context_length, encode, make_batches
 from unlearn_lib.losses import evaluate
+from unlearn_lib.methods import METHODS
+from unlearn_lib.methods.base import INCOMPLETE
 from unlearn_lib.metrics import accuracy, exposures
 from unlearn_lib.metrics.divergence import divergence
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
@@ -71,21 +73,23 @@ class Bench:
         # the last step's own figures; its loss is from before the step and must not stand for the measured one
         last = result.history[-1] if result.history else {}
         found: dict[str, float] = {name: last[name] for name in ("step_norm", "cosine_to_gradient") if name in last}
-        found["incomplete"] = float(any("forgetting_incomplete" in warning for warning in result.warnings))
+        found["incomplete"] = float(any(INCOMPLETE in warning for warning in result.warnings))
         found["gradient_evaluations"] = result.cost.gradient_evaluations
         return result.model, found, result.cost.seconds
 
     def _unlearn(self, scenario: Scenario, model: Any, size: int) -> Result:
         start = size - scenario.cycle_size
+        method = method_name(scenario.method)
+        stops = "holdout" in METHODS[method].from_options(scenario.options).required()
         unseen = range(scenario.measured, len(self.task.holdout))  # not the texts that are measured
         return unlearn(
             model,
             self.tokenizer,
             forget=self.task.train.select(self.order[start:size]),
             retain=self.task.train.select(self.kept(size)),
-            holdout=self.task.holdout.select(unseen) if scenario.options.get("step") == "calibrate" else None,
+            holdout=self.task.holdout.select(unseen) if stops else None,
             base=self.base,
-            method=method_name(scenario.method),
+            method=method,
             seed=scenario.seed * 100 + start // scenario.cycle_size,
             batch_size=max(scenario.cycle_size, 32),
             **scenario.options,

@@ -89,11 +89,7 @@ def exposure_histograms(records: Sequence[Record]) -> Any:
     columns = 4
     figure, axes = plt.subplots(-(-(len(methods) + 1) // columns), columns, figsize=(7.4, 3.8), layout="constrained")
     flat = list(axes.flat)
-    printed = paper.printed("exposure_histogram")
-    for state, look in (("before", {"fill": True, "color": "0.75"}), ("retrain", {"color": COLOURS["retrain"]})):
-        part = printed[printed.state == state]
-        flat[0].stairs(part["count"] / part["count"].sum(), [*part.low, part.high.iloc[-1]], label=state, **look)
-    flat[0].axvline(PAPER_CUTOFF, color="black", linestyle=":", linewidth=1)
+    _printed_bars(flat[0], ("before", "retrain"), share=True)
     flat[0].set(title="reported\n(GPT-Neo-125M)", ylabel="share of samples")
     flat[0].legend(frameon=False, fontsize=7)
     highest = math.log(records[0]["config"]["reference_size"])
@@ -137,12 +133,7 @@ def onion_table(records: Sequence[Record]) -> pd.DataFrame:
 def onion(records: Sequence[Record]) -> Any:
     """Figure 6: left the paper's bars, right ours, before and after the most exposed samples were dropped; pooled over the seeds."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.6), layout="constrained")
-    printed = paper.printed("exposure_histogram")
-    for state, look in (("before", {"fill": True, "color": "0.75"}), ("retrain", {"color": COLOURS["retrain"]})):
-        part = printed[printed.state == state]
-        label = "before" if state == "before" else "after"
-        left.stairs(part["count"], [*part.low, part.high.iloc[-1]], label=label, **look)
-    left.axvline(PAPER_CUTOFF, color="black", linestyle=":", linewidth=1)
+    _printed_bars(left, ("before", "after"), share=False)
     left.set(title="reported (GPT-Neo-125M, ARC)", ylabel="samples")
     edges = np.linspace(0, math.log(records[0]["config"]["reference_size"]) * 1.001, 26)
     before = [v for record in records for v in record["results"]["exposures"]]
@@ -155,3 +146,14 @@ def onion(records: Sequence[Record]) -> Any:
         axis.set_xlabel("exposure (nats)")
         axis.legend(frameon=False, fontsize=8, loc="upper left")
     return figure
+
+
+def _printed_bars(axis: Any, labels: tuple[str, str], share: bool) -> None:
+    """The paper's histograms of exposure before and after retraining, as counts or as shares of all samples, and its cutoff."""
+    printed = paper.printed("exposure_histogram")
+    looks: dict[str, dict[str, Any]] = {"before": {"fill": True, "color": "0.75"}, "retrain": {"color": COLOURS["retrain"]}}
+    for (state, look), label in zip(looks.items(), labels, strict=True):
+        part = printed[printed.state == state]
+        counts = part["count"] / part["count"].sum() if share else part["count"]
+        axis.stairs(counts, [*part.low, part.high.iloc[-1]], label=label, **look)
+    axis.axvline(PAPER_CUTOFF, color="black", linestyle=":", linewidth=1)

@@ -21,7 +21,6 @@ NUMERICS_VERSION = 2
 
 ORIGINAL = "original"
 PRIVATE = "dp-sgd"
-NOT_UNLEARNING = (ORIGINAL, PRIVATE)
 
 
 @dataclass(frozen=True)
