@@ -83,7 +83,9 @@ def fit(
     pieces = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
 
     params = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(params, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        params, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+    )
     history: list[float] = []
     model.train()
     for step, piece in enumerate(pieces):

@@ -24,7 +24,7 @@ from unlearn_lib.losses import Batch, sequence_losses
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.needs import Needs, backward_bytes, model_bytes, vector_bytes
 from unlearn_lib.methods.target import Calibrated, Target, walk
-from unlearn_lib.metrics.divergence import sequence_divergences
+from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
 
 ADAM_BETAS = (0.9, 0.98)  # Jang et al. 2023
 
@@ -198,10 +198,12 @@ class RetainTerm(DescentMethod):
         """The term that forgets."""
 
     def loss(self, model: Any, step: Step) -> Tensor:
+        return self.forget_weight * self.forget_loss(model, step) + self.retain_weight * self._kept(model, step)
+
+    def _kept(self, model: Any, step: Step) -> Tensor:
         assert step.retain is not None
-        kept = (
-            sequence_losses(model, step.retain).mean()
-            if self.retain_loss == "nll"
-            else sequence_divergences(step.original, model, step.retain).mean()
-        )
-        return self.forget_weight * self.forget_loss(model, step) + self.retain_weight * kept
+        if self.retain_loss == "nll":
+            return sequence_losses(model, step.retain).mean()
+        with torch.no_grad():
+            before = log_probs(step.original, step.retain)
+        return sequence_divergences(before, log_probs(model, step.retain), step.retain).mean()

@@ -10,14 +10,20 @@ from torch import Tensor
 from unlearn_lib.losses import IGNORED, Batch, model_inputs, sequence_means
 
 
-def sequence_divergences(reference: Any, model: Any, batch: Batch) -> Tensor:
-    """`[B]`: for every sequence the mean over its scored tokens of the divergence KL(reference, model) of the next token, in nats.
+def log_probs(model: Any, batch: Batch) -> Tensor:
+    """`[B, S, V]`: the log-probabilities of every next token. Cost: a forward pass."""
+    logits_BSV = model(**model_inputs(batch)).logits[:, :-1]
+    log_probs_BSV: Tensor = logits_BSV.to(torch.promote_types(logits_BSV.dtype, torch.float32)).log_softmax(-1)
+    return log_probs_BSV
 
-    The gradient reaches `model` only. Cost: a forward pass of each.
+
+def sequence_divergences(p_BSV: Tensor, q_BSV: Tensor, batch: Batch) -> Tensor:
+    """`[B]`: for every sequence the mean over its scored tokens of the divergence KL(p, q) of the next token, in nats.
+
+    Args:
+        p_BSV, q_BSV: The `log_probs` of the reference and of the model.
+        batch: Where they were taken; its labels say which tokens are scored.
     """
-    with torch.no_grad():
-        p_BSV = _log_probs(reference, batch)
-    q_BSV = _log_probs(model, batch)
     scored_BS = batch["labels"][:, 1:] != IGNORED
     kl_BS = (p_BSV.exp() * (p_BSV - q_BSV)).sum(-1).masked_fill(~scored_BS, 0.0)
     return sequence_means(kl_BS, scored_BS)
@@ -25,11 +31,9 @@ def sequence_divergences(reference: Any, model: Any, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def divergence(reference: Any, model: Any, batches: list[Batch]) -> float:
-    """The mean over all sequences: the distance to retraining, where `reference` is the retrained model. 0 for equal predictions."""
-    return torch.cat([sequence_divergences(reference, model, batch) for batch in batches]).double().mean().item()
+    """The mean over all sequences: the distance to retraining, where `reference` is the retrained model. 0 for equal predictions.
 
-
-def _log_probs(model: Any, batch: Batch) -> Tensor:
-    logits_BSV = model(**model_inputs(batch)).logits[:, :-1]
-    log_probs_BSV: Tensor = logits_BSV.to(torch.promote_types(logits_BSV.dtype, torch.float32)).log_softmax(-1)
-    return log_probs_BSV
+    Cost: a forward pass of each.
+    """
+    found = [sequence_divergences(log_probs(reference, batch), log_probs(model, batch), batch) for batch in batches]
+    return torch.cat(found).double().mean().item()

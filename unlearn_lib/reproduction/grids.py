@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
-from unlearn_lib.reproduction.scenarios import ORIGINAL, Scenario
-from unlearn_lib.reproduction.settings import options, scenario
+from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE, Scenario
+from unlearn_lib.reproduction.settings import LEARNING_RATE, STEP_FACTOR, options, scenario
 
-TASKS = ("arc_easy", "piqa", "lambada")
-"""The tasks whose records are committed."""
+TASKS = ("arc_easy", "piqa", "mathqa", "lambada")
 FAMILIES = ("neo", "opt")
 SEEDS = {"s": (0, 1, 2), "m": (0, 1, 2), "l": (0,)}
-SIZES = ("s",)
-"""The sizes whose records are committed."""
+SIZES = ("s", "m", "l")
 APPROXIMATE = ("gradient-ascent", "gradient-ascent-adam", "fisher-removal", "fisher-forgetting", "fisher-removal-calibrated")
+
+EPSILONS = (0.1, 1.0, 10.0, 100.0, 1000.0)
+SWEPT: dict[str, list[dict[str, Any]]] = {
+    "gradient-ascent": [{"preset": "paper", "step": k * 1e-5 * STEP_FACTOR} for k in (1, 2, 3, 5, 7)],
+    "gradient-ascent-adam": [{"step": k * LEARNING_RATE["s"] / 5, "optimizer": "adam"} for k in (1, 2, 3, 5, 7)],
+    "fisher-removal": [{"preset": "paper", "step": k * 1e-4 * STEP_FACTOR} for k in (1, 1.5, 2, 2.5, 3, 4)],
+    "fisher-forgetting": [{"preset": "paper", "sigma": k * 1e-3} for k in (1, 2, 3, 5, 7)],
+    PRIVATE: [{"epsilon": epsilon, "learning_rate": LEARNING_RATE["s"]} for epsilon in EPSILONS],
+}
+"""Figure 3's strengths: the paper's ranges, step lengths times the factor of all step lengths."""
 
 
 def utility(task: str, sizes: Sequence[str] = SIZES) -> list[Scenario]:
@@ -47,6 +57,32 @@ def cycles() -> list[Scenario]:
     ]
 
 
+def tradeoff() -> list[Scenario]:
+    """Figure 3: every method over its strengths, one cycle; retraining and the calibrated method, which have none, once."""
+    sizes = options("s")
+    swept = {**SWEPT, **{method: [sizes[method]] for method in (ORIGINAL, "retrain", "fisher-removal-calibrated")}}
+    return [
+        replace(scenario(task, "nano/opt-s", seed, ORIGINAL, cycles=1), method=method, options=values)
+        for task in ("lambada", "piqa")
+        for seed in SEEDS["s"]
+        for method, strengths in swept.items()
+        for values in strengths
+    ]
+
+
+def activations() -> list[Scenario]:
+    """Both families with the other one's activation function, beside their own from the utility table."""
+    methods = (ORIGINAL, "retrain", "gradient-ascent", "fisher-removal", "fisher-removal-calibrated")
+    swapped = {"neo": ("", "relu"), "opt": ("", "gelu_new")}
+    return [
+        scenario("arc_easy", f"nano/{family}-s", seed, method, activation=activation)
+        for family in FAMILIES
+        for activation in swapped[family]
+        for seed in SEEDS["s"]
+        for method in methods
+    ]
+
+
 def weights() -> list[Scenario]:
     """Figure 4: the last layer's weights after one cycle."""
     return [
@@ -73,13 +109,16 @@ def exposure_histograms() -> list[Scenario]:
 GRIDS = {
     "table03": lambda: [*utility("arc_easy"), *originals()],
     "table04": lambda: utility("piqa"),
+    "table05": lambda: utility("mathqa"),
     "table07": all_utility,
     "table09": lambda: utility("lambada"),
     "fig02": lambda: [run for run in all_utility() if run.model == "nano/neo-s"],
+    "fig03": tradeoff,
     "fig04": weights,
     "fig05": cycles,
     "fig06": onion,
     "fig07": exposure_histograms,
+    "activations": activations,
 }
 
 
