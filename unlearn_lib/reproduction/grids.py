@@ -15,6 +15,9 @@ SEEDS = {"s": (0, 1, 2), "m": (0, 1, 2), "l": (0,)}
 SIZES = ("s", "m", "l")
 APPROXIMATE = ("gradient-ascent", "gradient-ascent-adam", "fisher-removal", "fisher-forgetting", "fisher-removal-calibrated")
 
+DAMPINGS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
+WIDTHS = (1, 8, 48, 192)
+TERMS = (32, 64, 128, 256, 448)
 EPSILONS = (0.1, 1.0, 10.0, 100.0, 1000.0)
 SWEPT: dict[str, list[dict[str, Any]]] = {
     "gradient-ascent": [{"preset": "paper", "step": k * 1e-5 * STEP_FACTOR} for k in (1, 2, 3, 5, 7)],
@@ -83,6 +86,33 @@ def activations() -> list[Scenario]:
     ]
 
 
+def damping() -> list[Scenario]:
+    """The paper's algorithm over dampings and with the identity in place of the inverse Fisher, each to the same forget loss."""
+    strengths: list[dict[str, Any]] = [{"solver": "identity"}]
+    for value in DAMPINGS:
+        precise = {"precision": "float64"} if value < 1e-2 else {}  # the recursion starts from I / damping
+        strengths.append({"preset": "paper", "damping": value, **precise})
+    return _calibrated(strengths)
+
+
+def blocks() -> list[Scenario]:
+    """Our blocks over widths B, and at the usual width over numbers of terms m, each to the same forget loss."""
+    swept = [(width, 256) for width in WIDTHS] + [(48, terms) for terms in TERMS if terms != 256]
+    return _calibrated([{"solver": "block", "width": width, "terms": terms} for width, terms in swept])
+
+
+def _calibrated(strengths: Sequence[dict[str, Any]]) -> list[Scenario]:
+    """One step of removal for each set of options, its length calibrated, however large the damage."""
+    shared = {"step": "calibrate", "steps": 1, "retain_limit": None}
+    return [
+        replace(scenario("arc_easy", f"nano/{family}-s", seed, ORIGINAL, cycles=1), method=method, options=values)
+        for family in FAMILIES
+        for seed in SEEDS["s"]
+        for method, values in [(ORIGINAL, {}), ("retrain", options("s")["retrain"])]
+        + [("fisher-removal", {**shared, **strength}) for strength in strengths]
+    ]
+
+
 def weights() -> list[Scenario]:
     """Figure 4: the last layer's weights after one cycle."""
     return [
@@ -118,6 +148,8 @@ GRIDS = {
     "fig05": cycles,
     "fig06": onion,
     "fig07": exposure_histograms,
+    "damping": damping,
+    "blocks": blocks,
     "activations": activations,
 }
 

@@ -1,0 +1,92 @@
+"""Figure 3: accuracy against the fall of exposure, every method over its strengths, DP-SGD among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from unlearn_lib.reproduction import paper
+from unlearn_lib.reproduction.figures import style
+from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE
+from unlearn_lib.reproduction.store import Record
+
+STRENGTHS = {PRIVATE: "epsilon", "fisher-forgetting": "sigma"}
+"""What is swept; for the other methods it is the step."""
+MEASURES = ["exposure_drop", "accuracy", "forget_loss", "holdout_loss", "attack_auc", "holdout_kl"]
+
+
+def points(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each task, method and strength: means and sample standard deviations over the seeds.
+
+    `exposure_drop` is before minus after, in nats, on the forgotten samples; for DP-SGD, which has no before, from the original
+    model that was trained without privacy. `epsilon` is the accountant's, of the noise that was used.
+    """
+    rows = []
+    for record in records:
+        config, results = record["config"], record["results"]
+        method, before = config["method"], results["before"][0]
+        after = before if method == ORIGINAL else results["after"][0]
+        rows.append(
+            {
+                "task": config["task"],
+                "method": method,
+                "strength": config["options"].get(STRENGTHS.get(method, "step")),
+                "seed": config["seed"],
+                "epsilon": after.get("epsilon", float("nan")),
+                "exposure_drop": before["exposure_nats"] - after["exposure_nats"],
+                **{name: after[name] for name in MEASURES[1:]},
+            }
+        )
+    runs = pd.DataFrame(rows)
+    runs["strength"] = pd.to_numeric(runs.strength, errors="coerce")  # a calibrated or retrained model has none
+    groups = runs.groupby(["task", "method", "strength"], sort=False, dropna=False)
+    table = groups[MEASURES].agg(["mean", "std"])
+    table.columns = pd.Index([f"{measure}_{kind}" for measure in MEASURES for kind in ("mean", "sd")])
+    return table.assign(epsilon=groups.epsilon.mean(), seeds=groups.seed.nunique()).reset_index()
+
+
+def figure(table: pd.DataFrame) -> Any:
+    """A row for each task: the paper's curves left, ours right, a point for each strength; right and up is better, up to retraining."""
+    tasks = list(table.task.drop_duplicates())
+    theirs = paper.reported("tradeoff")
+    drawn, axes = plt.subplots(len(tasks), 2, figsize=(7, 2.8 * len(tasks)), squeeze=False, layout="constrained")
+    for row, task in enumerate(tasks):
+        left, right = axes[row]
+        ours = table[table.task == task]
+        for method in ours.method.drop_duplicates():
+            look: dict[str, Any] = {**style(method), "markersize": 5, "linewidth": 1.2}
+            mine = ours[ours.method == method].sort_values("exposure_drop_mean")
+            alone = {"linestyle": "none", "markersize": 8} if len(mine) == 1 else {}
+            right.plot(mine.exposure_drop_mean, mine.accuracy_mean, **look | alone)
+            printed = theirs[(theirs.task == task) & (theirs.method == method)]
+            # the paper has one curve of ascent and does not say which reading it is
+            if len(printed) and method != "gradient-ascent-adam":
+                left.plot(printed.exposure_drop, printed.accuracy, linestyle="--", **look)
+        left.set(title=f"{paper.TASKS[task]}, reported (OPT-125M)", ylabel="accuracy (%)")
+        right.set(title=f"{paper.TASKS[task]}, ours (nano/opt-s)")
+        for axis in (left, right):
+            axis.axhline(paper.CHANCE[task], color="grey", linestyle=":", linewidth=1)
+            axis.set_xlabel("fall of exposure (nats)")
+    handles, labels = axes[0, 1].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return drawn
+
+
+def private(table: pd.DataFrame) -> pd.DataFrame:
+    """DP-SGD alone: what each epsilon costs and hides, beside training without privacy and retraining."""
+    chosen = table[table.method.isin([PRIVATE, ORIGINAL, "retrain"])]
+    return pd.DataFrame(
+        {
+            "task": chosen.task.map(paper.TASKS),
+            "model": chosen.method.map(paper.METHODS),
+            "epsilon": chosen.epsilon.map(lambda value: "" if pd.isna(value) else f"{value:.3g}"),
+            "accuracy (%)": chosen.accuracy_mean.round(1),
+            "loss, forgotten": chosen.forget_loss_mean.round(3),
+            "loss, held-out": chosen.holdout_loss_mean.round(3),
+            "attack AUC": chosen.attack_auc_mean.round(2),
+            "KL to retraining, held-out": chosen.holdout_kl_mean.round(3),
+        }
+    ).reset_index(drop=True)
