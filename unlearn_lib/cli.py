@@ -211,6 +211,20 @@ def reproduce(
 
 @main.command()
 @_plain_errors
+def verdicts() -> None:
+    """Judge the paper's claims by the committed records and write book/verdicts.md."""
+    from unlearn_lib.reproduction.evidence import Evidence
+    from unlearn_lib.reproduction.session import begin
+    from unlearn_lib.reproduction.verdicts import page
+
+    session = begin()
+    path = session.root / "book" / "verdicts.md"
+    path.write_text(page(Evidence(session.records)))
+    click.echo(f"written: {os.path.relpath(path)}")
+
+
+@main.command()
+@_plain_errors
 def book() -> None:
     """Run the notebooks that are not up to date and build the HTML book."""
     from unlearn_lib.reproduction.book import build

@@ -1,0 +1,336 @@
+"""The paper's claims, each with its page, the notebook that looks at it, and how it is judged from the records.
+
+A claim about a difference is reproduced when the 95 % interval of the mean difference over all cells (task, model, removed samples)
+has the claimed side of zero to itself; one about "no change" when the interval lies within `MARGIN` points. Everything else is not
+reproduced. What small models cannot show is not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pandas as pd
+
+from unlearn_lib.reproduction import histograms, paper, units
+from unlearn_lib.reproduction.evidence import Effect, Evidence, paired
+from unlearn_lib.reproduction.grids import cycles, exposure_histograms, onion, weights
+from unlearn_lib.reproduction.intervals import interval, text
+from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE
+from unlearn_lib.reproduction.settings import CYCLE_SIZE
+
+MARGIN = 2.5
+"""Points of accuracy that count as no change."""
+ASCENTS = ("gradient-ascent", "gradient-ascent-adam")
+
+
+class Verdict(StrEnum):
+    """What became of a claim."""
+
+    REPRODUCED = "reproduced"
+    NOT_REPRODUCED = "not reproduced"
+    NOT_TESTABLE = "not testable here"
+
+
+Judgement = tuple[Verdict, str]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: what it says, where, the id of the notebook, and the judgement of the records."""
+
+    words: str
+    page: str
+    notebook: str
+    judge: Callable[[Evidence], Judgement]
+
+
+CLAIMS: list[Claim] = []
+"""In the order of the paper's argument."""
+
+
+def claim(words: str, page: str, notebook: str) -> Callable[[Callable[[Evidence], Judgement]], None]:
+    """Register the judgement of a claim."""
+
+    def register(judge: Callable[[Evidence], Judgement]) -> None:
+        CLAIMS.append(Claim(words, page, notebook, judge))
+
+    return register
+
+
+def verdict(holds: bool) -> Verdict:
+    """Reproduced or not."""
+    return Verdict.REPRODUCED if holds else Verdict.NOT_REPRODUCED
+
+
+def said(effect: Effect, unit: str, digits: int = 2) -> str:
+    """An effect in words: ours with interval and number of cells, and the paper's."""
+    words = f"{text(effect.ours, digits)} {unit} over {effect.cells} cells"
+    return words if effect.paper is None else f"{words}; paper {text(effect.paper, digits)}"
+
+
+def ratio(found: tuple[float, float, float]) -> str:
+    """A positive quantity with its interval, without signs."""
+    return text(found).replace("+", "")
+
+
+def both_ascents(effect: Callable[[str], Effect], holds: Callable[[Effect], bool], unit: str) -> Judgement:
+    """The paper does not say how ascent was run; a claim about it is reproduced when it holds for both readings."""
+    found = {method: effect(method) for method in ASCENTS}
+    words = "; ".join(f"{name}: {said(found[m], unit)}" for m, name in zip(ASCENTS, ("raw", "through Adam"), strict=True))
+    return verdict(all(holds(one) for one in found.values())), words
+
+
+@claim("Fisher Removal lowers exposure further than retraining.", "Tables 3 to 5 and 9, p. 7, 8, 14", "table07")
+def _erases_more_than_retraining(e: Evidence) -> Judgement:
+    gap = e.gap("fisher-removal", "retrain", "delta_exp")
+    return verdict(gap.below), f"difference of ΔEXP {said(gap, 'nats')}"
+
+
+@claim("Of the approximate methods Fisher Removal erases most.", "Table 7, p. 9", "table07")
+def _erases_most(e: Evidence) -> Judgement:
+    others = ("finetune", *ASCENTS, "fisher-forgetting")
+    gaps = {other: e.gap("fisher-removal", other, "delta_exp") for other in others}
+    words = "; ".join(f"against {paper.METHODS[m]}: {said(gap, 'nats')}" for m, gap in gaps.items())
+    return verdict(all(gap.below for gap in gaps.values())), f"difference of ΔEXP {words}"
+
+
+@claim("Fisher Removal costs less accuracy than gradient ascent.", "Tables 3 to 5 and 9, p. 7, 8, 14", "table07")
+def _milder_than_ascent(e: Evidence) -> Judgement:
+    return both_ascents(lambda m: e.gap("fisher-removal", m, "delta_acc"), lambda gap: gap.above, "points (difference of ΔACC)")
+
+
+@claim("Gradient ascent costs accuracy once 256 samples are removed.", "Tables 3 to 5 and 9, p. 7, 8, 14", "table03")
+def _ascent_costs(e: Evidence) -> Judgement:
+    return both_ascents(lambda m: e.level(m, "delta_acc", 2 * CYCLE_SIZE), lambda level: level.below, "points (ΔACC)")
+
+
+@claim("A second cycle of Fisher Removal harms utility.", "Tables 3 to 5 and 9, p. 7, 8, 14; Figure 5, p. 12", "fig05")
+def _second_cycle_harms(e: Evidence) -> Judgement:
+    accuracy, loss = e.second_cycle("fisher-removal", "delta_acc"), e.second_cycle("fisher-removal", "retain_rise")
+    return verdict(accuracy.below), f"ΔACC moves by {said(accuracy, 'points')}; the retain loss by {said(loss, 'nats')}"
+
+
+@claim("Fisher Forgetting keeps utility.", "Tables 3 to 5 and 9, p. 7, 8, 14", "table03")
+def _forgetting_keeps(e: Evidence) -> Judgement:
+    level = e.level("fisher-forgetting", "delta_acc")
+    return verdict(level.within(MARGIN)), f"ΔACC {said(level, 'points')}"
+
+
+@claim("Fisher Forgetting erases more than finetuning.", "Table 7, p. 9", "table07")
+def _forgetting_erases(e: Evidence) -> Judgement:
+    gap, hidden = e.gap("fisher-forgetting", "finetune", "delta_exp"), e.level("fisher-forgetting", "attack_auc")
+    words = f"difference of ΔEXP {said(gap, 'nats')}; the loss attack still has an AUC of {ratio(hidden.ours)}"
+    return verdict(gap.below), words
+
+
+@claim("Finetuning does not unlearn.", "Tables 3 to 5 and 9, p. 7, 8, 14", "table03")
+def _finetuning_does_not(e: Evidence) -> Judgement:
+    gap, hidden = e.gap("finetune", "retrain", "delta_exp"), e.level("finetune", "attack_auc")
+    words = f"difference of ΔEXP {said(gap, 'nats')}; the loss attack still has an AUC of {ratio(hidden.ours)}"
+    return verdict(gap.above), words
+
+
+@claim("Retraining keeps accuracy.", "Tables 3 to 5 and 9, p. 7, 8, 14", "table03")
+def _retraining_keeps(e: Evidence) -> Judgement:
+    level = e.level("retrain", "delta_acc")
+    return verdict(level.within(MARGIN)), f"ΔACC {said(level, 'points')}"
+
+
+@claim("Retraining hardly lowers exposure (mean change as printed).", "Tables 3 to 5 and 9, p. 7, 8, 14", "erasure")
+def _retraining_barely_erases(e: Evidence) -> Judgement:
+    level = e.level("retrain", "delta_exp")
+    assert level.paper is not None
+    return verdict(level.ours[1] <= level.paper[0] <= level.ours[2]), f"ΔEXP {said(level, 'nats')}"
+
+
+@claim(
+    "Second-order information matters: the inverse Fisher at the printed damping of 1 does less damage than the gradient.",
+    "title, p. 1; equations 7 and 8, p. 4",
+    "damping",
+)
+def _inverse_fisher_matters(e: Evidence) -> Judgement:
+    runs = e.damping
+    effect = paired(runs, runs.damping == 1.0, runs.solver == "identity", "damage")
+    cosine = runs[runs.damping == 1.0].cosine_to_gradient.min()
+    return verdict(effect.below), (
+        f"damage ratio with the inverse Fisher less that with the identity in its place: {text(effect.ours, 4)} over "
+        f"{effect.cells} runs; cosine of the step and the gradient at least {cosine:.6f}"
+    )
+
+
+@claim("Second-order information matters, at a damping that we chose.", "title, p. 1", "damping")
+def _curvature_matters(e: Evidence) -> Judgement:
+    ours = e.blocks[(e.blocks.width == 48) & (e.blocks.terms == 256)].assign(kind="blocks")
+    plain = e.damping[e.damping.solver == "identity"].assign(kind="identity")
+    both = pd.concat([ours, plain])
+    effect = paired(both, both.kind == "blocks", both.kind == "identity", "damage")
+    return verdict(effect.below), (
+        f"damage ratio with blocks of 48 at a damping of 1e-2 of the mean diagonal {ours.damage.mean():.2f}, with the gradient "
+        f"{plain.damage.mean():.2f}, difference {text(effect.ours)} over {effect.cells} runs"
+    )
+
+
+@claim("Cost: retraining and finetuning O(r), ascent O(t), the Fisher methods O(t m).", "Table 6, p. 8", "table06")
+def _counted(e: Evidence) -> Judgement:
+    """O(r) for retraining and finetuning, O(t) for ascent, O(t m) for the Fisher methods, as gradients in the records."""
+    runs = e.utility
+    kept = 512 - runs.removed
+    expected = {
+        "retrain": 5 * kept,
+        "finetune": kept,
+        "gradient-ascent": 0 * kept + CYCLE_SIZE,
+        "fisher-removal": kept + CYCLE_SIZE,
+        "fisher-forgetting": kept,
+    }
+    right = {name: (runs.gradient_evaluations == count)[runs.method == name].all() for name, count in expected.items()}
+    return verdict(all(right.values())), (
+        "gradients in every run: retraining 5 r, finetuning r, ascent t, removal t + b m, forgetting b m, with b samples of D+ in "
+        f"a term and one batch of D-: {sum(right.values())} of {len(right)} methods exactly"
+    )
+
+
+@claim("The Fisher methods are faster than retraining.", "Figure 2, p. 8; Table 7, p. 9", "fig02")
+def _faster_than_retraining(e: Evidence) -> Judgement:
+    seconds = e.utility[e.utility.removed == CYCLE_SIZE].groupby(["method", "task", "family", "size"]).seconds.mean()
+    printed = paper.printed("runtime").set_index(["method", "task"]).seconds
+    words, slowest = [], 0.0
+    for method in ("fisher-removal", "fisher-forgetting"):
+        found = interval(seconds[method] / seconds["retrain"])
+        slowest = max(slowest, found[2])
+        theirs = printed[method] / printed["retrain"]
+        words.append(f"{paper.METHODS[method]} {ratio(found)} of retraining's (paper {theirs.min():.2f} to {theirs.max():.2f})")
+    return verdict(slowest < 1), f"seconds of a cycle: {'; '.join(words)}"
+
+
+@claim("Fisher Removal is slower than finetuning.", "Figure 2, p. 8; Table 7, p. 9", "fig02")
+def _slower_than_finetuning(e: Evidence) -> Judgement:
+    seconds = e.utility[e.utility.removed == CYCLE_SIZE].groupby(["method", "task", "family", "size"]).seconds.mean()
+    printed = paper.printed("runtime").set_index(["method", "task"]).seconds
+    found, theirs = interval(seconds["fisher-removal"] / seconds["finetune"]), printed["fisher-removal"] / printed["finetune"]
+    return verdict(found[1] > 1), (
+        f"seconds of a cycle: {ratio(found)} of finetuning's (paper {theirs.min():.2f} to {theirs.max():.2f})"
+    )
+
+
+@claim(
+    "DP-SGD does not replace unlearning: where both hide the samples, unlearning keeps more accuracy.",
+    "Figure 3, p. 10",
+    "fig03",
+)
+def _private_training(e: Evidence) -> Judgement:
+    """At the fall of exposure that DP-SGD reaches, does some unlearning method keep more accuracy, on either task?"""
+    points, words, better = e.tradeoff, [], []
+    for task, group in points.groupby("task", sort=False):
+        private = group[group.method == PRIVATE]
+        start = group[group.method == ORIGINAL].accuracy_mean.iloc[0]
+        best = private.sort_values("accuracy_mean").iloc[-1]
+        ours = group[~group.method.isin([PRIVATE, ORIGINAL, "retrain", "fisher-removal-calibrated"])]
+        rivals = ours[ours.attack_auc_mean <= 0.6].accuracy_mean
+        better.append(rivals.max() > best.accuracy_mean)
+        words.append(
+            f"{paper.TASKS[str(task)]}: original {start:.1f} %, DP-SGD at most {best.accuracy_mean:.1f} % (ε = {best.epsilon:.3g}), "
+            f"the paper's unlearning methods up to {rivals.max():.1f} % where the loss attack is at 0.6 or below"
+        )
+    return verdict(all(better)), "; ".join(words)
+
+
+@claim(
+    "The weights' histogram after ascent is further from retraining's than after the Fisher methods.",
+    "Figure 4, p. 12",
+    "fig04",
+)
+def _weight_histograms(e: Evidence) -> Judgement:
+    records = [
+        r for r in e.records(weights()) if r["config"]["method"] in ("gradient-ascent", "fisher-removal", "fisher-forgetting")
+    ]
+    own = {
+        m: [r["results"]["weights"]["divergence"]["float32"] for r in records if r["config"]["method"] == m]
+        for m in paper.METHODS
+    }
+    rounded = [r["results"]["weights"]["divergence"]["bfloat16"] for r in records]
+    printed = paper.printed("weight_divergence").set_index("method").divergence
+    words = "; ".join(f"{paper.METHODS[m]} {interval(own[m])[0]:.3f} nats (paper {printed[m]})" for m in printed.index)
+    ascents, others = own["gradient-ascent"], own["fisher-removal"] + own["fisher-forgetting"]
+    return verdict(min(ascents) > max(others)), (
+        f"{words}; rounding one side to bfloat16 alone gives {interval(rounded)[0]:.1f} nats"
+    )
+
+
+@claim("Fisher Forgetting keeps utility over four cycles.", "Figure 5, p. 12", "fig05")
+def _forgetting_over_cycles(e: Evidence) -> Judgement:
+    last = e.cycles[(e.cycles.method == "fisher-forgetting") & (e.cycles.removed == 4 * CYCLE_SIZE)]
+    found = interval(last.delta_acc)
+    printed = paper.printed("cycles")
+    theirs = printed[printed.method == "fisher-forgetting"].groupby("task").accuracy.agg(lambda a: a.iloc[-1] - a.iloc[0])
+    return verdict(found[1] >= -2 * MARGIN and found[2] <= 2 * MARGIN), (
+        f"ΔACC after four cycles {text(found)} points over {len(last)} runs (paper, from the first cycle to the fourth: "
+        f"{', '.join(f'{value:+.1f}' for value in theirs)})"
+    )
+
+
+@claim("Ascent and Fisher Removal wreck the model over four cycles.", "Figure 5, p. 12", "fig05")
+def _collapse_over_cycles(e: Evidence) -> Judgement:
+    words, holds = [], True
+    for method in ("fisher-removal", *ASCENTS):
+        last = e.cycles[(e.cycles.method == method) & (e.cycles.removed == 4 * CYCLE_SIZE)]
+        found = interval(last.retain_rise)
+        holds = holds and found[1] > 0.5
+        words.append(f"{paper.METHODS[method]} {text(found)} nats")
+    return verdict(holds), f"rise of the retain loss after four cycles, over {len(cycles()) // 6} runs each: {'; '.join(words)}"
+
+
+@claim("The onion effect: samples that stay become more exposed when the most exposed are removed.", "Figure 6, p. 12", "fig06")
+def _onion_effect(e: Evidence) -> Judgement:
+    table = histograms.onion_table(e.records(onion()))
+    change = interval(table["mean of the rest, after"] - table["mean of the rest, before"])
+    above = table["above after, of the rest"]
+    return verdict(change[1] > 0), (
+        f"mean exposure of the samples that stay moves by {text(change)} nats over {len(table)} seeds; {above.min()} to {above.max()} of "
+        "them rise above the cutoff"
+    )
+
+
+@claim("Unlearning leaves the mean exposure of the training set where it was (change as printed).", "Figure 7, p. 15", "fig07")
+def _exposure_of_the_rest(e: Evidence) -> Judgement:
+    table = histograms.exposure_table(e.records(exposure_histograms()))
+    start = table[table.method == ORIGINAL].set_index("seed")["mean, all"]
+    words, holds = [], True
+    printed = paper.printed("exposure_summary").set_index("method")["mean"]
+    for method in ("retrain", "gradient-ascent", "fisher-removal"):
+        found = interval(table[table.method == method].set_index("seed")["mean, all"] - start)
+        theirs = printed[method] - printed[ORIGINAL]
+        holds = holds and found[1] <= theirs <= found[2]
+        words.append(f"{paper.METHODS[method]} {text(found)} (paper {theirs:+.2f})")
+    return verdict(holds), f"mean exposure of all training samples moves by, in nats: {'; '.join(words)}"
+
+
+@claim("Exposure is computed with the logarithm to base 2.", "Equation 9, p. 5", "units")
+def _bits(e: Evidence) -> Judgement:
+    found = units.in_possible_bins(5.2).loc["nats"].to_dict()
+    inside, samples = int(found["samples in such bins"]), int(found["samples"])
+    holding, bins = int(found["bins that hold a value"]), int(found["bins"])
+    return verdict(inside < samples / 2), (
+        f"{inside} of the {samples} printed samples above 5.2 lie in the {holding} of {bins} bins that hold ln(1000 / rank); the "
+        f"highest printed bin ends at {found['largest printed bin']:.2f}, ln 1000 is {found['largest possible']:.2f}, log2 1000 would be "
+        f"{units.possible('bits', 1)[0]:.2f}"
+    )
+
+
+@claim("A GPU of 16 GB holds the inverse blocks of a model of 125M weights at B = 48.", "p. 4", "memory")
+def _memory(e: Evidence) -> Judgement:
+    numbers = 125e6 * 48
+    return Verdict.NOT_TESTABLE, (
+        f"no such model here; B P numbers are {4 * numbers / 2**30:.1f} GiB in float32 and {2 * numbers / 2**30:.1f} GiB in half precision"
+    )
+
+
+@claim("After Fisher Removal 4 or 5 of 15 to 22 memorised private texts are left.", "Table 8, p. 10", "table07")
+def _case_studies(e: Evidence) -> Judgement:
+    return Verdict.NOT_TESTABLE, "the case studies are not among these runs"
+
+
+@claim("All of it holds for models of 125M to 2.7B weights.", "p. 6", "table03")
+def _scale(e: Evidence) -> Judgement:
+    return Verdict.NOT_TESTABLE, "our models have 0.2 to 3 million weights, trained from scratch on generated text"

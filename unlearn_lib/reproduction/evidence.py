@@ -1,0 +1,123 @@
+"""What the verdicts are read from: the records of all grids, and differences between methods with intervals, ours and the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import pandas as pd
+
+from unlearn_lib.reproduction import examinations, grids, paper, tables, tradeoff
+from unlearn_lib.reproduction.intervals import interval
+from unlearn_lib.reproduction.scenarios import Scenario
+from unlearn_lib.reproduction.settings import CYCLE_SIZE, PAPER_CYCLE_SIZE
+from unlearn_lib.reproduction.store import Record
+
+CELL = ["task", "family", "size", "removed"]
+
+
+class Effect(NamedTuple):
+    """A mean over cells with its interval, ours and, where the paper prints the cells, the paper's."""
+
+    ours: tuple[float, float, float]
+    cells: int
+    paper: tuple[float, float, float] | None = None
+
+    @property
+    def below(self) -> bool:
+        """Whether our interval lies below zero."""
+        return self.ours[2] < 0
+
+    @property
+    def above(self) -> bool:
+        """Whether our interval lies above zero."""
+        return self.ours[1] > 0
+
+    def within(self, limit: float) -> bool:
+        """Whether our interval lies between minus and plus a limit."""
+        return -limit <= self.ours[1] and self.ours[2] <= limit
+
+
+class Evidence:
+    """The records, loaded when first asked for.
+
+    Args:
+        records: Returns the records of scenarios, as `Session.records`.
+    """
+
+    def __init__(self, records: Callable[[Sequence[Scenario]], list[Record]]) -> None:
+        self.records = records
+
+    @cached_property
+    def utility(self) -> pd.DataFrame:
+        """All runs of the utility tables."""
+        return tables.with_rises(tables.tidy(self.records(grids.all_utility())))
+
+    @cached_property
+    def cycles(self) -> pd.DataFrame:
+        """The runs over four cycles."""
+        return tables.with_rises(tables.tidy(self.records(grids.cycles())))
+
+    @cached_property
+    def damping(self) -> pd.DataFrame:
+        """The runs over dampings."""
+        return examinations.sweep(self.records(grids.damping()), ["solver", "damping"])
+
+    @cached_property
+    def blocks(self) -> pd.DataFrame:
+        """The runs over block widths and terms."""
+        return examinations.sweep(self.records(grids.blocks()), ["width", "terms"])
+
+    @cached_property
+    def tradeoff(self) -> pd.DataFrame:
+        """The points of Figure 3."""
+        return tradeoff.points(self.records(grids.tradeoff()))
+
+    @cached_property
+    def printed(self) -> pd.DataFrame:
+        """The paper's utility tables in the form of ours; ascent stands for both of our readings of it."""
+        table = paper.reported("utility_and_exposure")
+        return table.assign(removed=table.removed * CYCLE_SIZE // PAPER_CYCLE_SIZE)
+
+    def level(self, method: str, measure: str, removed: int | None = None) -> Effect:
+        """The mean of a measure over the cells (task, model, removed samples) of the utility tables."""
+        ours = _cells(self.utility, method, measure, removed)
+        theirs = _cells(self.printed, method, measure, removed) if measure in self.printed else None
+        return _effect(ours, theirs)
+
+    def gap(self, method: str, other: str, measure: str, removed: int | None = None) -> Effect:
+        """The mean difference of two methods, cell by cell."""
+        ours = _cells(self.utility, method, measure, removed) - _cells(self.utility, other, measure, removed)
+        theirs = None
+        if measure in self.printed:
+            theirs = _cells(self.printed, method, measure, removed) - _cells(self.printed, other, measure, removed)
+        return _effect(ours, theirs)
+
+    def second_cycle(self, method: str, measure: str) -> Effect:
+        """How much further a second cycle takes a method than the first: the mean difference over task and model."""
+        first, second = CYCLE_SIZE, 2 * CYCLE_SIZE
+
+        def growth(table: pd.DataFrame) -> pd.Series:
+            cells = _cells(table, method, measure, None)
+            return cells.xs(second, level="removed") - cells.xs(first, level="removed")
+
+        return _effect(growth(self.utility), growth(self.printed) if measure in self.printed else None)
+
+
+def _cells(table: pd.DataFrame, method: str, measure: str, removed: int | None) -> pd.Series:
+    chosen = table[table.method == method]
+    if removed is not None:
+        chosen = chosen[chosen.removed == removed]
+    return chosen.groupby(CELL)[measure].mean()
+
+
+def _effect(ours: pd.Series, theirs: pd.Series | None) -> Effect:
+    return Effect(interval(ours), len(ours), None if theirs is None else interval(theirs))
+
+
+def paired(runs: pd.DataFrame, one: pd.Series, other: pd.Series, measure: str) -> Effect:
+    """The mean difference of a measure between two selections of runs of a sweep, paired by family and seed."""
+    keys = ["family", "seed"]
+    difference = runs[one].set_index(keys)[measure] - runs[other].set_index(keys)[measure]
+    return Effect(interval(difference), len(difference))

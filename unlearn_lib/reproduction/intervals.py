@@ -1,0 +1,102 @@
+"""What a few seeds and a few questions can tell apart: intervals of means and of accuracies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from unlearn_lib.reproduction import paper
+from unlearn_lib.reproduction.scenarios import ORIGINAL
+
+LEVEL = 0.95
+QUESTIONS = {"arc_easy": 2376, "piqa": 1838, "mathqa": 2985, "lambada": 5153}
+"""The paper's test questions (p. 5)."""
+
+
+def interval(values: Iterable[float]) -> tuple[float, float, float]:
+    """(mean, low, high): Student's t interval of a mean at `LEVEL`, from independent values. One value has no interval (NaN)."""
+    from scipy import stats
+
+    x = np.array(list(values), dtype=float)
+    mean = float(x.mean())
+    if len(x) < 2:
+        return mean, math.nan, math.nan
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
+    return mean, mean - half, mean + half
+
+
+def text(found: tuple[float, float, float], digits: int = 2) -> str:
+    """(mean, low, high) as `-0.24 [-0.31, -0.17]`; the mean alone where there is no interval."""
+    mean, low, high = found
+    if math.isnan(low):
+        return f"{mean:+.{digits}f}"
+    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def accuracy_error(accuracy: float, questions: int) -> float:
+    """The standard error of an accuracy (both in percent) measured on so many independent questions: 100 sqrt(p (1 - p) / n)."""
+    p = accuracy / 100
+    return 100 * math.sqrt(p * (1 - p) / questions)
+
+
+def headline(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each task, model, number of removed samples and method: ΔACC and ΔEXP, mean and interval over the seeds.
+
+    `beyond 0`: whether the interval leaves zero out, for each of the two.
+    """
+    rows = []
+    cells = ["task", "family", "size", "removed", "method"]
+    for keys, group in runs[runs.method != ORIGINAL].groupby(cells, sort=False):
+        accuracy, exposure = interval(group.delta_acc), interval(group.delta_exp)
+        rows.append(
+            dict(zip(cells, keys, strict=True))
+            | {"seeds": len(group), "delta_acc": accuracy, "delta_exp": exposure}
+            | {"acc_beyond": _beyond(accuracy), "exp_beyond": _beyond(exposure)}
+        )
+    return pd.DataFrame(rows)
+
+
+def headline_text(table: pd.DataFrame) -> pd.DataFrame:
+    """`headline` as it is shown."""
+    return pd.DataFrame(
+        {
+            "task": table.task.map(paper.TASKS),
+            "model": table.family + "-" + table["size"],
+            "removed": table.removed,
+            "method": table.method.map(paper.METHODS),
+            "ΔACC": [text(cell, 1) for cell in table.delta_acc],
+            "ΔEXP": [text(cell) for cell in table.delta_exp],
+        }
+    )
+
+
+def _beyond(found: tuple[float, float, float]) -> bool:
+    _, low, high = found
+    return low > 0 or high < 0
+
+
+def over_cells(runs: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """For each method and number of removed samples: the mean of a measure over all cells (task, model), each a mean over its
+    seeds, with the interval over the cells."""
+    cells = runs.groupby(["method", "removed", "task", "family", "size"], sort=False)[measure].mean().reset_index()
+    rows = []
+    for (method, removed), group in cells.groupby(["method", "removed"], sort=False):
+        mean, low, high = interval(group[measure])
+        rows.append({"method": method, "removed": removed, "cells": len(group), "mean": mean, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def printed_within_error() -> pd.DataFrame:
+    """For each method, how many of the paper's ΔACC are within two standard errors of zero.
+
+    The error is that of the difference of two accuracies on the same questions if the answers were independent, at 50 % (40 %
+    for LAMBADA, 25 % for MathQA): an upper bound, since a model and its unlearned copy mostly give the same answers.
+    """
+    level = {"arc_easy": 50.0, "piqa": 50.0, "mathqa": 25.0, "lambada": 40.0}
+    table = paper.printed("utility_and_exposure")
+    error = table.task.map(lambda task: math.sqrt(2) * accuracy_error(level[task], QUESTIONS[task]))
+    inside = (table.delta_acc.abs() <= 2 * error).groupby(table.method, sort=False)
+    return pd.DataFrame({"within two standard errors of 0": inside.sum(), "cells": inside.size()}).rename(index=paper.METHODS)
