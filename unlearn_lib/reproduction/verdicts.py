@@ -14,9 +14,10 @@ HEAD = """# Verdicts: what of the paper holds here
 Every claim of {{cite:t}}`gu2024` that its tables and figures make, judged by the records of this repository: {counts}.
 
 Effects are means over cells (a task, a model and a number of removed samples, each a mean over its seeds) with their {level:.0%}
-interval over the cells, or over runs where it says so; the paper's cells are treated alike. A claim about a difference is *reproduced* when the interval
-has the claimed side of zero to itself, a claim of no change when the interval stays within {margin} points. All other claims that were
-judged are *not reproduced*. Cells share tasks and models, so the intervals are somewhat too narrow.
+interval over the cells, or over runs where it says so; the paper's cells are treated alike. A claim about a difference is
+*reproduced* when the interval has the claimed side of zero to itself, a claim of no change when the interval stays within
+{margin} points. All other claims that were judged are *not reproduced*. Cells share tasks and models, so the intervals are
+somewhat too narrow.
 
 The models are small (0.2 to 3 million weights), pre-trained from scratch on generated text, and answer generated questions: a
 verdict says what happens there, not what would happen to a model of 125 million weights.
