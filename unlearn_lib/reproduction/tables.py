@@ -94,6 +94,31 @@ def with_rises(runs: pd.DataFrame) -> pd.DataFrame:
     return changed
 
 
+def changes(runs: pd.DataFrame) -> pd.DataFrame:
+    """What every method changed, over the seeds: accuracy, exposure, the losses and their rises, distances, the attack, and
+    `damage`, the rise of the mean retain loss over the rise of the mean forget loss."""
+    measures = [
+        "delta_acc",
+        "delta_exp",
+        "forget_loss",
+        "holdout_loss",
+        "forget_rise",
+        "retain_rise",
+        "retain_kl",
+        "attack_auc",
+    ]
+    table = over_seeds(with_rises(runs), measures)
+    return table.assign(damage=table.retain_rise_mean / table.forget_rise_mean)
+
+
+def nearest(changed: pd.DataFrame, attack: float = 0.6) -> pd.Series:
+    """How often each method is the one nearest to retraining on retained texts (KL), over tasks, models and removed samples,
+    among those that bring the loss attack to an AUC of `attack` or below."""
+    hidden = changed[(changed.attack_auc_mean <= attack) & (changed.method != "retrain")]
+    best = hidden.loc[hidden.groupby(["task", "family", "size", "removed"]).retain_kl_mean.idxmin(), "method"]
+    return best.map(paper.METHODS).value_counts()
+
+
 def loss_changes(runs: pd.DataFrame) -> pd.DataFrame:
     """The rise of each loss (nats, mean ± sd over seeds), the damage ratio of the mean rises, and the seconds of a cycle."""
     measures = ["forget_rise", "retain_rise", "holdout_rise", "seconds"]
