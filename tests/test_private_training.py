@@ -86,7 +86,7 @@ def test_epsilon_is_opacus(recwarn: Any) -> None:
     assert epsilon(0.5, 0.02, 50, 1e-5) > epsilon(1.0, 0.02, 50, 1e-5) > epsilon(1.0, 0.02, 10, 1e-5)
 
 
-@pytest.mark.parametrize("wanted", [0.5, 3.0, 100.0])
+@pytest.mark.parametrize("wanted", [0.1, 0.5, 3.0, 100.0])
 def test_noise_for_an_epsilon(wanted: float) -> None:
     sigma = noise_for(wanted, 0.05, 100, 1e-5)
     assert epsilon(sigma, 0.05, 100, 1e-5) <= wanted

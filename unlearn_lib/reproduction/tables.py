@@ -115,8 +115,9 @@ def nearest(changed: pd.DataFrame, attack: float = 0.6) -> pd.Series:
     """How often each method is the one nearest to retraining on retained texts (KL), over tasks, models and removed samples,
     among those that bring the loss attack to an AUC of `attack` or below."""
     hidden = changed[(changed.attack_auc_mean <= attack) & (changed.method != "retrain")]
-    best = hidden.loc[hidden.groupby(["task", "family", "size", "removed"]).retain_kl_mean.idxmin(), "method"]
-    return best.map(paper.METHODS).value_counts()
+    best = hidden.groupby(["task", "family", "size", "removed"]).retain_kl_mean.idxmin()
+    counts: pd.Series[int] = hidden.loc[best, "method"].map(paper.METHODS).value_counts()
+    return counts
 
 
 def loss_changes(runs: pd.DataFrame) -> pd.DataFrame:
