@@ -181,8 +181,10 @@ def reproduce(
 
     if listing:
         for identifier, item in ITEMS.items():
-            anew = f"all runs anew: {item.minutes} minutes on two cores" if item.minutes else "no runs"
-            click.echo(f"{identifier}  {item.title}  ({item.notebook}; {anew})")
+            cost = ", ".join(
+                f"{name}: {f'all runs anew {spent} minutes' if spent else 'no runs'}" for name, spent in item.minutes.items()
+            )
+            click.echo(f"{identifier:12}{item.title}  ({item.notebook}; {cost})")
         return
     chosen = {identifier: find(identifier) for identifier in (ITEMS if everything else ids)}
     if not chosen:

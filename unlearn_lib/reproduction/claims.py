@@ -318,7 +318,7 @@ def _bits(e: Evidence) -> Judgement:
     )
 
 
-@claim("A GPU of 16 GB holds the inverse blocks of a model of 125M weights at B = 48.", "p. 4", "memory")
+@claim("A GPU of 16 GB holds the inverse blocks of a model of 125M weights at B = 48.", "p. 4", "blocks")
 def _memory(e: Evidence) -> Judgement:
     numbers = 125e6 * 48
     return Verdict.NOT_TESTABLE, (
