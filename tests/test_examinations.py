@@ -76,7 +76,9 @@ def record(method: str, seed: int, options: dict[str, Any], after: dict[str, flo
 
 
 def test_a_sweep_measures_the_damage() -> None:
-    records = [record("fisher-removal", s, {"damping": 1.0}, {"forget_loss": 1.5, "retain_loss": 1.1 + 0.1 * s}) for s in (0, 1)]
+    records = [
+        record("fisher-removal", s, {"damping": 1.0}, {"forget_loss": 1.5, "retain_loss": 1.1 + 0.1 * s}) for s in (0, 1)
+    ]
     found = examinations.means(examinations.sweep(records, ["damping"]), ["damping"])
     assert found.damage_mean.tolist() == pytest.approx([0.3])  # 0.1 / 0.5 and 0.2 / 0.5
     assert found.damage_sd.tolist() == pytest.approx([0.1 * math.sqrt(2)])
@@ -84,7 +86,7 @@ def test_a_sweep_measures_the_damage() -> None:
 
 def test_points_of_the_tradeoff() -> None:
     private = [record("dp-sgd", s, {"epsilon": 1.0}, {"exposure_nats": 1.0 + s, "epsilon": 0.99}) for s in (0, 1)]
-    found = tradeoff.points([record("original", 0, {}, {}), *private])
+    found = tradeoff.points(tradeoff.runs([record("original", 0, {}, {}), *private]))
     assert found.method.tolist() == ["original", "dp-sgd"]
     assert found.exposure_drop_mean.tolist() == pytest.approx([0.0, 1.5])
     assert found.epsilon.tolist()[1] == pytest.approx(0.99)

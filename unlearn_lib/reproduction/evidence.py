@@ -71,8 +71,8 @@ class Evidence:
 
     @cached_property
     def tradeoff(self) -> pd.DataFrame:
-        """The points of Figure 3."""
-        return tradeoff.points(self.records(grids.tradeoff()))
+        """The runs of Figure 3."""
+        return tradeoff.runs(self.records(grids.tradeoff()))
 
     @cached_property
     def printed(self) -> pd.DataFrame:

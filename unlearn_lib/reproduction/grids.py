@@ -12,7 +12,8 @@ from unlearn_lib.reproduction.settings import LEARNING_RATE, STEP_FACTOR, option
 TASKS = ("arc_easy", "piqa", "mathqa", "lambada")
 FAMILIES = ("neo", "opt")
 SEEDS = {"s": (0, 1, 2), "m": (0, 1, 2), "l": (0,)}
-SIZES = ("s", "m", "l")
+SIZES = ("s",)
+"""The sizes whose records are committed."""
 APPROXIMATE = ("gradient-ascent", "gradient-ascent-adam", "fisher-removal", "fisher-forgetting", "fisher-removal-calibrated")
 
 DAMPINGS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)

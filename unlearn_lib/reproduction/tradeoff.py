@@ -18,8 +18,8 @@ STRENGTHS = {PRIVATE: "epsilon", "fisher-forgetting": "sigma"}
 MEASURES = ["exposure_drop", "accuracy", "forget_loss", "holdout_loss", "attack_auc", "holdout_kl"]
 
 
-def points(records: Sequence[Record]) -> pd.DataFrame:
-    """One row for each task, method and strength: means and sample standard deviations over the seeds.
+def runs(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each run: task, method, strength, seed, and what was measured.
 
     `exposure_drop` is before minus after, in nats, on the forgotten samples; for DP-SGD, which has no before, from the original
     model that was trained without privacy. `epsilon` is the accountant's, of the noise that was used.
@@ -40,9 +40,14 @@ def points(records: Sequence[Record]) -> pd.DataFrame:
                 **{name: after[name] for name in MEASURES[1:]},
             }
         )
-    runs = pd.DataFrame(rows)
-    runs["strength"] = pd.to_numeric(runs.strength, errors="coerce")  # a calibrated or retrained model has none
-    groups = runs.groupby(["task", "method", "strength"], sort=False, dropna=False)
+    found = pd.DataFrame(rows)
+    found["strength"] = pd.to_numeric(found.strength, errors="coerce")  # a calibrated or retrained model has none
+    return found
+
+
+def points(found: pd.DataFrame) -> pd.DataFrame:
+    """One row for each task, method and strength: means and sample standard deviations of `runs` over the seeds."""
+    groups = found.groupby(["task", "method", "strength"], sort=False, dropna=False)
     table = groups[MEASURES].agg(["mean", "std"])
     table.columns = pd.Index([f"{measure}_{kind}" for measure in MEASURES for kind in ("mean", "sd")])
     return table.assign(epsilon=groups.epsilon.mean(), seeds=groups.seed.nunique()).reset_index()
