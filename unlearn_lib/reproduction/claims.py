@@ -223,7 +223,9 @@ def private_against_unlearning(e: Evidence, task: str) -> tuple[tuple[float, flo
     private, other = best[best.method == PRIVATE].iloc[0], best[best.method != PRIVATE].iloc[0]
 
     def over_seeds(point: pd.Series) -> pd.Series:
-        return runs[(runs.method == point.method) & (runs.strength == point.strength)].set_index("seed").accuracy
+        chosen = runs[(runs.method == point.method) & (runs.strength == point.strength)].set_index("seed")
+        accuracy: pd.Series[float] = chosen.accuracy
+        return accuracy
 
     found = interval(over_seeds(private) - over_seeds(other))
     start = runs[runs.method == ORIGINAL].accuracy.mean()
