@@ -7,6 +7,7 @@ reproduced. What small models cannot show is not judged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,7 @@ from unlearn_lib.reproduction.settings import CYCLE_SIZE
 
 MARGIN = 2.5
 """Points of accuracy that count as no change."""
+PAPER_WEIGHTS, PAPER_BINS = 768 * 3072, 40_000  # Figure 4
 ASCENTS = ("gradient-ascent", "gradient-ascent-adam")
 
 
@@ -215,23 +217,17 @@ def _slower_than_finetuning(e: Evidence) -> Judgement:
 
 
 def private_against_unlearning(e: Evidence, task: str) -> tuple[tuple[float, float, float], str]:
-    """Accuracy of DP-SGD less that of the paper's unlearning methods, each at the strength with the highest mean accuracy among
-    those that hide the samples (mean AUC of the loss attack at most 0.6): the interval over the seeds, and the effect in words."""
-    runs = e.tradeoff[e.tradeoff.task == task]
-    means = runs.groupby(["method", "strength"])[["attack_auc", "accuracy"]].mean()
-    best = means[means.attack_auc <= 0.6].accuracy.sort_values(ascending=False).reset_index()
-    private, other = best[best.method == PRIVATE].iloc[0], best[best.method != PRIVATE].iloc[0]
-
-    def over_seeds(point: pd.Series) -> pd.Series:
-        chosen = runs[(runs.method == point.method) & (runs.strength == point.strength)].set_index("seed")
-        accuracy: pd.Series[float] = chosen.accuracy
-        return accuracy
-
-    found = interval(over_seeds(private) - over_seeds(other))
-    start = runs[runs.method == ORIGINAL].accuracy.mean()
+    """Accuracy of DP-SGD less that of the paper's unlearning methods, each a mean over all strengths that hide the samples (mean AUC
+    of the loss attack at most 0.6): the interval over the seeds, and the effect in words."""
+    runs = e.tradeoff[(e.tradeoff.task == task) & e.tradeoff.strength.notna()].set_index(["method", "strength"])
+    attack = runs.groupby(level=["method", "strength"]).attack_auc.mean()
+    hiding = runs.loc[attack[attack <= 0.6].index].reset_index()
+    private, other = hiding[hiding.method == PRIVATE], hiding[hiding.method != PRIVATE]
+    found = interval(private.groupby("seed").accuracy.mean() - other.groupby("seed").accuracy.mean())
     return found, (
-        f"accuracy of DP-SGD at ε = {private.strength:g} {private.accuracy:.1f} %, of {paper.METHODS[other.method]} "
-        f"{other.accuracy:.1f} %, of the original {start:.1f} %; difference {text(found, 1)} points over {runs.seed.nunique()} seeds"
+        f"accuracy of DP-SGD {private.accuracy.mean():.1f} % (ε up to {private.strength.max():g}), of unlearning "
+        f"{other.accuracy.mean():.1f} %, where the attack's AUC is at most 0.6; "
+        f"difference {text(found, 1)} points over {hiding.seed.nunique()} seeds"
     )
 
 
@@ -260,12 +256,13 @@ def _weight_histograms(e: Evidence) -> Judgement:
         m: [r["results"]["weights"]["divergence"]["float32"] for r in records if r["config"]["method"] == m]
         for m in paper.METHODS
     }
-    rounded = [r["results"]["weights"]["divergence"]["bfloat16"] for r in records]
     printed = paper.printed("weight_divergence").set_index("method").divergence
     words = "; ".join(f"{paper.METHODS[m]} {interval(own[m])[0]:.3f} nats (paper {printed[m]})" for m in printed.index)
     ascents, others = own["gradient-ascent"], own["fisher-removal"] + own["fisher-forgetting"]
+    largest = math.log(PAPER_WEIGHTS + PAPER_BINS)
     return verdict(min(ascents) > max(others)), (
-        f"{words}; rounding one side to bfloat16 alone gives {interval(rounded)[0]:.1f} nats"
+        f"{words}; with one count added to every bin, as here, no divergence of {PAPER_WEIGHTS} weights in {PAPER_BINS} bins exceeds "
+        f"{largest:.1f} nats"
     )
 
 
@@ -303,7 +300,7 @@ def _onion_effect(e: Evidence) -> Judgement:
     )
 
 
-@claim("Unlearning leaves the mean exposure of the training set where it was (change as printed).", "Figure 7, p. 15", "fig07")
+@claim("Unlearning leaves the mean exposure of the training set where it was (to half a nat).", "Figure 7, p. 15", "fig07")
 def _exposure_of_the_rest(e: Evidence) -> Judgement:
     table = histograms.exposure_table(e.records(exposure_histograms()))
     start = table[table.method == ORIGINAL].set_index("seed")["mean, all"]
@@ -312,7 +309,7 @@ def _exposure_of_the_rest(e: Evidence) -> Judgement:
     for method in ("retrain", "gradient-ascent", "fisher-removal"):
         found = interval(table[table.method == method].set_index("seed")["mean, all"] - start)
         theirs = printed[method] - printed[ORIGINAL]
-        holds = holds and found[1] <= theirs <= found[2]
+        holds = holds and found[1] >= theirs - 0.5 and found[2] <= theirs + 0.5
         words.append(f"{paper.METHODS[method]} {text(found)} (paper {theirs:+.2f})")
     return verdict(holds), f"mean exposure of all training samples moves by, in nats: {'; '.join(words)}"
 
