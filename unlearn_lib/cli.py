@@ -184,7 +184,7 @@ def reproduce(
             cost = ", ".join(
                 f"{name}: {f'all runs anew {spent} minutes' if spent else 'no runs'}" for name, spent in item.minutes.items()
             )
-            click.echo(f"{identifier:12}{item.title}  ({item.notebook}; {cost})")
+            click.echo(f"{identifier:14}{item.title}  ({item.notebook}; {cost})")
         return
     chosen = {identifier: find(identifier) for identifier in (ITEMS if everything else ids)}
     if not chosen:

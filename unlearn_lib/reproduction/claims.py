@@ -341,4 +341,4 @@ def _case_studies(e: Evidence) -> Judgement:
 
 @claim("All of it holds for models of 125M to 2.7B weights.", "p. 6", "table03")
 def _scale(e: Evidence) -> Judgement:
-    return Verdict.NOT_TESTABLE, "our models have 0.2 to 3 million weights, trained from scratch on generated text"
+    return Verdict.NOT_TESTABLE, "our models have 0.2 to 1 million weights, trained from scratch on generated text"

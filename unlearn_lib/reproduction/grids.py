@@ -12,7 +12,7 @@ from unlearn_lib.reproduction.settings import LEARNING_RATE, STEP_FACTOR, option
 TASKS = ("arc_easy", "piqa", "mathqa", "lambada")
 FAMILIES = ("neo", "opt")
 SEEDS = {"s": (0, 1, 2), "m": (0, 1, 2), "l": (0,)}
-SIZES = ("s",)
+SIZES = {"arc_easy": ("s", "m"), "piqa": ("s",), "mathqa": ("s",), "lambada": ("s",)}
 """The sizes whose records are committed."""
 APPROXIMATE = ("gradient-ascent", "gradient-ascent-adam", "fisher-removal", "fisher-forgetting", "fisher-removal-calibrated")
 
@@ -30,11 +30,11 @@ SWEPT: dict[str, list[dict[str, Any]]] = {
 """Figure 3's strengths: the paper's ranges, step lengths times the factor of all step lengths."""
 
 
-def utility(task: str, sizes: Sequence[str] = SIZES) -> list[Scenario]:
-    """A utility table: every method over two cycles, both families."""
+def utility(task: str, sizes: Sequence[str] | None = None) -> list[Scenario]:
+    """A utility table: every method over two cycles, both families, by default in the sizes whose records are committed."""
     return [
         scenario(task, f"nano/{family}-{size}", seed, method)
-        for size in sizes
+        for size in sizes or SIZES[task]
         for family in FAMILIES
         for seed in SEEDS[size]
         for method in options(size)
