@@ -109,9 +109,18 @@ def test_nothing_to_forget_is_said(arguments: dict[str, Any], fingerprint: Any) 
     assert fingerprint(result.model) == fingerprint(arguments["model"])
 
 
-def test_noise_that_never_crosses_is_reported(arguments: dict[str, Any]) -> None:
-    result = unlearn(**arguments, method="gradient-ascent", stop="calibrate", step=1e-9, epochs=2)
+@pytest.mark.parametrize("step", [1e-9, 1e-7, 1e-5])  # the first two move the losses by their rounding only
+def test_steps_that_never_cross_are_reported(step: float, arguments: dict[str, Any]) -> None:
+    result = unlearn(**arguments, method="gradient-ascent", stop="calibrate", step=step, epochs=2)
     assert any("2 steps did not reach the goal" in warning for warning in result.warnings)
+
+
+def test_a_limit_that_stops_a_descent_is_reported(arguments: dict[str, Any]) -> None:
+    """However the search ends: what stops short of the goal says so."""
+    for step in (1e-3, 1e-2, 1e-1):
+        result = unlearn(**arguments, method="gradient-ascent", stop="calibrate", step=step, epochs=3, retain_limit=1e-3)
+        short = result.details["reached"] < 0.95 * result.details["goal"]
+        assert short == any("forgetting_incomplete" in warning for warning in result.warnings), step
 
 
 def test_calibrating_takes_no_gradients(arguments: dict[str, Any]) -> None:

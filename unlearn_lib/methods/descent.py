@@ -23,7 +23,7 @@ from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.needs import Needs, backward_bytes, model_bytes, vector_bytes
-from unlearn_lib.methods.target import Calibrated, Target, walk
+from unlearn_lib.methods.target import ACCEPTED, Calibrated, Target, walk
 from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
 
 ADAM_BETAS = (0.9, 0.98)  # Jang et al. 2023
@@ -154,6 +154,8 @@ class DescentMethod(Calibrated):
             for name, p in trainable(model).items():
                 p.copy_(before[name])
         _, reached, why = walk(model, moved, min(reached, target.goal), target)
+        if why is None and reached < target.goal - ACCEPTED * target.tolerance:
+            why = target.binding  # the whole step was over the limit, and it did not lead to the goal
         target.note(outcome, reached, why)
         return True
 

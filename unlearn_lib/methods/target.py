@@ -30,6 +30,7 @@ EXACT = 0.01
 ACCEPTED = 5
 """How many times that is still accepted where rounding stops the search earlier."""
 FIRST_LENGTH, DOUBLINGS, HALVINGS = 1e-4, 24, 16
+ROUNDING = 1e-6
 
 
 class Calibrated(Method):
@@ -94,10 +95,16 @@ class Target:
         return [example for example, loss in zip(batch, losses, strict=True) if loss < self.goal] or list(batch)
 
     def within_limit(self, model: Any, forget_loss: float) -> bool:
-        """Whether the retained texts have suffered no more than allowed."""
+        """Whether the retained texts have suffered no more than allowed, to rounding: a step may be too short to be seen."""
         if self.retain_limit is None:
             return True
-        return mean_loss(model, self._retain) - self.retain_before <= self.retain_limit * (forget_loss - self.forget_before)
+        rise = mean_loss(model, self._retain) - self.retain_before
+        return rise <= self.retain_limit * (forget_loss - self.forget_before) + ROUNDING * self.retain_before
+
+    @property
+    def binding(self) -> str:
+        """Why a method stopped that the limit held back."""
+        return f"the limit on the retain loss ({self.retain_limit:g} times the rise of the forget loss) binds"
 
     def note(self, outcome: Outcome, forget_loss: float, why: str | None) -> None:
         """Write down where the method stopped, and the warning if it stopped short (`why`)."""
@@ -163,4 +170,4 @@ def walk(model: Any, direction: Vector, goal: float, target: Target) -> tuple[fl
         length = (low + high) / 2
         loss = loss_at(length)
         low, high = (length, high) if target.within_limit(model, loss) else (low, length)
-    return low, loss_at(low), f"the limit on the retain loss ({target.retain_limit:g} times the rise of the forget loss) binds"
+    return low, loss_at(low), target.binding
