@@ -19,7 +19,7 @@ interval over the cells, or over runs where it says so; the paper's cells are tr
 {margin} points. All other claims that were judged are *not reproduced*. Cells share tasks and models, so the intervals are
 somewhat too narrow.
 
-The models are small (0.2 million weights, on ARC-Easy and LAMBADA also 1 million), pre-trained from scratch on generated text,
+The models are small (0.2 million weights, on all tasks but PIQA also 1 million), pre-trained from scratch on generated text,
 and answer generated questions: a verdict says what happens there, not what would happen to a model of 125 million weights.
 
 | claim | verdict | effect |
