@@ -71,14 +71,16 @@ def test_orders_and_overshooting() -> None:
 def record(method: str, seed: int, options: dict[str, Any], after: dict[str, float]) -> Any:
     before = {"exposure_nats": 3.0, "accuracy": 50.0, "forget_loss": 1.0, "retain_loss": 1.0, "holdout_loss": 2.0}
     before |= {"attack_auc": 0.9, "holdout_kl": 0.1, "retain_kl": 0.1}
-    config = {"task": "piqa", "model": "nano/opt-s", "seed": seed, "method": method, "options": options, "activation": ""}
-    return {"config": config, "results": {"before": [before], "after": [{**before, **after}]}}
+    own = {"cosine_to_gradient": 1.0, "gradient_evaluations": 32}
+    config = {"task": "piqa", "model": "nano/opt-s", "seed": seed, "method": method, "options": options, "cycle_size": 32}
+    return {"config": config, "results": {"before": [before], "after": [{**before, **own, **after}]}, "timing": {}}
 
 
 def test_a_sweep_measures_the_damage() -> None:
     records = [
         record("fisher-removal", s, {"damping": 1.0}, {"forget_loss": 1.5, "retain_loss": 1.1 + 0.1 * s}) for s in (0, 1)
     ]
+    records += [record("original", s, {}, {}) for s in (0, 1)]
     found = examinations.means(examinations.sweep(records, ["damping"]), ["damping"])
     assert found.damage_mean.tolist() == pytest.approx([0.3])  # 0.1 / 0.5 and 0.2 / 0.5
     assert found.damage_sd.tolist() == pytest.approx([0.1 * math.sqrt(2)])

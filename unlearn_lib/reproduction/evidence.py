@@ -80,6 +80,13 @@ class Evidence:
         table = paper.reported("utility_and_exposure")
         return table.assign(removed=table.removed * CYCLE_SIZE // PAPER_CYCLE_SIZE)
 
+    def seconds(self, method: str, other: str) -> tuple[tuple[float, float, float], pd.Series]:
+        """The ratio of two methods' seconds in the first cycle: ours, its interval over tasks and models, and the paper's by task."""
+        first = self.utility[self.utility.removed == CYCLE_SIZE]
+        ours = first.groupby(["method", "task", "family", "size"]).seconds.mean()
+        theirs = paper.printed("runtime").set_index(["method", "task"]).seconds
+        return interval(ours[method] / ours[other]), theirs[method] / theirs[other]
+
     def level(self, method: str, measure: str, removed: int | None = None) -> Effect:
         """The mean of a measure over the cells (task, model, removed samples) of the utility tables."""
         ours = _cells(self.utility, method, measure, removed)
@@ -116,8 +123,8 @@ def _effect(ours: pd.Series, theirs: pd.Series | None) -> Effect:
     return Effect(interval(ours), len(ours), None if theirs is None else interval(theirs))
 
 
-def paired(runs: pd.DataFrame, one: pd.Series, other: pd.Series, measure: str) -> Effect:
-    """The mean difference of a measure between two selections of runs of a sweep, paired by family and seed."""
+def paired(one: pd.DataFrame, other: pd.DataFrame, measure: str) -> Effect:
+    """The mean difference of a measure between two selections of a sweep's runs, paired by family and seed."""
     keys = ["family", "seed"]
-    difference = runs[one].set_index(keys)[measure] - runs[other].set_index(keys)[measure]
+    difference = one.set_index(keys)[measure] - other.set_index(keys)[measure]
     return Effect(interval(difference), len(difference))

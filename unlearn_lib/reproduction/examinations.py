@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from unlearn_lib.reproduction import paper
+from unlearn_lib.reproduction import paper, tables
 from unlearn_lib.reproduction.scenarios import ORIGINAL
 from unlearn_lib.reproduction.store import Record
 
@@ -20,37 +20,18 @@ MEASURES = ["damage", "forget_rise", "retain_rise", "attack_auc", "retain_kl", "
 
 
 def sweep(records: Sequence[Record], names: Sequence[str]) -> pd.DataFrame:
-    """One row for each run of a sweep: family, seed, method, the options in `names`, and after one cycle the rises of the losses
-    (nats), the damage ratio (rise on retained over rise on forgotten texts), and the method's own figures."""
-    rows = []
-    for record in records:
-        config = record["config"]
-        if config["method"] == ORIGINAL:
-            continue
-        before, after = record["results"]["before"][0], record["results"]["after"][0]
-        forget, retain = (after[f"{part}_loss"] - before[f"{part}_loss"] for part in ("forget", "retain"))
-        rows.append(
-            {
-                "family": config["model"].removeprefix("nano/").split("-")[0],
-                "seed": config["seed"],
-                "method": config["method"],
-                "activation": config["activation"],
-                **{name: config["options"].get(name) for name in names},
-                "forget_rise": forget,
-                "retain_rise": retain,
-                "damage": retain / forget,
-                **{name: after.get(name, float("nan")) for name in MEASURES[3:]},
-            }
-        )
-    return pd.DataFrame(rows)
+    """One row for each run of one cycle but the originals': `tables.with_rises` with the options in `names`, and the damage ratio
+    (rise on retained over rise on forgotten texts)."""
+    runs = tables.tidy(records)
+    for name in names:
+        runs[name] = [record["config"]["options"].get(name) for record in records]
+    changed = tables.with_rises(runs)
+    return changed.assign(damage=changed.retain_rise / changed.forget_rise)
 
 
 def means(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Means and sample standard deviations of all measures over the seeds, for each family and value of `by`."""
-    groups = runs.groupby(["family", *by], sort=False, dropna=False)
-    table = groups[MEASURES].agg(["mean", "std"])
-    table.columns = pd.Index([f"{measure}_{kind}" for measure in MEASURES for kind in ("mean", "sd")])
-    return table.assign(seeds=groups.seed.nunique()).reset_index()
+    return tables.by_groups(runs, ["family", *by], MEASURES)
 
 
 def damping_figure(table: pd.DataFrame) -> Any:

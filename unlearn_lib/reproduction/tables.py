@@ -46,7 +46,12 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
 def over_seeds(runs: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     """Mean and sample standard deviation over the seeds: columns `<measure>_mean`, `<measure>_sd`, and `seeds`."""
     keys = ["task", "family", "size", "method", "removed"]
-    groups = runs.groupby(keys, sort=False)
+    return by_groups(runs, keys, measures)
+
+
+def by_groups(runs: pd.DataFrame, keys: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
+    """`over_seeds` for any keys; a missing key (NaN) is a group, too."""
+    groups = runs.groupby(list(keys), sort=False, dropna=False)
     table = groups[list(measures)].agg(["mean", "std"])
     table.columns = pd.Index([f"{measure}_{kind}" for measure in measures for kind in ("mean", "sd")])
     return table.assign(seeds=groups["seed"].nunique()).reset_index()

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from unlearn_lib.reproduction import paper
+from unlearn_lib.reproduction import paper, tables
 from unlearn_lib.reproduction.figures import style
 from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE
 from unlearn_lib.reproduction.store import Record
@@ -19,38 +19,23 @@ MEASURES = ["exposure_drop", "accuracy", "forget_loss", "holdout_loss", "attack_
 
 
 def runs(records: Sequence[Record]) -> pd.DataFrame:
-    """One row for each run: task, method, strength, seed, and what was measured.
+    """One row for each run: `tables.tidy` with its strength and the fall of exposure.
 
     `exposure_drop` is before minus after, in nats, on the forgotten samples; for DP-SGD, which has no before, from the original
     model that was trained without privacy. `epsilon` is the accountant's, of the noise that was used.
     """
-    rows = []
-    for record in records:
-        config, results = record["config"], record["results"]
-        method, before = config["method"], results["before"][0]
-        after = before if method == ORIGINAL else results["after"][0]
-        rows.append(
-            {
-                "task": config["task"],
-                "method": method,
-                "strength": config["options"].get(STRENGTHS.get(method, "step")),
-                "seed": config["seed"],
-                "epsilon": after.get("epsilon", float("nan")),
-                "exposure_drop": before["exposure_nats"] - after["exposure_nats"],
-                **{name: after[name] for name in MEASURES[1:]},
-            }
-        )
-    found = pd.DataFrame(rows)
-    found["strength"] = pd.to_numeric(found.strength, errors="coerce")  # a calibrated or retrained model has none
-    return found
+    found = tables.tidy(records)
+    given = [record["config"]["options"].get(STRENGTHS.get(record["config"]["method"], "step")) for record in records]
+    strength = pd.to_numeric(pd.Series(given, dtype=object), errors="coerce")  # a calibrated or retrained model has none
+    return found.assign(strength=strength, exposure_drop=-found.delta_exp)
 
 
 def points(found: pd.DataFrame) -> pd.DataFrame:
     """One row for each task, method and strength: means and sample standard deviations of `runs` over the seeds."""
-    groups = found.groupby(["task", "method", "strength"], sort=False, dropna=False)
-    table = groups[MEASURES].agg(["mean", "std"])
-    table.columns = pd.Index([f"{measure}_{kind}" for measure in MEASURES for kind in ("mean", "sd")])
-    return table.assign(epsilon=groups.epsilon.mean(), seeds=groups.seed.nunique()).reset_index()
+    keys = ["task", "method", "strength"]
+    table = tables.by_groups(found, keys, MEASURES)
+    spent = found.groupby(keys, sort=False, dropna=False).epsilon.mean()
+    return table.assign(epsilon=spent.to_numpy())
 
 
 def figure(table: pd.DataFrame) -> Any:
