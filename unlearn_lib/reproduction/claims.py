@@ -262,13 +262,17 @@ def _forgetting_over_cycles(e: Evidence) -> Judgement:
     found = interval(last.delta_acc)
     printed = paper.printed("cycles")
     theirs = printed[printed.method == "fisher-forgetting"].groupby("task").accuracy.agg(lambda a: a.iloc[-1] - a.iloc[0])
-    return verdict(found[1] >= -2 * MARGIN and found[2] <= 2 * MARGIN), (
+    return verdict(found[1] >= -MARGIN and found[2] <= MARGIN), (
         f"ΔACC after four cycles {text(found)} points over {len(last)} runs (paper, from the first cycle to the fourth: "
         f"{', '.join(f'{value:+.1f}' for value in theirs)})"
     )
 
 
-@claim("Ascent and Fisher Removal wreck the model over four cycles.", "Figure 5, p. 12", "fig05")
+@claim(
+    "Ascent and Fisher Removal wreck the model over four cycles (retain loss up by more than half a nat).",
+    "Figure 5, p. 12",
+    "fig05",
+)
 def _collapse_over_cycles(e: Evidence) -> Judgement:
     words, holds, fourth = [], True, e.cycles[e.cycles.removed == 4 * CYCLE_SIZE]
     for method in ("fisher-removal", *ASCENTS):

@@ -16,8 +16,9 @@ Every claim of {{cite:t}}`gu2024` that its tables and figures make, judged by th
 Effects are means over cells (a task, a model and a number of removed samples, each a mean over its seeds) with their {level:.0%}
 interval over the cells, or over runs where it says so; the paper's cells are treated alike. A claim about a difference is
 *reproduced* when the interval has the claimed side of zero to itself, a claim of no change when the interval stays within
-{margin} points. All other claims that were judged are *not reproduced*. Cells share tasks and models, so the intervals are
-somewhat too narrow.
+{margin} points; one about gradient ascent, whose optimizer the paper does not name, when both readings (raw steps, steps through
+Adam) say so. All other claims that were judged are *not reproduced*: also those that are merely undecided, which the interval
+shows. Cells share tasks and models, so the intervals are somewhat too narrow.
 
 The models are small (0.2 million weights, on all tasks but PIQA also 1 million), pre-trained from scratch on generated text,
 and answer generated questions: a verdict says what happens there, not what would happen to a model of 125 million weights.
