@@ -17,6 +17,8 @@ GOLDEN = {
     "piqa": "8818a4b3c9cafd94",
     "mathqa": "f380832801ff3921",
     "lambada": "de7aaf7e1b49d551",
+    "email": "aae4a3edfe21fc40",
+    "medical": "7b3eba830e9b9f99",
 }
 
 
@@ -38,7 +40,7 @@ def test_prompts_are_the_evaluation_harness_ones() -> None:
     lambada = load_task("lambada").test[0]
     assert lambada["completion"].startswith(" ")
     assert " " not in lambada["completion"].strip()
-    assert [load_task(name).chance for name in TASKS] == [0.25, 0.5, 0.2, 0.0]
+    assert [load_task(name).chance for name in TASKS] == [0.25, 0.5, 0.2, 0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(("name", "kinds"), [("arc_easy", ("creature", "plant", "stone")), ("piqa", ("chore",))])
@@ -72,7 +74,7 @@ def test_generated_data_are_the_same_everywhere(name: str) -> None:
 
 
 def test_unknown_names_list_the_valid_ones() -> None:
-    with pytest.raises(InputError, match="unknown task 'arc'; choose one of: arc_easy, piqa, mathqa, lambada"):
+    with pytest.raises(InputError, match="unknown task 'arc'; choose one of: arc_easy, piqa, mathqa, lambada, medical, email"):
         load_task("arc")
     with pytest.raises(InputError, match="unknown part of a task 'dev'; choose one of: train"):
         load_task("piqa", sizes={"dev": 3})
@@ -80,7 +82,7 @@ def test_unknown_names_list_the_valid_ones() -> None:
         load_task("piqa", source="nowhere")
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_no_network_is_one_clear_error_within_a_second(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
@@ -146,7 +148,7 @@ def hub_copy(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:.*rows, not .* as in the paper")
-@pytest.mark.parametrize(("hub_copy", "name"), [(name, name) for name in TASKS], indirect=["hub_copy"])
+@pytest.mark.parametrize(("hub_copy", "name"), [(name, name) for name in FORMATS], indirect=["hub_copy"])
 def test_files_of_the_hub_are_read(hub_copy: Path, name: str) -> None:
     task = load_task(name, source=hub_copy)
     expected = {

@@ -189,7 +189,7 @@ def _warnings(sets: Mapping[str, Encoded], kept: Sequence[Example], unseen: Sequ
         found.append(f"{dropped} retain texts are exact duplicates of forget texts and were dropped from the retain set")
     if dropped := len(sets["holdout"]) - len(unseen):
         found.append(f"{dropped} held-out texts are also in the forget or retain set and were dropped from the holdout")
-    if near := near_duplicates(kept, forget):
+    if near := len(near_duplicates(kept, forget)):
         found.append(
             f"{near} retain texts share half or more of their runs of 8 tokens with a forget text; they stay in the retain set, and what "
             "they say may not be forgotten"

@@ -16,8 +16,11 @@ def without(examples: Sequence[Example], others: Iterable[Example]) -> tuple[Exa
     return tuple(example for example in examples if example not in gone)
 
 
-def near_duplicates(examples: Sequence[Example], others: Sequence[Example], shingle: int = SHINGLE, share: float = NEAR) -> int:
-    """How many examples share at least half of their runs of 8 tokens with one of the others. Exact duplicates count, too.
+def near_duplicates(
+    examples: Sequence[Example], others: Sequence[Example], shingle: int = SHINGLE, share: float = NEAR
+) -> list[int]:
+    """The numbers of the examples that share at least half of their runs of 8 tokens with one of the others; exact duplicates count,
+    too.
 
     Cost: linear in the tokens, as long as runs are rarely shared.
     """
@@ -25,13 +28,14 @@ def near_duplicates(examples: Sequence[Example], others: Sequence[Example], shin
     for number, other in enumerate(others):
         for run in _runs(other, shingle):
             holders.setdefault(run, set()).add(number)
-    found = 0
-    for example in examples:
+    found = []
+    for position, example in enumerate(examples):
         runs, common = _runs(example, shingle), dict[int, int]()
         for run in runs:
             for number in holders.get(run, ()):
                 common[number] = common.get(number, 0) + 1
-        found += bool(common) and max(common.values()) >= share * len(runs)
+        if common and max(common.values()) >= share * len(runs):
+            found.append(position)
     return found
 
 

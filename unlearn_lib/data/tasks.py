@@ -1,4 +1,4 @@
-"""`load_task`: the paper's four tasks, embedded or from the hub, in one form."""
+"""`load_task`: the paper's six tasks, embedded, from the hub or from a user's own copy, in one form."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unlearn_lib.data import hub_sets
+from unlearn_lib.data import hub_sets, private_sets
 from unlearn_lib.data.formats import FORMATS
-from unlearn_lib.data.nano import arc, court, lambada, mathqa, piqa
+from unlearn_lib.data.nano import arc, court, email, lambada, mathqa, medical, piqa
+from unlearn_lib.data.nano.documents import Kind, collection, questions
 from unlearn_lib.data.nano.draw import Draw
 from unlearn_lib.errors import InputError, unknown
 
-TASKS = tuple(FORMATS)
 NANO_RECORDS: dict[str, Callable[..., dict[str, Any]]] = {
     "arc_easy": arc.record,
     "piqa": piqa.record,
     "mathqa": mathqa.record,
     "lambada": lambada.record,
 }
+PRIVATE_KINDS: dict[str, Kind] = {"medical": medical.KIND, "email": email.KIND}
+TASKS = (*FORMATS, *PRIVATE_KINDS)
+NEAR_DUPLICATES = 0.2
 NANO_SIZES = {"train": 512, "test": 400, "holdout": 256, "reference": 256}
 
 
@@ -28,8 +31,10 @@ NANO_SIZES = {"train": 512, "test": 400, "holdout": 256, "reference": 256}
 class Task:
     """A task: four data sets (`datasets.Dataset`) and how accuracy is measured.
 
-    `train` and `holdout` have the column `text` and the same distribution, but `holdout` is never trained on. `test` has
-    `prompt` and either `choices` and `label`, or `completion`. `reference` has `text`: the texts against which exposure ranks a
+    `train` and `holdout` have the column `text` and the same distribution, but `holdout` is never trained on; those of the
+    embedded `medical` and `email` also have `secrets`, the personal data in a text by what they are, and `original`, a number
+    that near-duplicates of each other share. `test` has `prompt` and either `choices` and `label`, or
+    `completion`. `reference` has `text`: the texts against which exposure ranks a
     sample. `accuracy` is "choice" or "last_word" (see `metrics.accuracy`). `chance` is the accuracy of a guess.
     """
 
@@ -55,33 +60,43 @@ class Task:
         return digest.hexdigest()
 
 
-def load_task(name: str, source: str | Path = "nano", seed: int = 0, sizes: Mapping[str, int] | None = None) -> Task:
+def load_task(
+    name: str,
+    source: str | Path = "nano",
+    seed: int = 0,
+    sizes: Mapping[str, int] | None = None,
+    near_duplicates: float = NEAR_DUPLICATES,
+) -> Task:
     """Load a task of the paper.
 
     Args:
-        name: `arc_easy`, `piqa`, `mathqa` or `lambada`.
+        name: `arc_easy`, `piqa`, `mathqa` or `lambada`; `medical` or `email` of the case studies.
         source: `"nano"`: generated here, fictitious, identical everywhere, no network. `"hub"`: the public data set. A folder: a
             local copy of that data set's files.
         seed: Which records are generated (`"nano"`), or which are kept when `sizes` asks for fewer than there are.
         sizes: Number of rows by part (`train`, `test`, `holdout`, `reference`); `"nano"` has 512, 400, 256, 256 by default, the
             other sources all rows.
+        near_duplicates: Of the embedded `medical` and `email`: the probability that a text is a near-duplicate of an earlier one.
 
     Raises:
-        InputError: Unknown task or part; a folder whose files do not fit.
+        InputError: Unknown task or part; a folder whose files do not fit; a probability that is none.
         HubUnavailableError: `"hub"` without a network, and nothing in the local cache; raised within about a second.
     """
-    if name not in FORMATS:
+    if name not in TASKS:
         raise unknown("task", name, TASKS)
     for part in sizes or {}:
         if part not in NANO_SIZES:
             raise unknown("part of a task", part, NANO_SIZES)
-    rows = _nano_rows(name, seed, {**NANO_SIZES, **(sizes or {})}) if source == "nano" else _hub_rows(name, source)
-    fmt = FORMATS[name]
-    parts: dict[str, list[dict[str, Any]]] = {
-        part: [{"text": text} for row in rows[part] if (text := fmt.text(row)) is not None] for part in ("train", "holdout")
-    }
-    parts["test"] = [question for row in rows["test"] if (question := fmt.question(row)) is not None]
-    parts["reference"] = list(rows["reference"])
+    if not 0 <= near_duplicates < 1:
+        raise InputError(
+            f"near_duplicates is the probability of a near-duplicate, at least 0 and below 1; got {near_duplicates}"
+        )
+    wanted = {**NANO_SIZES, **(sizes or {})}
+    if name in PRIVATE_KINDS:
+        parts, accuracy = _private_parts(name, source, seed, wanted, near_duplicates), "last_word"
+    else:
+        rows = _nano_rows(name, seed, wanted) if source == "nano" else _hub_rows(name, source)
+        parts, accuracy = _formatted(name, rows), FORMATS[name].accuracy
     if source != "nano":
         for part, size in (sizes or {}).items():
             if size < len(parts[part]):
@@ -89,7 +104,35 @@ def load_task(name: str, source: str | Path = "nano", seed: int = 0, sizes: Mapp
 
     from datasets import Dataset
 
-    return Task(name, str(source), seed, accuracy=fmt.accuracy, **{part: Dataset.from_list(parts[part]) for part in parts})
+    return Task(name, str(source), seed, accuracy=accuracy, **{part: Dataset.from_list(parts[part]) for part in parts})
+
+
+def _formatted(name: str, rows: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    fmt = FORMATS[name]
+    parts: dict[str, list[dict[str, Any]]] = {
+        part: [{"text": text} for row in rows[part] if (text := fmt.text(row)) is not None] for part in ("train", "holdout")
+    }
+    parts["test"] = [question for row in rows["test"] if (question := fmt.question(row)) is not None]
+    parts["reference"] = list(rows["reference"])
+    return parts
+
+
+def _private_parts(
+    name: str, source: str | Path, seed: int, sizes: Mapping[str, int], near_duplicates: float
+) -> dict[str, list[dict[str, Any]]]:
+    if source == "hub":
+        raise InputError(private_sets.NO_HUB.format(name=name))
+    if source != "nano":
+        return private_sets.read_parts(name, Path(source))
+    kind = PRIVATE_KINDS[name]
+    parts = {part: collection(kind, ["task", name, seed, part], sizes[part], near_duplicates) for part in ("train", "holdout")}
+    parts["test"] = questions(kind, ["task", name, seed, "test"], sizes["test"])
+    parts["reference"] = _judgments(name, seed, sizes["reference"])
+    return parts
+
+
+def _judgments(name: str, seed: int, count: int) -> list[dict[str, Any]]:
+    return [{"text": court.judgment(Draw("task", name, seed, "reference", i))} for i in range(count)]
 
 
 def _nano_rows(name: str, seed: int, sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -104,7 +147,7 @@ def _nano_rows(name: str, seed: int, sizes: Mapping[str, int]) -> dict[str, Any]
             if (key := repr(row)) not in seen:
                 seen.add(key)
                 rows[part].append(row)
-    rows["reference"] = [{"text": court.judgment(Draw("task", name, seed, "reference", i))} for i in range(sizes["reference"])]
+    rows["reference"] = _judgments(name, seed, sizes["reference"])
     return rows
 
 

@@ -50,26 +50,33 @@ class Bench:
         self.original = self.trained(range(len(self.order)))
         self.training_seconds = time.perf_counter() - start
         self._retrained: dict[int, Result] = {}
-        self._before: dict[int, dict[str, float]] = {}
+        self._before: dict[int, dict[str, Any]] = {}
         self._predictions: dict[int, dict[str, list[tuple[Batch, Tensor]]]] = {}
 
     def run(self, scenario: Scenario) -> tuple[dict[str, Any], dict[str, float]]:
         """(results, timing) of one scenario. Results: `before` and `after`, one entry per cycle, and its detail."""
-        sizes = [scenario.cycle_size * (cycle + 1) for cycle in range(scenario.cycles)]
+        sizes = self.sizes(scenario)
         results: dict[str, Any] = {"before": [self.before(size) for size in sizes]}
         detail = DETAILS[scenario.detail]
         if scenario.method == ORIGINAL:
             return results | detail(self, self.original, sizes[-1]), {"training_seconds": self.training_seconds}
         results["after"], timing, model = [], {}, self.original
         for cycle, size in enumerate(sizes):
-            model, found, seconds = self.forget(scenario, model, cycle)
+            model, found, seconds = self.forget(scenario, model, size)
             timing[f"cycle_{cycle + 1}_seconds"] = seconds
             results["after"].append(self.measure(model, size) | found)
         return results | detail(self, model, sizes[-1]), timing
 
-    def forget(self, scenario: Scenario, model: Any, cycle: int) -> tuple[Any, dict[str, float], float]:
-        """(new model, what the method says of itself, seconds) of one cycle that starts from `model`."""
-        size = scenario.cycle_size * (cycle + 1)
+    def sizes(self, scenario: Scenario) -> list[int]:
+        """How many samples are gone after each cycle."""
+        return [scenario.cycle_size * (cycle + 1) for cycle in range(scenario.cycles)]
+
+    def start(self, scenario: Scenario, size: int) -> int:
+        """How many samples were gone before the cycle that ends with `size`."""
+        return size - scenario.cycle_size
+
+    def forget(self, scenario: Scenario, model: Any, size: int) -> tuple[Any, dict[str, float], float]:
+        """(new model, what the method says of itself, seconds) of the cycle that starts from `model` and ends with `size`."""
         if scenario.method == PRIVATE:
             return self._private(scenario)
         result = self.retrained(size) if scenario.method == "retrain" else self._unlearn(scenario, model, size)
@@ -81,7 +88,7 @@ class Bench:
         return result.model, found, result.cost.seconds
 
     def _unlearn(self, scenario: Scenario, model: Any, size: int) -> Result:
-        start = size - scenario.cycle_size
+        start = self.start(scenario, size)
         method = method_name(scenario.method)
         stops = "holdout" in METHODS[method].from_options(scenario.options).required()
         unseen = range(scenario.measured, len(self.task.holdout))  # not the texts that are measured
@@ -111,7 +118,7 @@ class Bench:
             self._retrained[size] = self._unlearn(gold, self.original, size)
         return self._retrained[size]
 
-    def before(self, size: int) -> dict[str, float]:
+    def before(self, size: int) -> dict[str, Any]:
         """What is measured of the original model, with `size` samples about to be forgotten."""
         if size not in self._before:
             self._before[size] = self.measure(self.original, size)
@@ -121,7 +128,7 @@ class Bench:
         """The indices of D+ after `size` samples were forgotten, in the data's own order."""
         return sorted(self.order[size:])
 
-    def measure(self, model: Any, size: int) -> dict[str, float]:
+    def measure(self, model: Any, size: int) -> dict[str, Any]:
         """Losses (mean NLL per sequence, nats), accuracy (percent), mean exposure of the forgotten samples, the loss attack's AUC
         and the distances to the retrained model (nats a token)."""
         parts = self.parts(size)

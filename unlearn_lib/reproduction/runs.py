@@ -10,7 +10,6 @@ import torch
 
 from unlearn_lib.errors import InputError
 from unlearn_lib.progress import Say
-from unlearn_lib.reproduction.bench import Bench
 from unlearn_lib.reproduction.processes import completed
 from unlearn_lib.reproduction.scenarios import Scenario
 from unlearn_lib.reproduction.store import Record, RunStore
@@ -61,7 +60,7 @@ def load(scenarios: Iterable[Scenario], store: RunStore) -> list[Record]:
 
 def _one_by_one(groups: Sequence[Sequence[Scenario]], store: RunStore) -> Iterator[str]:
     for group in groups:
-        bench = Bench(group[0])
+        bench = group[0].bench()
         for scenario in group:
             start = time.perf_counter()
             results, timing = bench.run(scenario)

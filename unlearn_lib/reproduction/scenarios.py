@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unlearn_lib.data.tasks import Task, load_task
 from unlearn_lib.methods import METHODS
 from unlearn_lib.models import manifest
 from unlearn_lib.training import TrainingConfig
+
+if TYPE_CHECKING:
+    from unlearn_lib.reproduction.bench import Bench
 
 NUMERICS_VERSION = 3
 """Raised by hand whenever a change of the code changes results, so that older records are no longer used."""
@@ -74,7 +77,17 @@ class Scenario:
 
     def load_task(self) -> Task:
         """The scenario's texts; loaded once a process."""
-        return _task(self.task, self.seed, tuple(self.sizes().items()))
+        return _task(*self.data())
+
+    def data(self) -> tuple[Any, ...]:
+        """What `load_task` is asked for: task, seed, sizes, and more where a kind of scenario has more."""
+        return self.task, self.seed, tuple(self.sizes().items())
+
+    def bench(self, device: str = "cpu") -> Bench:
+        """Train the original model, ready for this scenario and all that share it."""
+        from unlearn_lib.reproduction.bench import Bench
+
+        return Bench(self, device)
 
     def shared(self) -> dict[str, Any]:
         """What scenarios have in common that share an original model and all that is measured of it."""
@@ -93,7 +106,7 @@ class Scenario:
             "numerics": NUMERICS_VERSION,
             "profile": "nano",
             **asdict(self),
-            "data_sha256": _task_sha256(self.task, self.seed, tuple(self.sizes().items())),
+            "data_sha256": _task_sha256(*self.data()),
             "model_sha256": model_files,
         }
 
@@ -104,10 +117,10 @@ def method_name(label: str) -> str:
 
 
 @cache
-def _task(name: str, seed: int, sizes: tuple[tuple[str, int], ...]) -> Task:
-    return load_task(name, "nano", seed, dict(sizes))
+def _task(name: str, seed: int, sizes: tuple[tuple[str, int], ...], *more: Any) -> Task:
+    return load_task(name, "nano", seed, dict(sizes), *more)
 
 
 @cache
-def _task_sha256(name: str, seed: int, sizes: tuple[tuple[str, int], ...]) -> str:
-    return _task(name, seed, sizes).sha256()
+def _task_sha256(*data: Any) -> str:
+    return _task(*data).sha256()
