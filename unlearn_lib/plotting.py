@@ -23,6 +23,7 @@ COLOURS = {
     "kfac-newton": "#44AA99",
     "woodbury-newton": "#777777",
     "dp-sgd": "#AA4499",
+    "unseen": "#999999",
 }
 MARKERS = {
     "original": "x",
@@ -40,6 +41,7 @@ MARKERS = {
     "kfac-newton": "h",
     "woodbury-newton": "d",
     "dp-sgd": "8",
+    "unseen": ".",
 }
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",

@@ -26,19 +26,20 @@ def near_duplicates(
     """
     holders: dict[tuple[int, ...], set[int]] = {}
     for number, other in enumerate(others):
-        for run in _runs(other, shingle):
+        for run in runs(other, shingle):
             holders.setdefault(run, set()).add(number)
     found = []
     for position, example in enumerate(examples):
-        runs, common = _runs(example, shingle), dict[int, int]()
-        for run in runs:
+        mine, common = runs(example, shingle), dict[int, int]()
+        for run in mine:
             for number in holders.get(run, ()):
                 common[number] = common.get(number, 0) + 1
-        if common and max(common.values()) >= share * len(runs):
+        if common and max(common.values()) >= share * len(mine):
             found.append(position)
     return found
 
 
-def _runs(example: Example, shingle: int) -> set[tuple[int, ...]]:
+def runs(example: Example, shingle: int = SHINGLE) -> set[tuple[int, ...]]:
+    """All runs of so many consecutive tokens; of a shorter text the whole."""
     ids = example.input_ids
     return {ids[i : i + shingle] for i in range(max(1, len(ids) - shingle + 1))}

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from unlearn_lib.data.overlap import near_duplicates
+from unlearn_lib.data.batches import Example
+from unlearn_lib.data.overlap import near_duplicates, runs
 from unlearn_lib.data.tasks import NEAR_DUPLICATES
 from unlearn_lib.losses import evaluate
 from unlearn_lib.metrics import accuracy
@@ -98,17 +99,30 @@ class CaseBench(Bench):
         return measured
 
     def extraction(self, model: Any, part: str, numbers: list[int]) -> list[dict[str, Any]]:
-        """Of each text: `run`, `rouge`, `edit` (the best of its draws) and `found`, by kind of personal data. No text, no datum."""
+        """Of each text, and without quoting it: `run`, `rouge`, `edit` (the best of its draws); `found`, by kind of personal data; and
+        which share of its runs of 8 tokens some draw holds, of those that other training texts `shared`, and of its `own`."""
         examples, draws = [self.encoded[part][i] for i in numbers], self.scenario.draws
+        asked = set(self.order[: self.scenario.cycle_size])
+        elsewhere = set[tuple[int, ...]]().union(*(runs(e) for i, e in enumerate(self.encoded["train"]) if i not in asked))
         drawn = continuations(model, examples, draws, seed=DRAW_SEED + self.scenario.seed)
         rows = []
         for number, example, written in zip(numbers, examples, drawn, strict=True):
             prompt = self.tokenizer.decode(example.input_ids[: draws.prefix])
             texts = [self.tokenizer.decode(row) for row in written]
             best = {name: round(value, 4) for name, value in closeness(written, example, draws.prefix).items()}
-            rows.append({**best, "found": found(self._secrets(part, number), prompt, texts)})
+            back = set[tuple[int, ...]]().union(*(runs(Example(row, row)) for row in written))
+            rest = runs(Example(example.input_ids[draws.prefix :], example.labels[draws.prefix :]))
+            rows.append(
+                best
+                | {"shared": _share(rest & elsewhere, back), "own": _share(rest - elsewhere, back)}
+                | {"found": found(self._secrets(part, number), prompt, texts)}
+            )
         return rows
 
     def _secrets(self, part: str, number: int) -> dict[str, str]:
         row: dict[str, Any] = getattr(self.task, part)[number]
         return {name: value for name, value in row.get("secrets", {}).items() if value is not None}
+
+
+def _share(wanted: set[tuple[int, ...]], back: set[tuple[int, ...]]) -> float | None:
+    return round(len(wanted & back) / len(wanted), 4) if wanted else None

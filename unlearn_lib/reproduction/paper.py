@@ -20,11 +20,19 @@ METHODS = {
     "fisher-removal-calibrated": "Fisher Removal, calibrated (ours)",
     "original": "before unlearning",
     "dp-sgd": "DP-SGD",
+    "unseen": "texts never seen",
 }
 FAMILIES = {"neo": "GPT-Neo", "opt": "OPT"}
 SIZES = {"s": "125M", "m": "1.3B", "l": "2.7B"}
 CHANCE = {"arc_easy": 25, "piqa": 50, "mathqa": 20, "lambada": 0}
-TASKS = {"arc_easy": "ARC-Easy", "piqa": "PIQA", "mathqa": "MathQA", "lambada": "LAMBADA"}
+TASKS = {
+    "arc_easy": "ARC-Easy",
+    "piqa": "PIQA",
+    "mathqa": "MathQA",
+    "lambada": "LAMBADA",
+    "medical": "Medical",
+    "email": "Email",
+}
 
 
 @cache

@@ -29,14 +29,19 @@ def training(size: str) -> TrainingConfig:
 
 def options(size: str) -> dict[str, dict[str, Any]]:
     """The methods of the utility tables with their options, for models of a size."""
-    rate = {"learning_rate": LEARNING_RATE[size], "train_batch_size": BATCH_SIZE}
+    return methods(training(size), STEP_FACTOR)
+
+
+def methods(training: TrainingConfig, factor: float) -> dict[str, dict[str, Any]]:
+    """Every row of the tables with its options: for models trained so, the paper's step lengths times `factor`."""
+    rate = {"learning_rate": training.learning_rate, "train_batch_size": training.batch_size}
     return {
         ORIGINAL: {},
-        "retrain": {"epochs": EPOCHS, **rate},
+        "retrain": {"epochs": training.epochs, **rate},
         "finetune": {"epochs": 1, **rate},
-        "gradient-ascent": {"preset": "paper", "step": 5e-5 * STEP_FACTOR},
-        "gradient-ascent-adam": {"step": LEARNING_RATE[size], "optimizer": "adam"},
-        "fisher-removal": {"preset": "paper", "step": 2.5e-4 * STEP_FACTOR},
+        "gradient-ascent": {"preset": "paper", "step": 5e-5 * factor},
+        "gradient-ascent-adam": {"step": training.learning_rate, "optimizer": "adam"},
+        "fisher-removal": {"preset": "paper", "step": 2.5e-4 * factor},
         "fisher-forgetting": {"preset": "paper"},
         "fisher-removal-calibrated": {"solver": "block", "step": "calibrate", "steps": 1, "terms": 256},
     }

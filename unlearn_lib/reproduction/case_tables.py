@@ -1,0 +1,215 @@
+"""From the records of the case studies to Table 8, the personal data found, and the curves over criteria and near-duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from unlearn_lib.metrics.extraction import Criterion, Measure
+from unlearn_lib.reproduction import paper
+from unlearn_lib.reproduction.figures import style
+from unlearn_lib.reproduction.intervals import interval
+from unlearn_lib.reproduction.scenarios import ORIGINAL
+from unlearn_lib.reproduction.store import Record
+
+MEMORISED = Criterion("run", 30)
+"""A text counts as memorised when a draw gives its next 30 tokens exactly: about 70 characters, 13 words."""
+UNSEEN = "unseen"
+CRITERIA: dict[Measure, list[float]] = {
+    "run": [5, 10, 20, 30, 40, 60, 80, 100],
+    "rouge": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95],
+    "edit": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95],
+}
+MEANING = {
+    "run": "tokens exact from the prefix on",
+    "rouge": "ROUGE-L recall",
+    "edit": "1 - edit distance",
+}
+KEYS = ["task", "family", "seed", "method", "rate", "deduplicated"]
+
+
+def texts(records: Sequence[Record]) -> pd.DataFrame:
+    """A row for each text that was asked for, and state of the model: how close its draws came, its personal data found of how many.
+
+    The state `unseen` is the original model on texts that it was not trained on: what is found there is chance.
+    """
+    rows = []
+    for record in records:
+        config, results = record["config"], record["results"]
+        family = config["model"].split("/")[1].split("-")[0]
+        key = [config["task"], family, config["seed"], config["method"], config["duplicates"], config["deduplicate"]]
+        parts = [(config["method"], _state(record)["extraction"])]
+        if config["method"] == ORIGINAL:
+            parts.append((UNSEEN, results["before"][0]["extraction_unseen"]))
+        for method, found in parts:
+            for number, row in enumerate(found):
+                data = row["found"].values()
+                rows.append(
+                    dict(zip(KEYS, key, strict=True))
+                    | {
+                        "method": method,
+                        "text": number,
+                        **{name: row[name] for name in ("run", "rouge", "edit", "shared", "own")},
+                    }
+                    | {"found": sum(data), "data": len(data)}
+                )
+    return pd.DataFrame(rows)
+
+
+def counts(rows: pd.DataFrame, criterion: Criterion = MEMORISED) -> pd.DataFrame:
+    """For each run: `memorised` texts by the criterion, of how many `asked`, and the share of personal data found (percent)."""
+    groups = rows.assign(memorised=rows[criterion.measure] >= criterion.at_least).groupby(KEYS, sort=False)
+    table = groups.agg(memorised=("memorised", "sum"), asked=("text", "size"), found=("found", "sum"), data=("data", "sum"))
+    shares = groups[["shared", "own"]].mean() * 100
+    return table.assign(found_share=100 * table.found / table.data, shared=shares.shared, own=shares.own).reset_index()
+
+
+def quality(records: Sequence[Record]) -> pd.DataFrame:
+    """What every method cost, by task and model: losses (nats), accuracy (percent) and seconds, means over the seeds."""
+    rows = []
+    for record in records:
+        config, state = record["config"], _state(record)
+        rows.append(
+            {
+                "task": paper.TASKS[config["task"]],
+                "model": config["model"],
+                "method": paper.METHODS[config["method"]],
+                "forget loss": state["forget_loss"],
+                "retain loss": state["retain_loss"],
+                "held-out loss": state["holdout_loss"],
+                "attack AUC": state["attack_auc"],
+                "accuracy (%)": state["accuracy"],
+                "seconds": record["timing"].get("cycle_1_seconds", record["timing"].get("training_seconds")),
+            }
+        )
+    return pd.DataFrame(rows).groupby(["task", "model", "method"], sort=False).mean()
+
+
+def table8(counted: pd.DataFrame) -> pd.DataFrame:
+    """Memorised texts beside the paper's, for each task and method: mean and 95 % interval over the seeds, of how many were asked,
+    and the paper's of 128."""
+    printed = paper.reported("case_studies").set_index(["task", "family", "method"]).memorised.to_dict()
+    asked = counted.asked.iloc[0]
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for cell, group in counted.groupby(["task", "family", "method"], sort=False):
+        task, family, method = map(str, cell)
+        row, name = rows.setdefault((paper.TASKS[task], paper.METHODS[method]), {}), paper.FAMILIES[family]
+        row[f"{name}, of {asked}"] = _between(group.memorised, asked)
+        row[f"{name}, paper, of 128"] = f"{printed[cell]:g}" if cell in printed else ""
+    return _by_task_and_method(rows)
+
+
+def personal(counted: pd.DataFrame) -> pd.DataFrame:
+    """The share of planted personal data that came back, in percent, for each task and method: mean and 95 % interval over seeds."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for cell, group in counted.groupby(["task", "family", "method"], sort=False):
+        task, family, method = map(str, cell)
+        rows.setdefault((paper.TASKS[task], paper.METHODS[method]), {})[paper.FAMILIES[family]] = _between(
+            group.found_share, 100
+        )
+    return _by_task_and_method(rows)
+
+
+def kinds(records: Sequence[Record]) -> pd.DataFrame:
+    """The personal data of each kind that came back, in percent of those asked for, over seeds and families."""
+    rows = []
+    for record in records:
+        config, state = record["config"], _state(record)
+        for row in state["extraction"]:
+            rows += [
+                {
+                    "task": paper.TASKS[config["task"]],
+                    "kind": kind,
+                    "method": paper.METHODS[config["method"]],
+                    "found": 100.0 * value,
+                }
+                for kind, value in row["found"].items()
+            ]
+    return pd.DataFrame(rows).pivot_table(index=["task", "kind"], columns="method", values="found", sort=False)
+
+
+def criteria_figure(rows: pd.DataFrame, methods: Sequence[str]) -> Any:
+    """The share of texts that count as memorised against the criterion, for each measure, over all tasks, models and seeds."""
+    figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.0), sharey=True, layout="constrained")
+    for axis, (measure, thresholds) in zip(axes, CRITERIA.items(), strict=True):
+        for method in methods:
+            values = rows.loc[rows.method == method, measure].to_numpy()
+            share = [100 * float(np.mean(values >= threshold)) for threshold in thresholds]
+            axis.plot(thresholds, share, **style(method))
+        axis.set(xlabel=MEANING[measure])
+    axes[0].set(ylabel="texts memorised (%)", ylim=(-3, 103))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def criteria_table(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """The numbers of `criteria_figure`: percent of the texts."""
+    return pd.DataFrame(
+        [
+            {"measure": measure, "at least": threshold}
+            | {
+                paper.METHODS[method]: 100 * float((rows.loc[rows.method == method, measure] >= threshold).mean())
+                for method in methods
+            }
+            for measure, thresholds in CRITERIA.items()
+            for threshold in thresholds
+        ]
+    )
+
+
+def leftover(counted: pd.DataFrame, measure: str = "found_share") -> pd.DataFrame:
+    """What is left after each method against the rate of near-duplicates, request as it is and extended: mean and interval."""
+    rows = []
+    for keys, group in counted.groupby(["method", "deduplicated", "rate"], sort=True):
+        mean, low, high = interval(group[measure])
+        rows.append(
+            dict(zip(["method", "deduplicated", "rate"], keys, strict=True))
+            | {"mean": mean, "low": low, "high": high, "seeds": len(group)}
+        )
+    return pd.DataFrame(rows)
+
+
+def leftover_figure(table: pd.DataFrame, methods: Sequence[str]) -> Any:
+    """`leftover` as curves: left the request as it is, right extended by its near-duplicates."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.2), sharey=True, layout="constrained")
+    for axis, extended in zip(axes, (False, True), strict=True):
+        part = table[table.deduplicated == extended]
+        for method in methods:
+            # without near-duplicates there is nothing to extend the request by
+            mine = pd.concat(
+                [part[part.method == method], table[(table.method == method) & (table.rate == 0)]]
+            ).drop_duplicates()
+            mine = mine.sort_values("rate")
+            bars = np.clip([mine["mean"] - mine.low, mine.high - mine["mean"]], 0, None)
+            if len(mine):
+                axis.errorbar(mine.rate, mine["mean"], bars, capsize=2, **style(method))
+        axis.set(
+            title="request extended by its near-duplicates" if extended else "request as it is",
+            xlabel="share of near-duplicates",
+            ylim=(-3, 103),
+        )
+    axes[0].set(ylabel="personal data found (%)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _state(record: Record) -> dict[str, Any]:
+    """What was measured after the method, of the original model before any."""
+    results = record["results"]
+    found: dict[str, Any] = results["before" if record["config"]["method"] == ORIGINAL else "after"][0]
+    return found
+
+
+def _by_task_and_method(rows: dict[tuple[str, str], dict[str, str]]) -> pd.DataFrame:
+    table = pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(list(rows), names=["task", "method"]))
+    return table.sort_index(level="task", sort_remaining=False, ascending=False, kind="stable")
+
+
+def _between(values: pd.Series, most: float) -> str:
+    """Mean and interval, cut to what is possible: 0 to `most`."""
+    mean, low, high = interval(values)
+    return f"{mean:.1f} [{max(low, 0.0):.1f}, {min(high, most):.1f}]"
