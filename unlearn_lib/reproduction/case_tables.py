@@ -114,6 +114,38 @@ def personal(counted: pd.DataFrame) -> pd.DataFrame:
     return _by_task_and_method(rows)
 
 
+def seconds(records: Sequence[Record]) -> pd.DataFrame:
+    """Seconds of a method beside the paper's: means over the seeds."""
+    rows = []
+    for record in records:
+        config = record["config"]
+        if config["method"] != ORIGINAL:
+            family = config["model"].split("/")[1].split("-")[0]
+            rows.append(
+                {
+                    "task": config["task"],
+                    "family": family,
+                    "method": config["method"],
+                    "ours": record["timing"]["cycle_1_seconds"],
+                }
+            )
+    ours = pd.DataFrame(rows).groupby(["task", "family", "method"], sort=False).mean().reset_index()
+    theirs = paper.reported("case_studies")[["task", "family", "method", "seconds"]].rename(columns={"seconds": "paper"})
+    table = ours.merge(theirs, on=["task", "family", "method"], how="left")
+    names = table.assign(
+        task=table.task.map(paper.TASKS), method=table.method.map(paper.METHODS), family=table.family.map(paper.FAMILIES)
+    )
+    return names.pivot_table(index=["task", "method"], columns="family", values=["ours", "paper"], sort=False)
+
+
+def recovered(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the runs of 8 tokens in the requested texts, the percentage that draws hold: of `shared` ones and of the text's `own`."""
+    means = 100 * rows.groupby(["task", "method"], sort=False)[["shared", "own"]].mean()
+    names = means.reset_index()
+    names["task"], names["method"] = names.task.map(paper.TASKS), names.method.map(paper.METHODS)
+    return names.set_index(["task", "method"])
+
+
 def kinds(records: Sequence[Record]) -> pd.DataFrame:
     """The personal data of each kind that came back, in percent of those asked for, over seeds and families."""
     rows = []
@@ -171,6 +203,19 @@ def leftover(counted: pd.DataFrame, measure: str = "found_share") -> pd.DataFram
             | {"mean": mean, "low": low, "high": high, "seeds": len(group)}
         )
     return pd.DataFrame(rows)
+
+
+def leftover_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`leftover` as text: a row for each method and request, a column for each rate."""
+    shown = table.assign(
+        method=table.method.map(paper.METHODS),
+        request=table.deduplicated.map({False: "as it is", True: "extended"}),
+        text=[
+            f"{m:.1f} [{max(low, 0):.1f}, {min(high, 100):.1f}]"
+            for m, low, high in zip(table["mean"], table.low, table.high, strict=True)
+        ],
+    )
+    return shown.pivot(index=["method", "request"], columns="rate", values="text").fillna("")
 
 
 def leftover_figure(table: pd.DataFrame, methods: Sequence[str]) -> Any:
