@@ -70,24 +70,35 @@ def check(request: Request) -> dict[str, list[Row]]:
 
 
 def plan(request: Request, rows: Mapping[str, list[Row]]) -> list[str]:
-    """What `run` would do and need, as lines; nothing is computed or written."""
-    from unlearn_lib.models import load_model
+    """What `run` would do and need, as lines; nothing is computed or written.
+
+    Where the model's weights are not on this machine, its shape is enough: see `unlearn_lib.shapes`.
+    """
+    from unlearn_lib.methods.needs import model_bytes
     from unlearn_lib.progress import quiet_libraries
+    from unlearn_lib.shapes import load_for_plan
     from unlearn_lib.unlearning import prepare
 
     quiet_libraries()
-    model, tokenizer = load_model(request.model, device=request.device)
-    prepared = prepare(model, tokenizer, **_arguments(request, rows), options=request.options)
+    found = load_for_plan(request.model, request.device)
+    model, notes = found.model, found.notes
+    prepared = prepare(model, found.tokenizer, **_arguments(request, rows), options=request.options)
+    if found.tokenizer is None:
+        notes = [*notes, f"no tokenizer is at hand, so every text counts as {prepared.length:,} tokens (--max-length)"]
     inputs = prepared.inputs
     tokens = sum(len(example.input_ids) for example in inputs.forget)
+    needs, own = prepared.method.plan(model, inputs), model_bytes(model)
+    where = f"on {model.device}" if found.weights else "by its shape alone, without weights"
     lines = [
-        f"model: {request.model}, {_parameters(model)['trainable']:,} trainable parameters, on {model.device}",
+        f"model: {request.model}, {_parameters(model)['trainable']:,} trainable parameters, {where}",
         f"texts: {len(inputs.forget)} to forget ({tokens:,} tokens), {len(inputs.retain)} to retain, "
         f"{len(inputs.holdout) + len(prepared.holdout_for_report)} held out",
         f"method: {request.method}, " + ", ".join(f"{key}={value}" for key, value in prepared.method.model_dump().items()),
-        f"needs: {prepared.method.plan(model, inputs)}",
+        f"needs: {needs}",
+        f"in all: about {(own + needs.peak_memory_bytes) / 2**20:,.0f} MiB of memory with the model's own {own / 2**20:,.0f} MiB "
+        f"({str(model.dtype).removeprefix('torch.')})",
     ]
-    return lines + [f"note: {warning}" for warning in prepared.warnings]
+    return lines + [f"note: {note}" for note in [*notes, *prepared.warnings]]
 
 
 def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
