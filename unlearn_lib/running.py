@@ -14,6 +14,7 @@ from unlearn_lib.files import new_folder, refuse_to_overwrite, write_text
 from unlearn_lib.progress import Say
 
 SCHEMA_VERSION = 1
+"""Of report.json. Raised where a key goes or changes its meaning; a new key leaves it as it is."""
 PARTS = ("forget", "retain", "holdout")
 
 
@@ -31,6 +32,7 @@ class Request:
     device: str = "auto"
     batch_size: int = 8
     max_length: int | None = None
+    show_texts: bool = False
 
 
 def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:
@@ -111,6 +113,7 @@ def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
     from unlearn_lib.progress import ProgressBar, quiet_libraries
     from unlearn_lib.report.measure import measure
     from unlearn_lib.report.page import render
+    from unlearn_lib.report.texts import forget_texts
     from unlearn_lib.unlearning import carry_out, prepare
 
     assert request.out is not None
@@ -136,6 +139,7 @@ def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
             "config": result.config,
             "losses": {name: {"before": before.mean_loss(name), "after": after.mean_loss(name)} for name in PARTS},
             "metrics": {"before": dict(before.metrics), "after": dict(after.metrics)},
+            "forget_texts": forget_texts(rows["forget"], sets["forget"], before, after, show=request.show_texts),
             "solution": _solution(result.solution),
             "cost": vars(result.cost),
             "history": result.history,
@@ -147,6 +151,8 @@ def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
         write_text(folder / "report.html", render(report, before.losses, after.losses))
     for warning in result.warnings:
         say(f"warning: {warning}")
+    if request.show_texts:
+        say(f"note: both reports show {len(report['forget_texts'])} forget texts in full")
     for name in (name for name in PARTS if name in before.losses):
         say(f"{name} loss: {before.mean_loss(name):.3f} -> {after.mean_loss(name):.3f}")
     return request.out
