@@ -1,6 +1,6 @@
 """The shapes of the paper's six models as published with them, for plans where not even a configuration is at hand.
 
-Each is checked by the number of parameters that it gives; the numbers of heads are those of the authors' own tables.
+A test checks each by the number of parameters that it gives, which does not depend on the number of heads and the window.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Models by their shape: a configuration without the weights. What a plan needs where a model is not on this machine.
 
-The parameters are torch's fake tensors, which have a shape, a number format and a device (the CPU) and no contents, so that a model of any
-size takes no memory, and nothing can be computed with it.
+The parameters are torch's fake tensors, which have a shape, a number format and a device (the CPU) and no contents: a model of any
+size takes no memory, and nothing can be computed with it. (On torch's meta device GPT-Neo's forward pass cannot be differentiated.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from unlearn_lib.published import PUBLISHED, published_config
 
 @dataclass
 class ForPlan:
-    """What a plan is made from. `tokenizer` is None where there is none at hand; `notes` are sentences for the user."""
+    """What a plan is made from. `tokenizer` is None where there is none at hand; `notes` are sentences for the user;
+    `weights` says whether the model has any."""
 
     model: Any
     tokenizer: Any

@@ -148,6 +148,7 @@ def prepare(
     options: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """Check a request and encode its texts: all that `unlearn` does before the method runs. Arguments as of `unlearn`.
+
     For a plan `tokenizer` may be None: every text then counts as `max_length` tokens.
     """
     given = {"retain": retain, "holdout": holdout, "base": base}
