@@ -95,7 +95,13 @@ def methods(as_json: bool) -> None:
 @click.option("--device", default="auto", show_default=True)
 @click.option("--batch-size", default=8, show_default=True, help="Texts that go through the model at a time.")
 @click.option("--max-length", type=int, help="Cut longer texts to this many tokens; default: the model's context.")
-@click.option("--plan", "only_plan", is_flag=True, help="Say what would be done and what it needs; compute and write nothing.")
+@click.option(
+    "--plan",
+    "only_plan",
+    is_flag=True,
+    help="Say what would be done and what it needs, also of a model that is not here; compute and write nothing.",
+)
+@click.option("--show-texts", is_flag=True, help="Show what forget texts say in the report; otherwise none is shown.")
 @_plain_errors
 def run(
     model: str,
@@ -111,6 +117,7 @@ def run(
     batch_size: int,
     max_length: int | None,
     only_plan: bool,
+    show_texts: bool,
 ) -> None:
     """Make a model of your own forget texts.
 
@@ -133,6 +140,7 @@ def run(
         device=device,
         batch_size=batch_size,
         max_length=max_length,
+        show_texts=show_texts,
     )
     rows = running.check(request)
     if only_plan:

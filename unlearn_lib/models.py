@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def load_model(
         raise InputError(f"there is no model folder {name}; embedded models are: {', '.join(nano.SPECS)}")
     else:
         offline = not hub_reachable()
-        if offline and not _cached(name, revision):  # said before the slow import of transformers
+        if offline and not in_cache(name, revision):  # said before the slow import of transformers
             raise HubUnavailableError(
                 f"model {name!r} is no folder here, the Hugging Face hub cannot be reached, and the local cache does not hold it; "
                 f"connect once, give a folder, or use an embedded model: {', '.join(nano.SPECS)}"
@@ -93,24 +94,31 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_from, **options)
     except OSError as error:
         if model_from != name or Path(name).is_dir():
-            raise InputError(f"the model in {model_from} cannot be loaded: {_first_line(error)}") from error
-        raise InputError(f"model {name!r} cannot be loaded from the hub or its cache: {_first_line(error)}") from error
+            raise InputError(f"the model in {model_from} cannot be loaded: {first_line(error)}") from error
+        raise InputError(f"model {name!r} cannot be loaded from the hub or its cache: {first_line(error)}") from error
     return model.to(chosen).eval(), tokenizer
 
 
 def _load_adapter(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise InputError(
-            f"{folder} holds a peft adapter, and peft is not installed: pip install 'unlearn_lib[lora]'"
-        ) from error
+    name = adapter_base(folder)
+    from peft import PeftModel
+
+    base, tokenizer = load_model(name, device=str(device), dtype=next(key for key, value in DTYPES.items() if value == dtype))
+    return PeftModel.from_pretrained(base, folder, is_trainable=True).eval(), tokenizer
+
+
+def adapter_base(folder: Path) -> str:
+    """The name or folder of the model that a peft adapter is for.
+
+    Raises:
+        InputError: peft is not installed; the adapter does not say.
+    """
+    if find_spec("peft") is None:
+        raise InputError(f"{folder} holds a peft adapter, and peft is not installed: pip install 'unlearn_lib[lora]'")
     base_name = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
     if not base_name:
         raise InputError(f"the adapter in {folder} does not say which model it is for (base_model_name_or_path)")
-    name = next((spec for spec in nano.SPECS if Path(base_name) == nano.folder(spec)), base_name)
-    base, tokenizer = load_model(name, device=str(device), dtype=next(key for key, value in DTYPES.items() if value == dtype))
-    return PeftModel.from_pretrained(base, folder, is_trainable=True).eval(), tokenizer
+    return next((spec for spec in nano.SPECS if Path(base_name) == nano.folder(spec)), str(base_name))
 
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
@@ -126,7 +134,12 @@ def manifest() -> dict[str, Any]:
     return result
 
 
-def _cached(name: str, revision: str | None) -> bool:
+def in_cache(name: str, revision: str | None = None) -> bool:
+    """Whether the hub's cache on this machine holds the configuration of a model; its weights may still be missing.
+
+    Raises:
+        InputError: Not a valid name on the hub.
+    """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -138,5 +151,6 @@ def _cached(name: str, revision: str | None) -> bool:
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Of an error's message."""
     return str(error).strip().splitlines()[0]

@@ -14,6 +14,7 @@ from unlearn_lib.files import new_folder, refuse_to_overwrite, write_text
 from unlearn_lib.progress import Say
 
 SCHEMA_VERSION = 1
+"""Of report.json. Raised where a key goes or changes its meaning; a new key leaves it as it is."""
 PARTS = ("forget", "retain", "holdout")
 
 
@@ -31,6 +32,7 @@ class Request:
     device: str = "auto"
     batch_size: int = 8
     max_length: int | None = None
+    show_texts: bool = False
 
 
 def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:
@@ -70,24 +72,35 @@ def check(request: Request) -> dict[str, list[Row]]:
 
 
 def plan(request: Request, rows: Mapping[str, list[Row]]) -> list[str]:
-    """What `run` would do and need, as lines; nothing is computed or written."""
-    from unlearn_lib.models import load_model
+    """What `run` would do and need, as lines; nothing is computed or written.
+
+    Where the model's weights are not on this machine, its shape is enough: see `unlearn_lib.shapes`.
+    """
+    from unlearn_lib.methods.needs import model_bytes
     from unlearn_lib.progress import quiet_libraries
+    from unlearn_lib.shapes import load_for_plan
     from unlearn_lib.unlearning import prepare
 
     quiet_libraries()
-    model, tokenizer = load_model(request.model, device=request.device)
-    prepared = prepare(model, tokenizer, **_arguments(request, rows), options=request.options)
+    found = load_for_plan(request.model, request.device)
+    model, notes = found.model, found.notes
+    prepared = prepare(model, found.tokenizer, **_arguments(request, rows), options=request.options)
+    if found.tokenizer is None:
+        notes = [*notes, f"no tokenizer is at hand, so every text counts as {prepared.length:,} tokens (--max-length)"]
     inputs = prepared.inputs
     tokens = sum(len(example.input_ids) for example in inputs.forget)
+    needs, own = prepared.method.plan(model, inputs), model_bytes(model)
+    where = f"on {model.device}" if found.weights else "by its shape alone, without weights"
     lines = [
-        f"model: {request.model}, {_parameters(model)['trainable']:,} trainable parameters, on {model.device}",
+        f"model: {request.model}, {_parameters(model)['trainable']:,} trainable parameters, {where}",
         f"texts: {len(inputs.forget)} to forget ({tokens:,} tokens), {len(inputs.retain)} to retain, "
         f"{len(inputs.holdout) + len(prepared.holdout_for_report)} held out",
         f"method: {request.method}, " + ", ".join(f"{key}={value}" for key, value in prepared.method.model_dump().items()),
-        f"needs: {prepared.method.plan(model, inputs)}",
+        f"needs: {needs}",
+        f"in all: about {(own + needs.peak_memory_bytes) / 2**20:,.0f} MiB of memory with the model's own {own / 2**20:,.0f} MiB "
+        f"({str(model.dtype).removeprefix('torch.')})",
     ]
-    return lines + [f"note: {warning}" for warning in prepared.warnings]
+    return lines + [f"note: {note}" for note in [*notes, *prepared.warnings]]
 
 
 def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
@@ -100,6 +113,7 @@ def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
     from unlearn_lib.progress import ProgressBar, quiet_libraries
     from unlearn_lib.report.measure import measure
     from unlearn_lib.report.page import render
+    from unlearn_lib.report.texts import forget_texts
     from unlearn_lib.unlearning import carry_out, prepare
 
     assert request.out is not None
@@ -125,6 +139,7 @@ def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
             "config": result.config,
             "losses": {name: {"before": before.mean_loss(name), "after": after.mean_loss(name)} for name in PARTS},
             "metrics": {"before": dict(before.metrics), "after": dict(after.metrics)},
+            "forget_texts": forget_texts(rows["forget"], sets["forget"], before, after, show=request.show_texts),
             "solution": _solution(result.solution),
             "cost": vars(result.cost),
             "history": result.history,
@@ -136,6 +151,8 @@ def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
         write_text(folder / "report.html", render(report, before.losses, after.losses))
     for warning in result.warnings:
         say(f"warning: {warning}")
+    if request.show_texts:
+        say(f"note: both reports show {len(report['forget_texts'])} forget texts in full")
     for name in (name for name in PARTS if name in before.losses):
         say(f"{name} loss: {before.mean_loss(name):.3f} -> {after.mean_loss(name):.3f}")
     return request.out

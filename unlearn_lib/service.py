@@ -13,7 +13,6 @@ A cycle appears in `state.json` only when its model and retain set are complete;
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from unlearn_lib.data.files import Row, read_rows, write_rows
+from unlearn_lib.data.files import Row, read_rows, row_sha256, write_rows
 from unlearn_lib.errors import InputError
 from unlearn_lib.files import new_folder, refuse_to_overwrite, write_text
 from unlearn_lib.methods import choose
@@ -118,12 +117,12 @@ class RemovalService:
 
         A text asked for twice, or forgotten already, is not added again.
         """
-        known = {_digest(row) for row in self.state["cache"]} | {
+        known = {row_sha256(row) for row in self.state["cache"]} | {
             digest for cycle in self.state["done"] for digest in cycle["sha256"]
         }
         for row in rows:
-            if _digest(dict(row)) not in known:
-                known.add(_digest(dict(row)))
+            if row_sha256(dict(row)) not in known:
+                known.add(row_sha256(dict(row)))
                 self.state["cache"].append(dict(row))
         self._write(self.state)
         results = []
@@ -138,8 +137,8 @@ class RemovalService:
     def _forget(self, count: int, report: Say) -> Result:
         state, cycle = self.state, self.cycle + 1
         forget, rest = state["cache"][:count], state["cache"][count:]
-        gone = {_digest(row) for row in forget}
-        retain = [row for row in read_rows(self._retain_file(self.cycle)) if _digest(row) not in gone]
+        gone = {row_sha256(row) for row in forget}
+        retain = [row for row in read_rows(self._retain_file(self.cycle)) if row_sha256(row) not in gone]
         if not retain:
             raise InputError("nothing would be left to retain after this cycle; the service ends here: discard the model")
         holdout = self.folder / "holdout.jsonl"
@@ -175,7 +174,3 @@ class RemovalService:
 
     def _retain_file(self, cycle: int) -> Path:
         return self.folder / f"retain-{cycle}.jsonl"
-
-
-def _digest(row: Row) -> str:
-    return hashlib.sha256(json.dumps(row, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

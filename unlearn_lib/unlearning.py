@@ -12,7 +12,7 @@ import torch
 
 from unlearn_lib.cost import Cost, Watch
 from unlearn_lib.curvature import Solution
-from unlearn_lib.data.batches import Encoded, Example, context_length, encode, make_batches
+from unlearn_lib.data.batches import Encoded, Example, context_length, encode, make_batches, of_full_length
 from unlearn_lib.data.overlap import near_duplicates, without
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import evaluate
@@ -89,6 +89,8 @@ def unlearn(
         InputError: Unknown method or option, an empty set, a missing input.
         NumericsError: A loss or gradient is not finite, or a solver did not reach its tolerance.
     """
+    if tokenizer is None:
+        raise InputError("texts cannot be encoded without the model's tokenizer; give it as the second argument")
     prepared = prepare(
         model,
         tokenizer,
@@ -145,7 +147,10 @@ def prepare(
     max_length: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Prepared:
-    """Check a request and encode its texts: all that `unlearn` does before the method runs. Arguments as of `unlearn`."""
+    """Check a request and encode its texts: all that `unlearn` does before the method runs. Arguments as of `unlearn`.
+
+    For a plan `tokenizer` may be None: every text then counts as `max_length` tokens.
+    """
     given = {"retain": retain, "holdout": holdout, "base": base}
     chosen = choose(method, options or {}, [name for name, value in given.items() if value is not None])
     if batch_size < 1:
@@ -180,7 +185,7 @@ def prepare(
 def _encoded(name: str, rows: Any, tokenizer: Any, length: int) -> Encoded:
     if rows is None or len(rows) == 0:
         raise InputError(f"the {name} set is empty; give at least one text")
-    return encode(rows, tokenizer, length)
+    return of_full_length(rows, length) if tokenizer is None else encode(rows, tokenizer, length)
 
 
 def _warnings(sets: Mapping[str, Encoded], kept: Sequence[Example], unseen: Sequence[Example], length: int) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from unlearn_lib.curvature.capture import capture
 from unlearn_lib.curvature.meter import Meter
@@ -230,12 +230,18 @@ def _shape(batch: Batch) -> tuple[int, int]:
 @contextmanager
 def _fake(risk: EmpiricalRisk, shape: tuple[int, int]) -> Iterator[tuple[Any, Batch]]:
     """The risk with parameters, and a batch of that shape, that have no contents."""
-    mode, fake = FakeTensorMode(allow_non_fake_inputs=True), copy.copy(risk)
-    fake.params = {name: mode.from_tensor(p) for name, p in risk.params.items()}
-    fake.fixed = {name: mode.from_tensor(p) for name, p in risk.fixed.items()}
+    fake, every = copy.copy(risk), (*risk.params.values(), *risk.fixed.values())
+    # a model that is not on this machine is of fake tensors already
+    mode = next((p.fake_mode for p in every if isinstance(p, FakeTensor)), None) or FakeTensorMode(allow_non_fake_inputs=True)
+    fake.params = {name: _stand_in(p, mode) for name, p in risk.params.items()}
+    fake.fixed = {name: _stand_in(p, mode) for name, p in risk.fixed.items()}
     with mode:
         ids = torch.ones(shape, dtype=torch.long, device=risk.device)
         yield fake, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.ones_like(ids)}
+
+
+def _stand_in(p: Tensor, mode: FakeTensorMode) -> Tensor:
+    return p if isinstance(p, FakeTensor) else mode.from_tensor(p)
 
 
 def _block_numbers(gradients: SequenceGradients, p: Tensor) -> int:

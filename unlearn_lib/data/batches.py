@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 
+from unlearn_lib.data.files import row_sha256
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, Batch
+
+UNLIMITED = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,18 @@ class Encoded:
         return len(self.examples)
 
 
-def context_length(model: Any, tokenizer: Any) -> int:
-    """The longest sequence the model takes, in tokens."""
-    return int(min(getattr(model.config, "max_position_embeddings", 1 << 30), tokenizer.model_max_length))
+def context_length(model: Any, tokenizer: Any | None) -> int:
+    """The longest sequence the model takes, in tokens; by its configuration alone where there is no tokenizer.
+
+    Raises:
+        InputError: No tokenizer, and a configuration that does not say.
+    """
+    length: int = getattr(model.config, "max_position_embeddings", UNLIMITED)
+    if tokenizer is not None:
+        return int(min(length, tokenizer.model_max_length))
+    if length == UNLIMITED:
+        raise InputError("the model's configuration states no context length; say how many tokens a text has with max_length")
+    return length
 
 
 def encode(rows: Sequence[dict[str, Any]] | Any, tokenizer: Any, max_length: int) -> Encoded:
@@ -61,6 +73,13 @@ def encode(rows: Sequence[dict[str, Any]] | Any, tokenizer: Any, max_length: int
         cut += len(given) + len(scored) > max_length
         examples.append(Example(tuple(ids), tuple(labels)))
     return Encoded(tuple(examples), cut)
+
+
+def of_full_length(rows: Sequence[dict[str, Any]] | Any, length: int) -> Encoded:
+    """Stand-ins for texts that no tokenizer has read: each is `length` times one number that is made from the text, so that equal
+    texts are equal, and only they share tokens. For plans alone, which look at lengths; the numbers are no tokens of a model."""
+    numbers = [int(row_sha256(row)[:12], 16) for row in rows]
+    return Encoded(tuple(Example((number,) * length, (number,) * length) for number in numbers), 0)
 
 
 def _columns(row: dict[str, Any], number: int, tokenizer: Any) -> tuple[str, str]:

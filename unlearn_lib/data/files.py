@@ -43,6 +43,11 @@ def sha256(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def row_sha256(row: Row) -> str:
+    """The SHA-256 of a text: of its row as JSON with sorted keys, whatever kind of file it came from."""
+    return hashlib.sha256(json.dumps(row, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
 def _jsonl(file: Path) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(_text(file).splitlines(), 1):
         if line.strip():

@@ -31,8 +31,8 @@ def vector_bytes(model: Any) -> int:
 
 
 def model_bytes(model: Any) -> int:
-    """Bytes of a copy of the model."""
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+    """Bytes of the model, or of a copy of it: parameters and buffers (GPT-Neo's masks are 4 MiB a layer)."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
 
 def backward_bytes(model: Any, batches: Sequence[Batch]) -> float:

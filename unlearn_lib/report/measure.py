@@ -16,10 +16,12 @@ from unlearn_lib.metrics.memorisation import extracted, extraction_strength, mem
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's losses, `[n]` by set, and its metrics by name (None where there is no holdout to compare with)."""
+    """One model's losses, `[n]` by set, its metrics by name (None where there is no holdout to compare with), and the extraction
+    strength of every forget text, `[n]`."""
 
     losses: Mapping[str, Tensor]
     metrics: Mapping[str, float | None]
+    extraction_n: Tensor
 
     def mean_loss(self, name: str) -> float | None:
         """The mean loss of a set, None where there is no such set."""
@@ -35,13 +37,14 @@ def measure(model: Any, sets: Mapping[str, Sequence[Example]], batch_size: int) 
         if examples
     }
     right = right_tokens(model, sets["forget"], batch_size)
+    extraction_n = extraction_strength(right)
     metrics: dict[str, float | None] = {
         "loss_attack_auc": loss_attack_auc(losses["forget"], losses["holdout"]) if "holdout" in losses else None,
         "greedy_extraction": float(extracted(right).double().mean()),
-        "extraction_strength": float(extraction_strength(right).mean()),
+        "extraction_strength": float(extraction_n.mean()),
         "memorisation_accuracy": memorisation_accuracy(right),
     }
-    return Measured(losses, metrics)
+    return Measured(losses, metrics, extraction_n)
 
 
 MEANING = {

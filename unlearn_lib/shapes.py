@@ -1,0 +1,121 @@
+"""Models by their shape: a configuration without the weights. What a plan needs where a model is not on this machine.
+
+The parameters are torch's fake tensors, which have a shape, a number format and a device (the CPU) and no contents: a model of any
+size takes no memory, and nothing can be computed with it. (On torch's meta device GPT-Neo's forward pass cannot be differentiated.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unlearn_lib.errors import HubUnavailableError, InputError
+from unlearn_lib.hub import hub_reachable
+from unlearn_lib.models import DTYPES, adapter_base, first_line, in_cache, load_model
+from unlearn_lib.published import PUBLISHED, published_config
+
+
+@dataclass
+class ForPlan:
+    """What a plan is made from. `tokenizer` is None where there is none at hand; `notes` are sentences for the user;
+    `weights` says whether the model has any."""
+
+    model: Any
+    tokenizer: Any
+    notes: list[str] = field(default_factory=list)
+    weights: bool = False
+
+
+def load_for_plan(name: str, device: str = "auto") -> ForPlan:
+    """The model itself where its weights are on this machine, else its shape.
+
+    Args:
+        name: As of `load_model`.
+        device: As of `load_model`; a shape is nowhere, and its plan is that of a CPU.
+
+    Raises:
+        InputError: As `load_model`; a configuration that transformers does not know.
+        HubUnavailableError: No folder, no network, no configuration in the cache, and none of the paper's six models.
+    """
+    if weights_are_here(name):
+        return ForPlan(*load_model(name, device=device), weights=True)
+    return load_shape(name)
+
+
+def weights_are_here(name: str) -> bool:
+    """Whether the weights are on this machine, in a folder or in the hub's cache. The network is not asked.
+
+    True also for what is no model at all: `load_model` has the error for it.
+    """
+    folder = Path(name)
+    if (folder / "adapter_config.json").is_file():
+        return weights_are_here(adapter_base(folder))
+    if (folder / "config.json").is_file():
+        return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*"))
+    if folder.exists() or name.startswith(("nano/", ".", "~")) or name.count("/") > 1:
+        return True
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    return any(cached.glob("snapshots/*/*.safetensors"))  # of any revision: converted weights have one of their own
+
+
+def load_shape(name: str) -> ForPlan:
+    """A model without contents, from its configuration: of a folder, of the hub's cache, of the hub, or of the table of the
+    paper's six models, in this order; an adapter on the shape of its base. In float32, as `load_model` would load it.
+
+    Raises:
+        InputError, HubUnavailableError: As `load_for_plan`.
+    """
+    folder = Path(name)
+    if (folder / "adapter_config.json").is_file():
+        base = load_shape(adapter_base(folder))
+        from peft import PeftModel
+
+        return ForPlan(PeftModel.from_pretrained(base.model, folder, is_trainable=True).eval(), base.tokenizer, base.notes)
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import AutoModelForCausalLM
+
+    config, tokenizer, notes = _configuration(name)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model = AutoModelForCausalLM.from_config(config, dtype=DTYPES["float32"], attn_implementation="eager")
+    except ValueError as error:
+        raise InputError(f"the configuration of {name} is not that of a causal language model: {first_line(error)}") from error
+    return ForPlan(model.eval(), tokenizer, notes)
+
+
+def _configuration(name: str) -> tuple[Any, Any, list[str]]:
+    """`(configuration, tokenizer or None, notes)`."""
+    from transformers import AutoConfig
+
+    folder = Path(name).is_dir()
+    published = None if folder else published_config(name)
+    offline = folder or not hub_reachable()
+    options: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
+    if folder or not offline or in_cache(name):
+        try:
+            return AutoConfig.from_pretrained(name, **options), _tokenizer(name, options), []
+        except (OSError, ValueError) as error:
+            if published is None:
+                raise InputError(f"the configuration of {name} cannot be read: {first_line(error)}") from error
+    if published is None:
+        raise HubUnavailableError(
+            f"model {name!r} is no folder here, the Hugging Face hub cannot be reached, and the local cache holds no config.json "
+            f"of it; connect once, give a folder with its config.json, or plan for one of: {', '.join(PUBLISHED)}"
+        )
+    note = f"the shape of {name} is the published one that comes with unlearn_lib, because its config.json is not at hand"
+    return published, _tokenizer(name, options), [note]
+
+
+def _tokenizer(name: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError, ImportError):
+        return None
+    # where its files are missing, some are made with an empty vocabulary, and give no token for any text
+    return tokenizer if tokenizer("a text", add_special_tokens=False)["input_ids"] else None
