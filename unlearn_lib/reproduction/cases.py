@@ -35,7 +35,7 @@ class Case(Scenario):
     """
 
     cycles: int = 1
-    train_size: int = 192
+    train_size: int = 160
     reference_size: int = 0
     duplicates: float = NEAR_DUPLICATES
     deduplicate: bool = False
