@@ -23,8 +23,11 @@ DEDUPLICATED = ("retrain", "fisher-removal", "fisher-removal-calibrated")
 
 
 def options() -> dict[str, dict[str, Any]]:
-    """Every row of Table 8 with its options."""
-    return methods(TRAINING, STEP_FACTOR)
+    """Every row of Table 8 with its options. Our own takes four short steps, the library's default: where texts are known by heart
+    one step ends at the retain limit."""
+    rows = methods(TRAINING, STEP_FACTOR)
+    rows["fisher-removal-calibrated"]["steps"] = 4
+    return rows
 
 
 def case(task: str, model: str, seed: int, method: str, **changes: Any) -> Case:
