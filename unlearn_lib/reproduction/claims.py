@@ -201,14 +201,14 @@ def _faster_than_retraining(e: Evidence) -> Judgement:
         found, theirs = e.seconds(method, "retrain")
         slowest = max(slowest, found[2])
         words.append(f"{paper.METHODS[method]} {ratio(found)} of retraining's (paper {theirs.min():.2f} to {theirs.max():.2f})")
-    return verdict(slowest < 1), f"seconds of a cycle: {'; '.join(words)}"
+    return verdict(slowest < 1), f"seconds of a cycle, small models: {'; '.join(words)}"
 
 
 @claim("Fisher Removal is slower than finetuning.", "Figure 2, p. 8; Table 7, p. 9", "fig02")
 def _slower_than_finetuning(e: Evidence) -> Judgement:
     found, theirs = e.seconds("fisher-removal", "finetune")
     return verdict(found[1] > 1), (
-        f"seconds of a cycle: {ratio(found)} of finetuning's (paper {theirs.min():.2f} to {theirs.max():.2f})"
+        f"seconds of a cycle, small models: {ratio(found)} of finetuning's (paper {theirs.min():.2f} to {theirs.max():.2f})"
     )
 
 
@@ -335,4 +335,4 @@ def _case_studies(e: Evidence) -> Judgement:
 
 @claim("All of it holds for models of 125M to 2.7B weights.", "p. 6", "table03")
 def _scale(e: Evidence) -> Judgement:
-    return Verdict.NOT_TESTABLE, "our models have 0.2 to 1 million weights, trained from scratch on generated text"
+    return Verdict.NOT_TESTABLE, "our models have 0.2 to 2.9 million weights, trained from scratch on generated text"

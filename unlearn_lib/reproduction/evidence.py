@@ -81,8 +81,9 @@ class Evidence:
         return table.assign(removed=table.removed * CYCLE_SIZE // PAPER_CYCLE_SIZE)
 
     def seconds(self, method: str, other: str) -> tuple[tuple[float, float, float], pd.Series]:
-        """The ratio of two methods' seconds in the first cycle: ours, its interval over tasks and models, and the paper's by task."""
-        first = self.utility[self.utility.removed == CYCLE_SIZE]
+        """The ratio of two methods' seconds in the first cycle, of the smallest models as in the paper: ours, its interval over tasks
+        and families, and the paper's by task."""
+        first = self.utility[(self.utility.removed == CYCLE_SIZE) & (self.utility["size"] == "s")]
         ours = first.groupby(["method", "task", "family", "size"]).seconds.mean()
         theirs = paper.printed("runtime").set_index(["method", "task"]).seconds
         return interval(ours[method] / ours[other]), theirs[method] / theirs[other]

@@ -12,7 +12,7 @@ from unlearn_lib.reproduction.settings import LEARNING_RATE, STEP_FACTOR, option
 TASKS = ("arc_easy", "piqa", "mathqa", "lambada")
 FAMILIES = ("neo", "opt")
 SEEDS = {"s": (0, 1, 2), "m": (0, 1, 2), "l": (0,)}
-SIZES = {"arc_easy": ("s", "m"), "piqa": ("s",), "mathqa": ("s", "m"), "lambada": ("s", "m")}
+SIZES = dict.fromkeys(TASKS, ("s", "m", "l"))
 """The sizes whose records are committed."""
 APPROXIMATE = ("gradient-ascent", "gradient-ascent-adam", "fisher-removal", "fisher-forgetting", "fisher-removal-calibrated")
 

@@ -20,7 +20,7 @@ interval over the cells, or over runs where it says so; the paper's cells are tr
 Adam) say so. All other claims that were judged are *not reproduced*: also those that are merely undecided, which the interval
 shows. Cells share tasks and models, so the intervals are somewhat too narrow.
 
-The models are small (0.2 million weights, on all tasks but PIQA also 1 million), pre-trained from scratch on generated text,
+The models are small (0.2, 0.9 and 2.9 million weights), pre-trained from scratch on generated text,
 and answer generated questions: a verdict says what happens there, not what would happen to a model of 125 million weights.
 
 | claim | verdict | effect |
