@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from unlearn_lib.cost import Cost, Watch
-from unlearn_lib.curvature import Solution
+from unlearn_lib.curvature import Solution, trainable
 from unlearn_lib.data.batches import Encoded, Example, context_length, encode, make_batches, of_full_length
 from unlearn_lib.data.overlap import near_duplicates, without
 from unlearn_lib.errors import InputError
@@ -72,6 +72,7 @@ def unlearn(
 
     Args:
         model: A transformers causal language model, or a peft adapter on one (then only the adapter changes); it is left unchanged.
+            One in bfloat16 is worked on in float32, and the result is in bfloat16 again.
         tokenizer: Its tokenizer.
         forget: D-, a `datasets.Dataset` or a sequence of dicts with the column `text` (or `prompt` and `completion`, or `messages`).
         retain: D+, likewise; needed by most methods. Its exact duplicates of forget texts are dropped.
@@ -112,7 +113,10 @@ def carry_out(prepared: Prepared, model: Any, tokenizer: Any, progress: Progress
     chosen, inputs = prepared.method, prepared.inputs
     inputs.progress = progress
     with Watch(model.device) as watch:
-        outcome = chosen.run(copy.deepcopy(model).eval(), inputs)
+        own, narrow = copy.deepcopy(model).eval(), _narrow(model)
+        outcome = chosen.run(own.float() if narrow else own, inputs)
+        if narrow:
+            outcome.model.to(model.dtype)
     cost = Cost(watch.seconds, outcome.gradient_evaluations, watch.peak_memory_bytes)
     settings = {"method": chosen.name, "seed": inputs.seed, "batch_size": inputs.batch_size, "max_length": prepared.length}
     if prepared.holdout_for_report:
@@ -131,6 +135,12 @@ def carry_out(prepared: Prepared, model: Any, tokenizer: Any, progress: Progress
         outcome.details,
         prepared.warnings + outcome.warnings,
     )
+
+
+def _narrow(model: Any) -> bool:
+    """Whether what changes is in a narrower format than float32. Steps of less than half the last digit (1 in 256 for bfloat16)
+    would be lost there, weight by weight, so methods work in float32 and the result is rounded once."""
+    return any(p.dtype.itemsize < torch.float32.itemsize for p in trainable(model).values())
 
 
 def prepare(
@@ -174,7 +184,7 @@ def prepare(
     inputs = Inputs(
         forget_set,
         kept,
-        _base_loader(base),
+        _base_loader(base, _narrow(model)),
         seed,
         holdout=[unseen[i] for i in order[:half]],
         batch_size=batch_size,
@@ -205,9 +215,9 @@ def _warnings(sets: Mapping[str, Encoded], kept: Sequence[Example], unseen: Sequ
     return found
 
 
-def _base_loader(base: Any) -> Any:
+def _base_loader(base: Any, widen: bool) -> Any:
     if base is None:
         return None
     if isinstance(base, (str, Path)):
         return lambda: load_model(base)[0]
-    return lambda: copy.deepcopy(base)
+    return lambda: copy.deepcopy(base).float() if widen else copy.deepcopy(base)

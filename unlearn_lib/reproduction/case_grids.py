@@ -6,7 +6,7 @@ from typing import Any
 
 from unlearn_lib.data.tasks import NEAR_DUPLICATES
 from unlearn_lib.reproduction.cases import Case
-from unlearn_lib.reproduction.grids import FAMILIES
+from unlearn_lib.reproduction.paper import FAMILIES
 from unlearn_lib.reproduction.scenarios import ORIGINAL
 from unlearn_lib.reproduction.settings import CYCLE_SIZE, methods
 from unlearn_lib.training import TrainingConfig

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from unlearn_lib.reproduction import case_grids
 from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE, Scenario
 from unlearn_lib.reproduction.settings import LEARNING_RATE, STEP_FACTOR, options, scenario
 
@@ -137,7 +138,7 @@ def exposure_histograms() -> list[Scenario]:
     ]
 
 
-GRIDS = {
+GRIDS: dict[str, Callable[[], Sequence[Scenario]]] = {
     "table03": lambda: [*utility("arc_easy"), *originals()],
     "table04": lambda: utility("piqa"),
     "table05": lambda: utility("mathqa"),
@@ -152,9 +153,12 @@ GRIDS = {
     "damping": damping,
     "blocks": blocks,
     "activations": activations,
+    "table08": case_grids.case_studies,
+    "table10": case_grids.case_studies,
+    "duplicates": case_grids.deduplication,
 }
 
 
-def grid(identifier: str) -> list[Scenario]:
+def grid(identifier: str) -> Sequence[Scenario]:
     """The runs behind an id of the inventory; none for a notebook that only computes live."""
     return GRIDS[identifier]() if identifier in GRIDS else []

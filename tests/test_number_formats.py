@@ -1,0 +1,60 @@
+"""A model in bfloat16 is worked on in float32, whatever the method, and on a GPU as on the CPU."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from unlearn_lib import unlearn
+from unlearn_lib.methods import METHODS
+
+# few steps: what is tested is the format, not the forgetting
+QUICK: dict[str, dict[str, Any]] = {
+    "retrain": {"epochs": 1},
+    "finetune": {"epochs": 1},
+    "gradient-ascent": {"step": 0.1},
+    "gradient-difference": {"epochs": 2},
+    "npo": {"epochs": 2},
+    "simnpo": {"epochs": 2},
+    "fisher-removal": {"solver": "block", "step": 0.1, "damping": 0.1},
+    "fisher-forgetting": {"preset": "paper"},
+    "newton": {"step": 0.1, "max_steps": 5, "damping": 1.0},
+    "kfac-newton": {"step": 0.1, "steps": 1},
+    "woodbury-newton": {"step": 0.1},
+}
+
+
+def forget(model: Any, name: str, tokenizer: Any, texts: list[dict[str, str]]) -> Any:
+    sets = {"forget": texts[:4], "retain": texts[4:16], "holdout": texts[16:24]}
+    return unlearn(model, tokenizer, **sets, base=model, method=name, **QUICK[name]).model
+
+
+def test_every_method_is_tried() -> None:
+    assert set(QUICK) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bfloat16_is_float32_rounded_once(
+    name: str, tiny: Any, tokenizer: Any, texts: list[dict[str, str]], fingerprint: Any
+) -> None:
+    model = tiny("opt", dtype=torch.bfloat16)
+    given = fingerprint(model.float())
+    model = tiny("opt", dtype=torch.bfloat16)
+    found = forget(model, name, tokenizer, texts)
+    assert {p.dtype for p in found.parameters()} == {torch.bfloat16}
+    expected = forget(tiny("opt", dtype=torch.bfloat16).float(), name, tokenizer, texts)
+    assert fingerprint(found.float()) == fingerprint(expected.to(torch.bfloat16).float())
+    assert fingerprint(model.float()) == given
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_gpu_gives_what_the_cpu_gives(name: str, tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
+    """In float64, so that the order of sums does not matter: the parameters agree to 1e-6 of the step."""
+    start = dict(tiny("neo").named_parameters())
+    here = dict(forget(tiny("neo"), name, tokenizer, texts).named_parameters())
+    there = dict(forget(tiny("neo").cuda(), name, tokenizer, texts).named_parameters())
+    step = torch.cat([(here[key] - start[key]).flatten() for key in start])
+    gap = torch.cat([(here[key] - there[key].cpu()).flatten() for key in start])
+    assert there[next(iter(there))].is_cuda
+    assert gap.norm() <= 1e-6 * step.norm()
