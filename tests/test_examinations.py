@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from unlearn_lib.reproduction import claims, examinations, intervals, tradeoff, units
+from unlearn_lib.reproduction.case_claims import CASE_CLAIMS
 from unlearn_lib.reproduction.evidence import Effect, Evidence
 from unlearn_lib.reproduction.runs import load
 from unlearn_lib.reproduction.store import RunStore
@@ -110,6 +111,6 @@ def test_the_committed_verdicts_are_those_of_the_committed_records() -> None:
 
 
 def test_every_claim_has_a_page_and_a_notebook() -> None:
-    for claim in claims.CLAIMS:
+    for claim in (*claims.CLAIMS, *CASE_CLAIMS):
         assert "p. " in claim.page, claim.words
         assert claim.words.endswith(".")

@@ -68,25 +68,41 @@ def counts(rows: pd.DataFrame, criterion: Criterion = MEMORISED) -> pd.DataFrame
     return table.assign(found_share=100 * table.found / table.data, shared=shares.shared, own=shares.own).reset_index()
 
 
-def quality(records: Sequence[Record]) -> pd.DataFrame:
-    """What every method cost, by task and model: losses (nats), accuracy (percent) and seconds, means over the seeds."""
+def states(records: Sequence[Record]) -> pd.DataFrame:
+    """A row for each run: losses (nats), accuracy (percent), the loss attack's AUC, seconds, whether the method said that it did not
+    get as far as it should, and `damage`, the rise of the retain loss over the rise of the forget loss."""
     rows = []
     for record in records:
-        config, state = record["config"], _state(record)
+        config, state, before = record["config"], _state(record), record["results"]["before"][0]
         rows.append(
             {
-                "task": paper.TASKS[config["task"]],
-                "model": config["model"],
-                "method": paper.METHODS[config["method"]],
-                "forget loss": state["forget_loss"],
-                "retain loss": state["retain_loss"],
-                "held-out loss": state["holdout_loss"],
-                "attack AUC": state["attack_auc"],
-                "accuracy (%)": state["accuracy"],
-                "seconds": record["timing"].get("cycle_1_seconds", record["timing"].get("training_seconds")),
+                "task": config["task"],
+                "family": config["model"].split("/")[1].split("-")[0],
+                "seed": config["seed"],
+                "method": config["method"],
+                **{name: state[name] for name in ("forget_loss", "retain_loss", "holdout_loss", "attack_auc", "accuracy")},
+                "damage": _ratio(state["retain_loss"] - before["retain_loss"], state["forget_loss"] - before["forget_loss"]),
+                "incomplete": bool(state.get("incomplete", False)),
+                "seconds": record["timing"].get("cycle_1_seconds", float("nan")),
             }
         )
-    return pd.DataFrame(rows).groupby(["task", "model", "method"], sort=False).mean()
+    return pd.DataFrame(rows)
+
+
+def quality(runs: pd.DataFrame) -> pd.DataFrame:
+    """What every method cost, by task and model: means of `states` over the seeds."""
+    names = {
+        "forget_loss": "forget loss",
+        "retain_loss": "retain loss",
+        "holdout_loss": "held-out loss",
+        "damage": "damage ratio",
+        "attack_auc": "attack AUC",
+        "accuracy": "accuracy (%)",
+        "incomplete": "stopped early",
+    }
+    table = runs.groupby(["task", "family", "method"], sort=False)[list(names)].mean().reset_index()
+    table["task"], table["method"] = table.task.map(paper.TASKS), table.method.map(paper.METHODS)
+    return table.set_index(["task", "family", "method"]).rename(columns=names)
 
 
 def table8(counted: pd.DataFrame) -> pd.DataFrame:
@@ -114,24 +130,11 @@ def personal(counted: pd.DataFrame) -> pd.DataFrame:
     return _by_task_and_method(rows)
 
 
-def seconds(records: Sequence[Record]) -> pd.DataFrame:
-    """Seconds of a method beside the paper's: means over the seeds."""
-    rows = []
-    for record in records:
-        config = record["config"]
-        if config["method"] != ORIGINAL:
-            family = config["model"].split("/")[1].split("-")[0]
-            rows.append(
-                {
-                    "task": config["task"],
-                    "family": family,
-                    "method": config["method"],
-                    "ours": record["timing"]["cycle_1_seconds"],
-                }
-            )
-    ours = pd.DataFrame(rows).groupby(["task", "family", "method"], sort=False).mean().reset_index()
-    theirs = paper.reported("case_studies")[["task", "family", "method", "seconds"]].rename(columns={"seconds": "paper"})
-    table = ours.merge(theirs, on=["task", "family", "method"], how="left")
+def seconds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of a method beside the paper's: means of `states` over the seeds."""
+    ours = runs[runs.method != ORIGINAL].groupby(["task", "family", "method"], sort=False).seconds.mean().rename("ours")
+    theirs = paper.reported("case_studies").set_index(["task", "family", "method"]).seconds.rename("paper")
+    table = ours.to_frame().join(theirs).reset_index()
     names = table.assign(
         task=table.task.map(paper.TASKS), method=table.method.map(paper.METHODS), family=table.family.map(paper.FAMILIES)
     )
@@ -258,3 +261,7 @@ def _between(values: pd.Series, most: float) -> str:
     """Mean and interval, cut to what is possible: 0 to `most`."""
     mean, low, high = interval(values)
     return f"{mean:.1f} [{max(low, 0.0):.1f}, {min(high, most):.1f}]"
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")

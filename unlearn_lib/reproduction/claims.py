@@ -328,11 +328,6 @@ def _memory(e: Evidence) -> Judgement:
     )
 
 
-@claim("After Fisher Removal 4 or 5 of 15 to 22 memorised private texts are left.", "Table 8, p. 10", "table07")
-def _case_studies(e: Evidence) -> Judgement:
-    return Verdict.NOT_TESTABLE, "the case studies are not among these runs"
-
-
 @claim("All of it holds for models of 125M to 2.7B weights.", "p. 6", "table03")
 def _scale(e: Evidence) -> Judgement:
     return Verdict.NOT_TESTABLE, "our models have 0.2 to 2.9 million weights, trained from scratch on generated text"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from unlearn_lib.reproduction import examinations, grids, paper, tables, tradeoff
+from unlearn_lib.reproduction import case_grids, case_tables, examinations, grids, paper, tables, tradeoff
 from unlearn_lib.reproduction.intervals import interval
 from unlearn_lib.reproduction.scenarios import Scenario
 from unlearn_lib.reproduction.settings import CYCLE_SIZE, PAPER_CYCLE_SIZE
@@ -73,6 +73,11 @@ class Evidence:
     def tradeoff(self) -> pd.DataFrame:
         """The runs of Figure 3."""
         return tradeoff.runs(self.records(grids.tradeoff()))
+
+    @cached_property
+    def cases(self) -> pd.DataFrame:
+        """What came back of private texts in every run of the case studies."""
+        return case_tables.counts(case_tables.texts(self.records(case_grids.case_studies())))
 
     @cached_property
     def printed(self) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from unlearn_lib.reproduction.case_claims import CASE_CLAIMS
 from unlearn_lib.reproduction.claims import CLAIMS, MARGIN, Verdict
 from unlearn_lib.reproduction.evidence import Evidence
 from unlearn_lib.reproduction.intervals import LEVEL
@@ -30,7 +31,7 @@ and answer generated questions: a verdict says what happens there, not what woul
 
 def page(evidence: Evidence) -> str:
     """The page in MyST Markdown; the same text for the same records."""
-    judged = [(claim, *claim.judge(evidence)) for claim in CLAIMS]
+    judged = [(claim, *claim.judge(evidence)) for claim in (*CLAIMS, *CASE_CLAIMS)]
     tally = Counter(verdict for _, verdict, _ in judged)
     counts = ", ".join(f"{tally[verdict]} {verdict}" for verdict in Verdict)
     rows = []
