@@ -92,6 +92,24 @@ def test_table_8_stands_beside_the_printed_one() -> None:
     assert table.loc[("Email", "texts never seen"), "OPT, paper, of 128"] == ""
 
 
+def test_the_damage_is_the_retain_losses_rise_over_the_forget_losses() -> None:
+    one = record("fisher-removal", 0, [0], [False])
+    losses = {"holdout_loss": 2.0, "attack_auc": 0.9, "accuracy": 40.0}
+    one["results"]["before"] = [{"forget_loss": 0.1, "retain_loss": 0.1, **losses}]
+    one["results"]["after"] = [{"forget_loss": 1.1, "retain_loss": 0.3, "incomplete": 1.0, **losses}]
+    one["timing"] = {"cycle_1_seconds": 2.5}
+    start = {**one, "config": {**one["config"], "method": "original"}, "timing": {"training_seconds": 9.0}}
+    runs = case_tables.states([start, one])
+    assert runs.damage.tolist() == pytest.approx([float("nan"), 0.2], nan_ok=True)
+    assert runs.incomplete.tolist() == [False, True]
+    table = case_tables.quality(runs).loc[("Email", "opt", "Fisher Removal")]
+    assert table[["damage ratio", "forget loss", "stopped early"]].tolist() == pytest.approx([0.2, 1.1, 1.0])
+    assert case_tables.seconds(runs).loc[("Email", "Fisher Removal")].to_dict() == {
+        ("ours", "OPT"): 2.5,
+        ("paper", "OPT"): 1120.0,
+    }
+
+
 def test_what_is_left_by_the_rate_of_near_duplicates() -> None:
     records = [
         record("retrain", seed, [0], [found], rate, extended)

@@ -155,7 +155,6 @@ GRIDS: dict[str, Callable[[], Sequence[Scenario]]] = {
     "activations": activations,
     "table08": case_grids.case_studies,
     "table10": case_grids.case_studies,
-    "duplicates": case_grids.deduplication,
 }
 
 
