@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,16 @@ def results(records: list[Any]) -> list[Any]:
     return [record["results"] for record in records]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums depend on the number of threads; every process of a grid has one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_processes_give_the_same_records(tmp_path: Path) -> None:
     grid = [small("original", seed) for seed in (3, 4)]
     lines: list[str] = []

@@ -132,15 +132,21 @@ class Bench:
         """Losses (mean NLL per sequence, nats), accuracy (percent), mean exposure of the forgotten samples, the loss attack's AUC
         and the distances to the retrained model (nats a token)."""
         parts = self.parts(size)
-        losses = {name: evaluate(model, self._batches(examples)) for name, examples in parts.items()}
         exposure = exposures(model, parts["forget"], self.encoded["reference"])
+        return {
+            **self.usual(model, parts),
+            "exposure_nats": exposure.nats_n.mean().item(),
+            "exposure_bits": exposure.bits_n.mean().item(),
+            **{f"{name}_kl": kl for name, kl in self._distances(model, size).items()},
+        }
+
+    def usual(self, model: Any, parts: dict[str, list[Example]]) -> dict[str, float]:
+        """The losses on the parts, accuracy, and the loss attack's AUC."""
+        losses = {name: evaluate(model, self._batches(examples)) for name, examples in parts.items()}
         return {
             **{f"{name}_loss": losses_n.double().mean().item() for name, losses_n in losses.items()},
             "accuracy": accuracy(model, self.tokenizer, self.task.test),
-            "exposure_nats": exposure.nats_n.mean().item(),
-            "exposure_bits": exposure.bits_n.mean().item(),
             "attack_auc": loss_attack_auc(losses["forget"], losses["holdout"]),
-            **{f"{name}_kl": kl for name, kl in self._distances(model, size).items()},
         }
 
     def _distances(self, model: Any, size: int) -> dict[str, float]:

@@ -12,10 +12,7 @@ from typing import Any
 from unlearn_lib.data.batches import Example
 from unlearn_lib.data.overlap import near_duplicates, runs
 from unlearn_lib.data.tasks import NEAR_DUPLICATES
-from unlearn_lib.losses import evaluate
-from unlearn_lib.metrics import accuracy
 from unlearn_lib.metrics.extraction import Draws, closeness, continuations, found
-from unlearn_lib.metrics.indistinguishable import loss_attack_auc
 from unlearn_lib.reproduction.bench import Bench
 from unlearn_lib.reproduction.scenarios import Scenario
 
@@ -85,11 +82,8 @@ class CaseBench(Bench):
         """Losses, accuracy and the loss attack as in `Bench`, and the extraction of the request, text by text; with the original model
         also that of texts that it never saw, where whatever is found is chance."""
         parts = self.parts(self.scenario.cycle_size) | {"retain": self.parts(size)["retain"]}
-        losses = {name: evaluate(model, self._batches(examples)) for name, examples in parts.items()}
         measured: dict[str, Any] = {
-            **{f"{name}_loss": losses_n.double().mean().item() for name, losses_n in losses.items()},
-            "accuracy": accuracy(model, self.tokenizer, self.task.test),
-            "attack_auc": loss_attack_auc(losses["forget"], losses["holdout"]),
+            **self.usual(model, parts),
             "near_duplicates": self.near,
             "extraction": self.extraction(model, "train", self.order[: self.scenario.cycle_size]),
         }
@@ -112,16 +106,13 @@ class CaseBench(Bench):
             best = {name: round(value, 4) for name, value in closeness(written, example, draws.prefix).items()}
             back = set[tuple[int, ...]]().union(*(runs(Example(row, row)) for row in written))
             rest = runs(Example(example.input_ids[draws.prefix :], example.labels[draws.prefix :]))
+            secrets = getattr(self.task, part)[number]["secrets"]
             rows.append(
                 best
                 | {"shared": _share(rest & elsewhere, back), "own": _share(rest - elsewhere, back)}
-                | {"found": found(self._secrets(part, number), prompt, texts)}
+                | {"found": found(secrets, prompt, texts)}
             )
         return rows
-
-    def _secrets(self, part: str, number: int) -> dict[str, str]:
-        row: dict[str, Any] = getattr(self.task, part)[number]
-        return {name: value for name, value in row.get("secrets", {}).items() if value is not None}
 
 
 def _share(wanted: set[tuple[int, ...]], back: set[tuple[int, ...]]) -> float | None:
