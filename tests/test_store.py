@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from unlearn_lib.errors import InputError
 from unlearn_lib.reproduction import bench, scenarios
