@@ -13,7 +13,7 @@ from typing import Any
 
 from unlearn_lib.data.tasks import Task, load_task
 from unlearn_lib.methods import METHODS
-from unlearn_lib.models import manifest
+from unlearn_lib.reproduction import profiles
 from unlearn_lib.training import TrainingConfig
 
 NUMERICS_VERSION = 3
@@ -21,6 +21,8 @@ NUMERICS_VERSION = 3
 
 ORIGINAL = "original"
 PRIVATE = "dp-sgd"
+OWN = ("method", "options", "cycles", "detail")
+"""What may differ between scenarios that share an original model and all that is measured of it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Scenario:
             a method where to stop.
         detail: What is recorded besides, a name in `bench.DETAILS`.
         activation: Another activation function for the same weights, before fine-tuning.
+        profile: The profile that the model and the texts belong to.
     """
 
     task: str
@@ -56,11 +59,12 @@ class Scenario:
     measured: int = 128
     detail: str = ""
     activation: str = ""
+    profile: str = "nano"
 
     @property
     def name(self) -> str:
         """A readable file name prefix."""
-        parts = [self.task, self.model.removeprefix("nano/"), self.activation, self.method, self.detail]
+        parts = [self.task, profiles.find(self.profile).label(self.model), self.activation, self.method, self.detail]
         return "-".join([*filter(None, parts), f"{self.cycles}x{self.cycle_size}", f"seed{self.seed}"])
 
     def sizes(self) -> dict[str, int]:
@@ -74,28 +78,33 @@ class Scenario:
 
     def load_task(self) -> Task:
         """The scenario's texts; loaded once a process."""
-        return _task(self.task, self.seed, tuple(self.sizes().items()))
+        return _task(self.task, self._source, self.seed, tuple(self.sizes().items()))
 
     def shared(self) -> dict[str, Any]:
         """What scenarios have in common that share an original model and all that is measured of it."""
-        own = ("method", "options", "cycles", "detail")
-        return {name: value for name, value in asdict(self).items() if name not in own}
+        return {name: value for name, value in asdict(self).items() if name not in OWN}
 
     def config(self) -> dict[str, Any]:
-        """Everything the results depend on, data hashes included."""
-        model_files = {
-            path: digest
-            for path, digest in manifest()["files"].items()
-            if path.startswith((self.model.removeprefix("nano/") + "/", "tokenizer/"))
-        }
+        """Everything the results depend on, hashes of data and model included.
+
+        Raises:
+            InputError: The model was never trained.
+        """
         return {
             "scenario": "forgetting-cycles",
             "numerics": NUMERICS_VERSION,
-            "profile": "nano",
             **asdict(self),
-            "data_sha256": _task_sha256(self.task, self.seed, tuple(self.sizes().items())),
-            "model_sha256": model_files,
+            "model_sha256": profiles.find(self.profile).model_files(self.model),
+            "data_sha256": _task_sha256(self.task, self._source, self.seed, tuple(self.sizes().items())),
         }
+
+    def shared_config(self) -> dict[str, Any]:
+        """Everything the original model and those retrained from the same base depend on."""
+        return {name: value for name, value in self.config().items() if name not in OWN}
+
+    @property
+    def _source(self) -> str:
+        return profiles.find(self.profile).source
 
 
 def method_name(label: str) -> str:
@@ -104,10 +113,10 @@ def method_name(label: str) -> str:
 
 
 @cache
-def _task(name: str, seed: int, sizes: tuple[tuple[str, int], ...]) -> Task:
-    return load_task(name, "nano", seed, dict(sizes))
+def _task(name: str, source: str, seed: int, sizes: tuple[tuple[str, int], ...]) -> Task:
+    return load_task(name, source, seed, dict(sizes))
 
 
 @cache
-def _task_sha256(name: str, seed: int, sizes: tuple[tuple[str, int], ...]) -> str:
-    return _task(name, seed, sizes).sha256()
+def _task_sha256(name: str, source: str, seed: int, sizes: tuple[tuple[str, int], ...]) -> str:
+    return _task(name, source, seed, sizes).sha256()
