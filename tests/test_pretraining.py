@@ -99,9 +99,7 @@ def test_interrupted_pretraining_ends_with_the_same_weights(tmp_path: Path, monk
 def test_what_is_written_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = toy(tmp_path)
     monkeypatch.setitem(models.RECIPES, "toy", recipe)
-    with pytest.raises(
-        InputError, match=r"toy/opt-s was not trained yet.*`unlearn reproduce --all --runs --profile gpu --minutes 9`"
-    ):
+    with pytest.raises(InputError, match=r"toy/opt-s was not trained yet.*`python -m unlearn_lib.pretraining toy/opt-s"):
         load_model("toy/opt-s", device="cpu")
     pretraining.train(recipe, ["toy/opt-s"], say=quiet)
     model, tokenizer = load_model("toy/opt-s", device="cpu")
@@ -146,6 +144,15 @@ def test_interrupted_fine_tuning_ends_with_the_same_weights(
     assert fingerprint(read) == fingerprint(once)
     with pytest.raises(InputError, match="belongs to a training with other settings; delete it"):
         fit(read, examples, config, checkpoint=Checkpoint(tmp_path / "c", "other"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_pretraining_on_a_gpu_lowers_the_loss(tmp_path: Path) -> None:
+    recipe = replace(toy(tmp_path), specs={"toy/neo-s": ModelSpec("neo", 16, 2, 2, 1e-2, 60, "")})
+    lines: list[str] = []
+    pretraining.train(recipe, ["toy/neo-s"], device="cuda", say=lines.append)
+    assert recipe.manifest()["models"]["toy/neo-s"]["held_out_loss"] < 5.0  # log 300 is 5.7
 
 
 class Letters:

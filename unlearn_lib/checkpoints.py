@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,27 @@ class Deadline:
         """
         if self.passed:
             raise OutOfTimeError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder for the checkpoints of work that belongs together, and when to stop; without a folder nothing is kept."""
+
+    folder: Path | None = None
+    deadline: Deadline = field(default_factory=Deadline)
+
+    def below(self, name: str) -> Workspace:
+        """A subfolder, with the same deadline."""
+        return Workspace(self.folder and self.folder / name, self.deadline)
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """The checkpoint of a training in this folder; the folder's name says what it depends on."""
+        return Checkpoint(self.folder and self.folder / f"{name}.safetensors", "", self.deadline)
+
+    def clear(self) -> None:
+        """Called when the results are kept elsewhere."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Checkpoint:

@@ -52,5 +52,5 @@ RECIPE = Recipe(
     saved="float32",
     autocast=True,
     corpus=lambda folder: Mixed(folder, documents=600_000),
-    command="unlearn reproduce --all --runs --profile gpu --minutes 9",
+    command="python -m unlearn_lib.pretraining {name} --minutes 9",
 )

@@ -213,10 +213,15 @@ def _keep(recipe: Recipe, name: str, model: Any, record: dict[str, Any]) -> None
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write; default: the set's own.")
 @click.option("--steps", type=int, default=None, help="fewer steps, for a trial")
 @click.option("--threads", type=int, default=None, help="torch threads")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", help="As of load_model; default: cpu for nano/, auto for others.")
 @click.option("--minutes", type=float, help="Stop before so many minutes are over; the same command goes on from there.")
 def main(
-    names: tuple[str, ...], out: Path | None, steps: int | None, threads: int | None, device: str, minutes: float | None
+    names: tuple[str, ...],
+    out: Path | None,
+    steps: int | None,
+    threads: int | None,
+    device: str | None,
+    minutes: float | None,
 ) -> None:
     """Train the named models (all embedded ones by default) and write them with their manifest."""
     deadline = Deadline(minutes)
@@ -230,7 +235,8 @@ def main(
         if name not in recipe.specs:
             raise click.BadParameter(str(unknown(recipe.called, name, recipe.specs)))
     try:
-        train(recipe, names or list(recipe.specs), steps=steps, device=device, deadline=deadline)
+        place = device or ("cpu" if kind == "nano" else "auto")
+        train(recipe, names or list(recipe.specs), steps=steps, device=place, deadline=deadline)
     except OutOfTimeError:
         click.echo("not finished; the same command goes on from here")
         sys.exit(NOT_FINISHED)

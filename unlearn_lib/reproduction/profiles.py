@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_lib import gpu, nano
-from unlearn_lib.errors import unknown
+from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.recipes import Recipe, files_of
 from unlearn_lib.reproduction.inventory import project_root
 
@@ -100,7 +100,10 @@ class Profile:
         if model not in manifest["models"]:
             manifest = self.kept_manifest()
         if model not in manifest["models"]:
-            raise self.recipe.missing(model)
+            raise InputError(
+                f"there are no records of {model} in the profile {self.name}: it was not trained yet; train it and compute them with "
+                f"`{self.command}`"
+            )
         return files_of(manifest, model)
 
     def kept_manifest(self) -> dict[str, Any]:
@@ -174,7 +177,7 @@ GPU = Profile(
     private={"batch_size": 256},
     device="cuda",
     processes=1,
-    command=gpu.RECIPE.command,
+    command="unlearn reproduce --all --runs --profile gpu --minutes 9",
     recipe=gpu.RECIPE,
     words={
         "models": "GPTNeoForCausalLM, OPTForCausalLM, 28 M, 60 M and 126 M",
