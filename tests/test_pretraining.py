@@ -171,9 +171,9 @@ def test_packed_by_hand() -> None:
 @pytest.mark.parametrize("make", [lambda folder: Generated(), lambda folder: Mixed(folder, 30, 2)])
 def test_blocks_are_the_same_from_any_start(make: Any, tmp_path: Path) -> None:
     corpus = make(tmp_path)
-    first = list(islice(corpus.blocks(Letters(), 2000, 0), 300))
-    for start in (1, 130, 250):
-        again = islice(corpus.blocks(Letters(), 2000, start), 300 - start)
+    first = list(islice(corpus.blocks(Letters(), 2000, 0), 60))
+    for start in (1, 30, 59):
+        again = islice(corpus.blocks(Letters(), 2000, start), 60 - start)
         assert all(torch.equal(x, y) for x, y in zip(first[start:], again, strict=True))
 
 

@@ -63,7 +63,9 @@ def test_a_model_of_another_profile() -> None:
 
 def test_what_is_not_there_names_its_command(untrained: profiles.Profile, tmp_path: Path) -> None:
     session = Session(tmp_path, untrained, "cpu", recompute=False)
-    with pytest.raises(InputError, match=r"no records of gpu/neo-s.*`unlearn reproduce --all --runs --profile gpu --minutes 9`"):
+    with pytest.raises(
+        InputError, match=r"no records of gpu/neo-s.*`unlearn reproduce --all --runs --profile gpu --minutes 9`"
+    ):
         session.records(grids.onion(session.profile))
     with pytest.raises(
         InputError, match=r"gpu/opt-m was not trained yet.*`python -m unlearn_lib\.pretraining gpu/opt-m --minutes 9`"
