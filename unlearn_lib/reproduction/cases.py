@@ -56,8 +56,8 @@ class Case(Scenario):
     def config(self) -> dict[str, Any]:
         return super().config() | {"scenario": "case-study"}
 
-    def bench(self, device: str = "cpu") -> CaseBench:
-        return CaseBench(self, device)
+    def bench(self, **options: Any) -> CaseBench:
+        return CaseBench(self, **options)
 
 
 class CaseBench(Bench):
@@ -65,8 +65,8 @@ class CaseBench(Bench):
 
     scenario: Case
 
-    def __init__(self, scenario: Case, device: str = "cpu") -> None:
-        super().__init__(scenario, device)
+    def __init__(self, scenario: Case, **options: Any) -> None:
+        super().__init__(scenario, **options)
         train = self.encoded["train"]
         request = [i for i in self.order if len(train[i].input_ids) > scenario.long][: scenario.cycle_size]
         rest = [i for i in self.order if i not in set(request)]
