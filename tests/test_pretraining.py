@@ -211,4 +211,6 @@ def test_shapes_and_cost_of_the_gpu_models() -> None:
             with FlopCounterMode(display=False) as counter:
                 model(input_ids=ids, labels=ids).loss.backward()
             assert counter.get_total_flops() / ids.numel() / 1e6 == pytest.approx(gpu.MFLOP_PER_TOKEN["s"], rel=1e-3)
-    assert sum(map(gpu.estimated_minutes, gpu.SPECS)) < 60
+    work = {name: 1e6 * gpu.MFLOP_PER_TOKEN[name[-1]] * gpu.RECIPE.tokens(name) for name in gpu.SPECS}
+    assert 8 < max(work.values()) / gpu.ASSUMED_FLOPS / 60 < 10
+    assert sum(work.values()) / gpu.ASSUMED_FLOPS < 3600

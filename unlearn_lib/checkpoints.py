@@ -62,9 +62,9 @@ class Workspace:
         """A subfolder, with the same deadline."""
         return Workspace(self.folder and self.folder / name, self.deadline)
 
-    def checkpoint(self, name: str) -> Checkpoint:
-        """The checkpoint of a training in this folder; the folder's name says what it depends on."""
-        return Checkpoint(self.folder and self.folder / f"{name}.safetensors", "", self.deadline)
+    def checkpoint(self, name: str, key: str) -> Checkpoint:
+        """The checkpoint of a training in this folder."""
+        return Checkpoint(self.folder and self.folder / f"{name}.safetensors", key, self.deadline)
 
     def clear(self) -> None:
         """Called when the results are kept elsewhere."""

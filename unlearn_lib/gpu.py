@@ -2,8 +2,8 @@ r"""The six models of the gpu profile, 28 to 126 million parameters: too large t
 
 How many tokens: `torch.utils.flop_counter` counts `MFLOP_PER_TOKEN` in a training step (attention included; 6 N would be
 165, 360 and 758). At an assumed 30 % of the 989 TFLOP/s that one H200 has in bfloat16, 9 minutes hold 880, 400 and 190 million
-tokens of s, m and l. Every model is trained on 197 million, so that the largest takes 9 minutes and all six together 32; they
-stay below an hour down to 16 %. The share of 30 % is an assumption: nothing here was measured on a GPU.
+tokens of s, m and l. Every model is trained on 190 million, so that the largest takes 9 minutes and all six together half an
+hour; they stay below an hour down to 15 %. The share of 30 % is an assumption: nothing here was measured on a GPU.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from unlearn_lib.recipes import ModelSpec, Recipe
 FOLDER = Path(os.environ.get("UNLEARN_LIB_MODELS", Path(__file__).parents[1] / "build" / "models")) / "gpu"
 """In the checkout, outside git; the environment variable UNLEARN_LIB_MODELS names another folder."""
 
-STEPS = 3000
-
+BATCH, CONTEXT = 128, 512
 MFLOP_PER_TOKEN = {"s": 182.45, "m": 397.15, "l": 830.47}
 ASSUMED_FLOPS = 0.3 * 989e12
+STEPS = int(round(9 * 60 * ASSUMED_FLOPS / (1e6 * MFLOP_PER_TOKEN["l"] * BATCH * CONTEXT), -2))
+"""What the largest model takes about 9 minutes for, in hundreds: 2900."""
 
 SPECS: dict[str, ModelSpec] = {
     f"gpu/{family}-{size}": ModelSpec(family, *shape)
@@ -32,21 +33,15 @@ SPECS: dict[str, ModelSpec] = {
     }.items()
 }
 
-
-def estimated_minutes(name: str) -> float:
-    """How long pre-training of a model takes on one H200 at `ASSUMED_FLOPS`; an estimate, not a measurement."""
-    return RECIPE.tokens(name) * MFLOP_PER_TOKEN[name[-1]] * 1e6 / ASSUMED_FLOPS / 60
-
-
 RECIPE = Recipe(
     kind="gpu",
     called="model of the gpu profile",
     specs=SPECS,
     folder=FOLDER,
     vocabulary=16_384,
-    context=512,
+    context=CONTEXT,
     local_window=256,
-    batch=128,
+    batch=BATCH,
     micro_batch=32,
     warm_up=200,
     saved="float32",

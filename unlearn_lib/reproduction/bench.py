@@ -205,7 +205,9 @@ class Bench:
 
     def trained(self, name: str, examples: Sequence[Example], seed: int) -> Trained:
         """The base model fine-tuned on these samples; `name` is that of its file in the workspace."""
-        model, checkpoint, training = copy.deepcopy(self.base), self.workspace.checkpoint(name), self.scenario.training
+        model, training = copy.deepcopy(self.base), self.scenario.training
+        # the folder's name stands for everything else
+        checkpoint = self.workspace.checkpoint(name, key({"seed": seed, "examples": [e.input_ids for e in examples]}))
         fit(model, examples, training, seed=seed, checkpoint=checkpoint)
         return Trained(model, checkpoint.seconds, round(training.epochs * len(examples)))
 
