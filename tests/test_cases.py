@@ -88,7 +88,10 @@ def test_texts_are_counted_by_the_criterion() -> None:
 def test_table_8_stands_beside_the_printed_one() -> None:
     records = [record("original", seed, [30.0 * (seed + 1), 80, 0], [True, True, False]) for seed in (0, 1, 2)]
     table = case_tables.table8(case_tables.counts(case_tables.texts(records)))
-    assert table.loc[("Email", "before unlearning")].to_dict() == {"OPT, of 3": "2.0 [2.0, 2.0]", "OPT, paper, of 128": "22"}
+    assert table.loc[("Email", "before unlearning")].to_dict() == {
+        "OPT, of 3": "2.0\u00a0[2.0,\u00a02.0]",
+        "OPT, paper, of 128": "22",
+    }
     assert table.loc[("Email", "texts never seen"), "OPT, paper, of 128"] == ""
 
 

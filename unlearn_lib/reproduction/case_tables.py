@@ -15,6 +15,7 @@ from unlearn_lib.reproduction.figures import style
 from unlearn_lib.reproduction.intervals import interval
 from unlearn_lib.reproduction.scenarios import ORIGINAL
 from unlearn_lib.reproduction.store import Record
+from unlearn_lib.reproduction.tables import NO_BREAK
 
 MEMORISED = Criterion("run", 30)
 """A text counts as memorised when a draw gives its next 30 tokens exactly: about 70 characters, 13 words."""
@@ -260,7 +261,7 @@ def _by_task_and_method(rows: dict[tuple[str, str], dict[str, str]]) -> pd.DataF
 def _between(values: pd.Series, most: float) -> str:
     """Mean and interval, cut to what is possible: 0 to `most`."""
     mean, low, high = interval(values)
-    return f"{mean:.1f} [{max(low, 0.0):.1f}, {min(high, most):.1f}]"
+    return f"{mean:.1f}{NO_BREAK}[{max(low, 0.0):.1f},{NO_BREAK}{min(high, most):.1f}]"
 
 
 def _ratio(part: float, whole: float) -> float:
