@@ -29,7 +29,7 @@ def tiny() -> Callable[..., Any]:
         from transformers import AutoModelForCausalLM
 
         torch.manual_seed(seed)
-        spec = nano.NanoSpec(family, 16, 2, 2, 0.0, 0, "")
+        spec = nano.ModelSpec(family, 16, 2, 2, 0.0, 0, "")
         model = AutoModelForCausalLM.from_config(nano.config(spec)).to(dtype).eval()
         # the initial weights of transformers are so small that all curvature would vanish
         with torch.no_grad():

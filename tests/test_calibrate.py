@@ -21,7 +21,7 @@ def memorised(tokenizer: Any, texts: list[dict[str, str]]) -> Any:
     from unlearn_lib import nano
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(nano.config(nano.NanoSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
+    model = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
     train(model, tokenizer, texts[:24], TrainingConfig(40, 1e-2))
     return model
 

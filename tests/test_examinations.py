@@ -74,6 +74,7 @@ def record(method: str, seed: int, options: dict[str, Any], after: dict[str, flo
     before |= {"attack_auc": 0.9, "holdout_kl": 0.1, "retain_kl": 0.1}
     own = {"cosine_to_gradient": 1.0, "gradient_evaluations": 32}
     config = {"task": "piqa", "model": "nano/opt-s", "seed": seed, "method": method, "options": options, "cycle_size": 32}
+    config |= {"profile": "nano"}
     return {"config": config, "results": {"before": [before], "after": [{**before, **own, **after}]}, "timing": {}}
 
 

@@ -28,7 +28,7 @@ def adapted(tmp_path_factory: Any, tokenizer: Any, texts: list[dict[str, str]]) 
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_config(nano.config(nano.NanoSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
+    base = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
     train(base, tokenizer, texts[24:], TrainingConfig(20, 1e-2))
     folder = tmp_path_factory.mktemp("base")
     save_model(base, tokenizer, folder)

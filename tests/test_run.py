@@ -23,7 +23,7 @@ def place(tmp_path_factory: Any, tokenizer: Any, texts: list[dict[str, str]]) ->
 
     folder: Path = tmp_path_factory.mktemp("user")
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(nano.config(nano.NanoSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
+    model = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
     save_model(model, tokenizer, folder / "base")
     marked = [dict(row) for row in texts]
     marked[0]["text"] += " <script>alert(1)</script>"

@@ -1,4 +1,5 @@
-"""The `unlearn` command. Exit codes: 0 done, 2 bad input, 3 the numerics were refused or something does not fit, 130 interrupted."""
+"""The `unlearn` command. Exit codes: 0 done, 2 bad input, 3 the numerics were refused or something does not fit, 75 not finished
+before the minutes given were over (the same command continues), 130 interrupted."""
 
 from __future__ import annotations
 
@@ -165,7 +166,15 @@ def doctor() -> None:
 @click.option("--all", "everything", is_flag=True, help="All tables and figures.")
 @click.option("--list", "listing", is_flag=True, help="One line for each id.")
 @click.option("--runs", is_flag=True, help="First compute the missing records into results/; resumes when interrupted.")
-@click.option("--processes", default=2, show_default=True, help="With --runs: so many at a time, one thread each.")
+@click.option("--profile", "profile_name", metavar="NAME", help="Which models, data and sizes: nano (default) or gpu.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop before so many minutes are over; exit code 75 then means that the same command continues. One process.",
+)
+@click.option(
+    "--processes", type=click.IntRange(min=1), help="With --runs: so many at a time, one thread each; by the profile."
+)
 @click.option(
     "--store-outputs", is_flag=True, help="Also keep the outputs at the defaults in notebooks/, where they are committed."
 )
@@ -176,47 +185,69 @@ def reproduce(
     everything: bool,
     listing: bool,
     runs: bool,
-    processes: int,
+    profile_name: str | None,
+    minutes: float | None,
+    processes: int | None,
     store_outputs: bool,
     pairs: tuple[str, ...],
 ) -> None:
     """Regenerate tables and figures: run their notebooks into build/executed/.
 
     By default a notebook draws from the committed records and recomputes a small live part; `-p recompute=true` computes all its
-    records anew, into build/results/.
+    records anew, into build/results/. With `--runs` the models of the profile that are missing are trained first; records are
+    never computed twice, and an interrupted command continues where it was.
     """
     from unlearn_lib.reproduction.inventory import ITEMS, find, project_root
 
     if listing:
         for identifier, item in ITEMS.items():
-            cost = ", ".join(
-                f"{name}: {f'all runs anew {spent} minutes' if spent else 'no runs'}" for name, spent in item.minutes.items()
-            )
+            cost = ", ".join(f"{name}: {_cost(spent)}" for name, spent in item.minutes.items())
             click.echo(f"{identifier:14}{item.title}  ({item.notebook}; {cost})")
         return
     chosen = {identifier: find(identifier) for identifier in (ITEMS if everything else ids)}
     if not chosen:
         raise InputError(f"name what to reproduce, or use --all or --list; ids: {', '.join(ITEMS)}")
-    from unlearn_lib.reproduction import notebooks
+    from unlearn_lib.checkpoints import NOT_FINISHED, Deadline, OutOfTimeError
+    from unlearn_lib.reproduction import notebooks, profiles
 
-    root = project_root()
+    deadline, root = Deadline(minutes), project_root()
     given = dict(_pair(pair) for pair in pairs)
+    if profile_name is not None:
+        given["profile"] = profile_name
+    profile = profiles.find(given.get("profile", profiles.NANO.name))
+    if minutes is not None and processes not in (None, 1):
+        raise InputError("--minutes stops one process; leave out --processes, or give --processes 1")
+    if store_outputs and profile is not profiles.NANO:
+        raise InputError(
+            f"the outputs that are committed are those of the profile nano; leave out --store-outputs for {profile.name}"
+        )
     work = [(root / "notebooks" / item.notebook, item) for item in chosen.values()]
     values = {path: notebooks.parse(path, given) for path, _ in work}
-    if runs:
-        from unlearn_lib.reproduction.grids import grid
-        from unlearn_lib.reproduction.runs import run
-        from unlearn_lib.reproduction.store import RunStore
+    done = 0
+    try:
+        if runs:
+            from unlearn_lib.reproduction.computing import Computation
+            from unlearn_lib.reproduction.grids import grid
 
-        wanted = [scenario for identifier in chosen for scenario in grid(identifier)]
-        run(wanted, RunStore(root / "results" / "nano"), click.echo, processes)
-    for path, item in work:
-        if store_outputs:
-            notebooks.store_outputs(path)
-            click.echo(f"outputs stored: {os.path.relpath(path)}")
-        target = root / "build" / "executed" / item.notebook
-        ran = notebooks.execute(path, target, values[path], root)
-        click.echo(f"{'executed' if ran else 'up to date'}: {os.path.relpath(target)}")
+            computation = Computation(profile, [run for identifier in chosen for run in grid(identifier, profile)], root)
+            computation.run(deadline, processes or (profile.processes if minutes is None else 1), click.echo)
+        for path, item in work:
+            deadline.check()
+            if store_outputs:
+                notebooks.store_outputs(path)
+                click.echo(f"outputs stored: {os.path.relpath(path)}")
+            # the book is made of the nano profile's
+            target = root / "build" / ("executed" if profile is profiles.NANO else f"executed-{profile.name}") / item.notebook
+            ran = notebooks.execute(path, target, values[path], root)
+            click.echo(f"{'executed' if ran else 'up to date'}: {os.path.relpath(target)}")
+            done += 1
+    except OutOfTimeError:
+        models, records = computation.left() if runs else (0, 0)
+        click.echo(
+            f"not finished: {models} models, {records} records and {len(work) - done} notebooks are left; the same command continues "
+            f"(exit code {NOT_FINISHED})"
+        )
+        sys.exit(NOT_FINISHED)
 
 
 @main.command()
@@ -242,6 +273,12 @@ def book() -> None:
 
     page = build(project_root(), click.echo)
     click.echo(f"the book: {os.path.relpath(page, Path.cwd())}")
+
+
+def _cost(minutes: int | None) -> str:
+    if minutes is None:
+        return "not measured"
+    return f"all runs anew {minutes} minutes" if minutes else "no runs"
 
 
 def _pair(text: str) -> tuple[str, str]:

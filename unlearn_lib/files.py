@@ -12,19 +12,30 @@ from pathlib import Path
 PREFIX = ".writing-"
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file at once: after an interruption, or on a full disk, the old content is still there and nothing else is."""
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """An empty file to fill, which becomes `path` when the block ends without an error and disappears otherwise.
+
+    After an interruption, or on a full disk, the old content is still there and nothing else is.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=PREFIX)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=PREFIX)
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        yield temporary
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file at once, see `new_file`."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager

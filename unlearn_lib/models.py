@@ -1,4 +1,4 @@
-"""Load and save causal language models: hub names, local folders, and the embedded `nano/` models."""
+"""Load and save causal language models: hub names, local folders, and the models of this repository (`nano/`, `gpu/`)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
-from unlearn_lib import nano
+from unlearn_lib import gpu, nano
 from unlearn_lib.errors import HubUnavailableError, InputError, unknown
 from unlearn_lib.hub import hub_reachable
 
+RECIPES = {"nano": nano.RECIPE, "gpu": gpu.RECIPE}
+"""The sets of models that this repository trains, by the first part of their names."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -39,8 +41,9 @@ def load_model(
     """Load a causal language model and its tokenizer, ready for curvature: eager attention, evaluation mode.
 
     Args:
-        name_or_path: An embedded model (`nano/neo-s|m|l`, `nano/opt-s|m|l`), a local folder in the Hugging Face layout, or a
-            name on the hub. A folder with a peft adapter is loaded on its base, and only the adapter is trainable.
+        name_or_path: An embedded model (`nano/neo-s|m|l`, `nano/opt-s|m|l`), one that was trained on this machine (`gpu/...`), a
+            local folder in the Hugging Face layout, or a name on the hub. A folder with a peft adapter is loaded on its base,
+            and only the adapter is trainable.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, ...
         dtype: `"float32"` (default), `"float64"` or `"bfloat16"`.
         revision: Branch, tag or commit on the hub.
@@ -49,7 +52,7 @@ def load_model(
         `(model, tokenizer)`, a plain transformers model in evaluation mode and its fast tokenizer.
 
     Raises:
-        InputError: Unknown embedded model, dtype or device; a folder without a model.
+        InputError: Unknown model, dtype or device; a model that was not trained yet; a folder without a model.
         HubUnavailableError: A hub name, no network, and nothing in the local cache. Raised within about a second.
 
     Only safetensors are read (no pickle), and code from the hub is never run.
@@ -61,10 +64,9 @@ def load_model(
     options: dict[str, Any] = {"trust_remote_code": False}
     model_from: str | Path = name
     tokenizer_from: str | Path = name
-    if name.startswith("nano/"):
-        if name not in nano.SPECS:
-            raise unknown("embedded model", name, nano.SPECS)
-        model_from, tokenizer_from = nano.folder(name), nano.TOKENIZER
+    recipe = RECIPES.get(name.partition("/")[0])
+    if recipe is not None:
+        model_from, tokenizer_from = recipe.place(name)
         options["local_files_only"] = True
     elif Path(name).is_dir():
         if not any((Path(name) / file).is_file() for file in ("config.json", "adapter_config.json")):
@@ -130,8 +132,7 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
 
 def manifest() -> dict[str, Any]:
     """The manifest of the embedded models: `files` (SHA-256 by path) and `models` (size, tokens, losses, cost)."""
-    result: dict[str, Any] = json.loads((nano.FOLDER / "manifest.json").read_text())
-    return result
+    return nano.RECIPE.manifest()
 
 
 def in_cache(name: str, revision: str | None = None) -> bool:

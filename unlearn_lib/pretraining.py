@@ -1,38 +1,44 @@
-"""Pre-train the embedded models from scratch: `python -m unlearn_lib.pretraining [NAME ...] [--out DIR]`.
+"""Pre-train models from scratch: `python -m unlearn_lib.pretraining [NAME ...] [--out DIR]`.
 
-One tokenizer (byte-level BPE, digits apart) and six models, trained on the generated corpus with fixed seeds and written as
-float16 safetensors beside a manifest of SHA-256 hashes. About two CPU hours for all six.
+A tokenizer (byte-level BPE, digits apart) and the models of one set, `nano/` (all six without a NAME) or `gpu/`, trained with
+fixed seeds and written as safetensors beside a manifest of SHA-256 hashes. About two CPU hours for all of `nano/`. Interrupted
+training goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import platform
-import time
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import astuple, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from torch import Tensor
 
-from unlearn_lib.data.nano.corpus import documents
-from unlearn_lib.nano import CONTEXT, END, END_ID, FOLDER, PAD, SPECS, TOKENIZER, VOCABULARY, config, folder
+from unlearn_lib.checkpoints import NOT_FINISHED, Checkpoint, Deadline, OutOfTimeError
+from unlearn_lib.errors import NumericsError, unknown
+from unlearn_lib.files import new_folder, write_text
+from unlearn_lib.models import RECIPES, resolve_device
+from unlearn_lib.progress import Say
+from unlearn_lib.recipes import END, PAD, Recipe, file_hashes
 
-CORPUS_SEED, HELD_OUT_SEED = 0, 1
-TOKENIZER_DOCUMENTS = 20_000
-BATCH = 8
-WARM_UP = 50
 WEIGHT_DECAY = 0.1
 BETAS = (0.9, 0.98)
+REPORT_EVERY = 100
+SHARED = ("vocabulary", "context", "local_window", "batch", "micro_batch", "warm_up", "autocast")
+"""What a training depends on beside its spec and the tokenizer."""
 
 
-def train_tokenizer() -> Any:
-    """Byte-level BPE of `VOCABULARY` tokens on the first documents of the corpus, as a fast transformers tokenizer."""
+def train_tokenizer(recipe: Recipe) -> Any:
+    """Byte-level BPE of the recipe's vocabulary on its corpus, as a fast transformers tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -42,117 +48,198 @@ def train_tokenizer() -> Any:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=recipe.vocabulary,
         special_tokens=[PAD, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(islice(documents(CORPUS_SEED), TOKENIZER_DOCUMENTS), trainer)
+    tokenizer.train_from_iterator(recipe.corpus(recipe.folder).tokenizer_texts(), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, bos_token=END, model_max_length=CONTEXT
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, bos_token=END, model_max_length=recipe.context
     )
 
 
-def blocks(tokenizer: Any, seed: int) -> Iterator[Tensor]:
-    """Endless blocks of token ids, `[CONTEXT]` each: documents one after the other, each ended by the end-of-text token."""
-    stream, pending = documents(seed), []
-    while True:
-        texts = list(islice(stream, 256))
-        for ids in tokenizer(texts, verbose=False)["input_ids"]:
-            pending += [*ids, END_ID]
-        while len(pending) >= CONTEXT:
-            yield torch.tensor(pending[:CONTEXT])
-            pending = pending[CONTEXT:]
-
-
-def learning_rate(step: int, peak: float, steps: int) -> float:
+def learning_rate(step: int, peak: float, steps: int, warm_up: int) -> float:
     """Linear warm-up, then a cosine to zero."""
-    if step < WARM_UP:
-        return peak * (step + 1) / WARM_UP
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, steps - WARM_UP)))
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-def pretrain(name: str, tokenizer: Any, *, steps: int | None = None) -> tuple[Any, dict[str, Any]]:
-    """Train one model; returns it with a record of losses (mean NLL per token, nats) and cost."""
+def pretrain(
+    recipe: Recipe,
+    name: str,
+    tokenizer: Any,
+    *,
+    steps: int | None = None,
+    device: str = "cpu",
+    checkpoint: Checkpoint | None = None,
+    say: Say = click.echo,
+) -> tuple[Any, dict[str, Any]]:
+    """Train one model; returns it with a record of losses (mean NLL per token, nats) and cost.
+
+    Args:
+        recipe: The set that the model belongs to.
+        name: A name in `recipe.specs`.
+        tokenizer: Of the set.
+        steps: Fewer steps than the spec has, for a trial.
+        device: As of `load_model`. On a GPU with the recipe's number format for products, on a CPU always in float32.
+        checkpoint: Where to go on from and to save to. Interrupted training ends with the weights of uninterrupted training,
+            bit for bit on a CPU.
+        say: Called with a line every `REPORT_EVERY` steps.
+
+    Raises:
+        OutOfTimeError: The checkpoint's deadline has passed.
+        NumericsError: The loss is not finite.
+    """
     from transformers import AutoModelForCausalLM
 
-    spec = SPECS[name]
+    spec, place, corpus = recipe.specs[name], resolve_device(device), recipe.corpus(recipe.folder)
     steps = spec.steps if steps is None else steps
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config(spec)).train()
+    model = AutoModelForCausalLM.from_config(recipe.config(spec)).to(place).train()
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decay, "weight_decay": WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}], betas=BETAS, fused=True
     )
-    stream, losses, start = blocks(tokenizer, CORPUS_SEED), [], time.perf_counter()
-    for step in range(steps):
+    checkpoint = checkpoint or Checkpoint()
+    losses = checkpoint.restore(model, optimizer)
+    stream = corpus.blocks(tokenizer, recipe.context, len(losses) * recipe.batch)
+    products = torch.autocast("cuda", torch.bfloat16) if recipe.autocast and place.type == "cuda" else contextlib.nullcontext()
+    for step in range(len(losses), steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, spec.learning_rate, steps)
-        ids_BT = torch.stack(list(islice(stream, BATCH)))
-        loss = model(input_ids=ids_BT, labels=ids_BT).loss
-        loss.backward()
+            group["lr"] = learning_rate(step, spec.learning_rate, steps, recipe.warm_up)
+        pieces = torch.stack(list(islice(stream, recipe.batch))).split(recipe.micro_batch)
+        total = 0.0
+        for ids_BT in (piece.to(place) for piece in pieces):
+            with products:
+                loss = model(input_ids=ids_BT, labels=ids_BT).loss / len(pieces)
+            loss.backward()
+            total += loss.item()
+        if not math.isfinite(total):
+            raise NumericsError(f"the loss of {name} became {total} at step {step + 1}; lower its learning rate")
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-        if (step + 1) % 100 == 0:
-            recent = sum(losses[-100:]) / 100
-            click.echo(f"{name}  step {step + 1:5d}/{steps}  loss {recent:.3f}  {time.perf_counter() - start:6.0f} s")
+        losses.append(total)
+        if (step + 1) % REPORT_EVERY == 0:
+            recent = sum(losses[-REPORT_EVERY:]) / REPORT_EVERY
+            say(f"{name}  step {step + 1:5d}/{steps}  loss {recent:.3f}  {checkpoint.seconds:6.0f} s")
+        checkpoint.step_done(model, optimizer, losses)
     model.eval()
-    with torch.no_grad():
-        held_out = torch.stack(list(islice(blocks(tokenizer, HELD_OUT_SEED), 64)))
-        held_out_loss = sum(model(input_ids=b, labels=b).loss.item() for b in held_out.split(16)) / 4
     return model, {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": steps,
-        "tokens": steps * BATCH * CONTEXT,
-        "held_out_loss": round(held_out_loss, 4),
-        "seconds": round(time.perf_counter() - start),
+        "tokens": recipe.tokens(name, steps),
+        **{key: round(held_out_loss(model, blocks), 4) for key, blocks in corpus.held_out(tokenizer, recipe.context).items()},
+        **corpus.facts(),
+        "seconds": round(checkpoint.seconds),
         "torch": torch.__version__.split("+")[0],
         "python": platform.python_version(),
     }
 
 
-def manifest_files(root: Path) -> dict[str, str]:
-    """SHA-256 of every shipped file below `root`, by relative path."""
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
-    }
+@torch.no_grad()
+def held_out_loss(model: Any, blocks: torch.Tensor, batch: int = 16) -> float:
+    """The mean NLL per token (nats) over blocks `[n, context]`."""
+    parts = [piece.to(model.device) for piece in blocks.split(batch)]
+    total: float = sum(model(input_ids=piece, labels=piece).loss.item() * len(piece) for piece in parts)
+    return total / len(blocks)
 
 
-def save(model: Any, target: Path) -> None:
-    """Write `config.json` and `model.safetensors` in float16."""
-    model = model.half()
-    model.config.dtype = torch.float16
-    model.save_pretrained(target)
+def train(
+    recipe: Recipe,
+    names: Sequence[str],
+    *,
+    steps: int | None = None,
+    device: str = "cpu",
+    deadline: Deadline | None = None,
+    say: Say = click.echo,
+) -> None:
+    """Train models one after the other into `recipe.folder`, the tokenizer first where there is none, and write the manifest.
+
+    Args:
+        recipe: The set that the models belong to.
+        names: Names in `recipe.specs`; a model that is there already is trained anew.
+        steps, device, say: See `pretrain`.
+        deadline: When to stop; the same call goes on from there.
+
+    Raises:
+        OutOfTimeError: The deadline has passed.
+        NumericsError: A loss is not finite.
+    """
+    from transformers import AutoTokenizer
+
+    if not recipe.tokenizer.exists():
+        say(f"{recipe.kind}: training the tokenizer of {recipe.vocabulary} tokens")
+        with new_folder(recipe.tokenizer) as folder:
+            train_tokenizer(recipe).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer, local_files_only=True)
+    for name in names:
+        spec = recipe.specs[name]
+        settings = [*astuple(spec), steps, *(getattr(recipe, key) for key in SHARED), file_hashes(recipe.tokenizer)]
+        checkpoint = Checkpoint(
+            recipe.folder / "checkpoints" / f"{recipe.model_folder(name).name}.safetensors",
+            hashlib.sha256(json.dumps(settings).encode()).hexdigest(),
+            deadline,
+        )
+        checkpoint.deadline.check()
+        model, record = pretrain(recipe, name, tokenizer, steps=steps, device=device, checkpoint=checkpoint, say=say)
+        _keep(recipe, name, model, record)
+        checkpoint.remove()
+
+
+def _keep(recipe: Recipe, name: str, model: Any, record: dict[str, Any]) -> None:
+    """Write `config.json` and `model.safetensors` in the recipe's number format, and then the manifest."""
+    dtype = getattr(torch, recipe.saved)
+    model = model.to("cpu", dtype)
+    model.config.dtype = dtype
+    target = recipe.model_folder(name)
+    shutil.rmtree(target, ignore_errors=True)
+    with new_folder(target) as folder:
+        model.save_pretrained(folder)
+    manifest = recipe.manifest()
+    models = manifest["models"] | {name: record}
+    files = manifest["files"]
+    for folder in (target, recipe.tokenizer):
+        files |= {f"{folder.name}/{path}": digest for path, digest in file_hashes(folder).items()}
+    ordered = {"files": dict(sorted(files.items())), "models": {key: models[key] for key in recipe.specs if key in models}}
+    write_text(recipe.folder / "manifest.json", json.dumps(ordered, indent=1) + "\n")
 
 
 @click.command(help=__doc__)
 @click.argument("names", nargs=-1)
-@click.option("--out", type=click.Path(path_type=Path), default=FOLDER, show_default="the package's own folder")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write; default: the set's own.")
 @click.option("--steps", type=int, default=None, help="fewer steps, for a trial")
 @click.option("--threads", type=int, default=None, help="torch threads")
-def main(names: tuple[str, ...], out: Path, steps: int | None, threads: int | None) -> None:
-    """Train the named models (all of them by default) and write them with their manifest."""
+@click.option("--device", help="As of load_model; default: cpu for nano/, auto for others.")
+@click.option("--minutes", type=float, help="Stop before so many minutes are over; the same command goes on from there.")
+def main(
+    names: tuple[str, ...],
+    out: Path | None,
+    steps: int | None,
+    threads: int | None,
+    device: str | None,
+    minutes: float | None,
+) -> None:
+    """Train the named models (all embedded ones by default) and write them with their manifest."""
+    deadline = Deadline(minutes)
     if threads:
         torch.set_num_threads(threads)
+    kind = names[0].partition("/")[0] if names else "nano"
+    if kind not in RECIPES:
+        raise click.BadParameter(str(unknown("set of models", kind, RECIPES)))
+    recipe = RECIPES[kind] if out is None else replace(RECIPES[kind], folder=out)
     for name in names:
-        if name not in SPECS:
-            raise click.BadParameter(f"{name!r} is not an embedded model; choose from {', '.join(SPECS)}")
-    tokenizer = train_tokenizer()
-    tokenizer.save_pretrained(out / TOKENIZER.name)
-    records: dict[str, Any] = {}
-    manifest_path = out / "manifest.json"
-    if manifest_path.exists():
-        records = json.loads(manifest_path.read_text())["models"]
-    for name in names or SPECS:
-        model, records[name] = pretrain(name, tokenizer, steps=steps)
-        save(model, out / folder(name).name)
-        manifest = {"files": manifest_files(out), "models": {key: records[key] for key in SPECS if key in records}}
-        manifest_path.write_text(json.dumps(manifest, indent=1) + "\n")
+        if name not in recipe.specs:
+            raise click.BadParameter(str(unknown(recipe.called, name, recipe.specs)))
+    try:
+        place = device or ("cpu" if kind == "nano" else "auto")
+        train(recipe, names or list(recipe.specs), steps=steps, device=place, deadline=deadline)
+    except OutOfTimeError:
+        click.echo("not finished; the same command goes on from here")
+        sys.exit(NOT_FINISHED)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from unlearn_lib.checkpoints import Checkpoint
 from unlearn_lib.data.batches import Example, collate, context_length, encode
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import sequence_losses
@@ -53,6 +54,7 @@ def fit(
     *,
     seed: int = 0,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[float]:
     """Train `model` in place; the order of the examples in each epoch is drawn from `seed`.
 
@@ -62,6 +64,8 @@ def fit(
         config: Epochs, learning rate, batch size, ...
         seed: Seed of the order.
         progress: Called with (step, steps, loss) after every step.
+        checkpoint: Where to go on from and to save to; training that was interrupted ends with the same weights, bit for bit
+            on a CPU.
 
     Returns:
         The mean loss of every batch, in nats.
@@ -69,6 +73,7 @@ def fit(
     Raises:
         InputError: No examples.
         NumericsError: The loss is not finite.
+        OutOfTimeError: The checkpoint's deadline has passed.
 
     Cost: `epochs` gradients over the examples.
     """
@@ -86,9 +91,10 @@ def fit(
     optimizer = torch.optim.AdamW(
         params, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
-    history: list[float] = []
+    checkpoint = checkpoint or Checkpoint()
+    history = checkpoint.restore(model, optimizer)
     model.train()
-    for step, piece in enumerate(pieces):
+    for step, piece in enumerate(pieces[len(history) :], len(history)):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * (1 - step / len(pieces))
         loss = sequence_losses(model, collate([examples[i] for i in piece], model.device)).mean()
@@ -103,5 +109,7 @@ def fit(
         history.append(loss.item())
         if progress is not None:
             progress(step + 1, len(pieces), history[-1])
+        checkpoint.step_done(model, optimizer, history)
     model.eval()
+    checkpoint.finish(model, history)
     return history

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unlearn_lib.checkpoints import Workspace
 from unlearn_lib.data.batches import Example, context_length, encode, make_batches
+from unlearn_lib.data.overlap import without
 from unlearn_lib.losses import Batch, evaluate
 from unlearn_lib.methods import METHODS
 from unlearn_lib.methods.base import INCOMPLETE
@@ -21,7 +23,9 @@ from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
 from unlearn_lib.models import load_model
 from unlearn_lib.private_training import PrivacyConfig, noise_for, train_private
+from unlearn_lib.reproduction import profiles
 from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE, Scenario, method_name
+from unlearn_lib.reproduction.store import key
 from unlearn_lib.reproduction.weights import last_projection, with_activation
 from unlearn_lib.training import fit
 from unlearn_lib.unlearning import Result, unlearn
@@ -30,13 +34,34 @@ COMPARED = 64
 """Distances to the retrained model are taken on at most so many retained and held-out texts."""
 
 
-class Bench:
-    """One original model, the models retrained without what was forgotten, and all that is measured of them."""
+@dataclass(frozen=True)
+class Trained:
+    """The base model fine-tuned on some samples, and what that took."""
 
-    def __init__(self, scenario: Scenario, device: str = "cpu") -> None:
+    model: Any
+    seconds: float
+    gradient_evaluations: int
+
+
+class Bench:
+    """One original model, the models retrained without what was forgotten, and all that is measured of them.
+
+    Args:
+        scenario: One of those that share all of this.
+        device: Where to compute; default: the profile's.
+        workspace: Where models that were trained are kept, so that an interrupted bench goes on with them.
+
+    Raises:
+        InputError: The model was not trained yet.
+        OutOfTimeError: The workspace's deadline has passed, here or in `run`; a new bench goes on from what was trained.
+    """
+
+    def __init__(self, scenario: Scenario, device: str | None = None, workspace: Workspace | None = None) -> None:
         self.scenario = scenario
+        place = workspace or Workspace()
+        self.workspace = place.below(f"{scenario.task}-{key(scenario.shared_config())[:12]}") if place.folder else place
         self.task = scenario.load_task()
-        self.base, self.tokenizer = load_model(scenario.model, device=device)
+        self.base, self.tokenizer = load_model(scenario.model, device=device or profiles.find(scenario.profile).device)
         if scenario.activation:
             self.base = with_activation(self.base, scenario.activation)
         length = context_length(self.base, self.tokenizer)
@@ -46,10 +71,9 @@ class Bench:
         }
         order = torch.randperm(len(self.task.train), generator=torch.Generator().manual_seed(scenario.seed))
         self.order: list[int] = order.tolist()
-        start = time.perf_counter()
-        self.original = self.trained(range(len(self.order)))
-        self.training_seconds = time.perf_counter() - start
-        self._retrained: dict[int, Result] = {}
+        original = self.trained("original", self.encoded["train"], scenario.seed)
+        self.original, self.training_seconds = original.model, original.seconds
+        self._retrained: dict[int, Trained] = {}
         self._before: dict[int, dict[str, Any]] = {}
         self._predictions: dict[int, dict[str, list[tuple[Batch, Tensor]]]] = {}
 
@@ -79,7 +103,10 @@ class Bench:
         """(new model, what the method says of itself, seconds) of the cycle that starts from `model` and ends with `size`."""
         if scenario.method == PRIVATE:
             return self._private(scenario)
-        result = self.retrained(size) if scenario.method == "retrain" else self._unlearn(scenario, model, size)
+        if scenario.method == "retrain":
+            gold = self.retrained(size)
+            return gold.model, {"incomplete": 0.0, "gradient_evaluations": gold.gradient_evaluations}, gold.seconds
+        result = self._unlearn(scenario, model, size)
         # the last step's own figures; its loss is from before the step and must not stand for the measured one
         last = result.history[-1] if result.history else {}
         found: dict[str, float] = {name: last[name] for name in ("step_norm", "cosine_to_gradient") if name in last}
@@ -88,35 +115,37 @@ class Bench:
         return result.model, found, result.cost.seconds
 
     def _unlearn(self, scenario: Scenario, model: Any, size: int) -> Result:
-        start = self.start(scenario, size)
         method = method_name(scenario.method)
         stops = "holdout" in METHODS[method].from_options(scenario.options).required()
         unseen = range(scenario.measured, len(self.task.holdout))  # not the texts that are measured
         return unlearn(
             model,
             self.tokenizer,
-            forget=self.task.train.select(self.order[start:size]),
+            forget=self.task.train.select(self._cycle(size)),
             retain=self.task.train.select(self.kept(size)),
             holdout=self.task.holdout.select(unseen) if stops else None,
             base=self.base,
             method=method,
-            seed=scenario.seed * 100 + start // scenario.cycle_size,
+            seed=self._seed(size),
             batch_size=max(scenario.cycle_size, 32),
+            progress=lambda *_: self.workspace.deadline.check(),
             **scenario.options,
         )
 
-    def retrained(self, size: int) -> Result:
-        """Retraining as the original was trained, without the first `size` forgotten samples."""
+    def retrained(self, size: int) -> Trained:
+        """Retraining as the original was trained, without the first `size` forgotten samples (and exact copies of this cycle's)."""
         if size not in self._retrained:
-            training = self.scenario.training
-            options = {
-                "epochs": training.epochs,
-                "learning_rate": training.learning_rate,
-                "train_batch_size": training.batch_size,
-            }
-            gold = replace(self.scenario, method="retrain", options=options)
-            self._retrained[size] = self._unlearn(gold, self.original, size)
+            kept = without(self._examples(self.kept(size)), self._examples(self._cycle(size)))
+            self._retrained[size] = self.trained(f"retrained-{size}", kept, self._seed(size))
         return self._retrained[size]
+
+    def _cycle(self, size: int) -> list[int]:
+        """The indices of the samples of the cycle after which `size` samples are forgotten."""
+        return self.order[self.start(self.scenario, size) : size]
+
+    def _seed(self, size: int) -> int:
+        """Of that cycle."""
+        return self.scenario.seed * 100 + self.start(self.scenario, size) // self.scenario.cycle_size
 
     def before(self, size: int) -> dict[str, Any]:
         """What is measured of the original model, with `size` samples about to be forgotten."""
@@ -142,6 +171,7 @@ class Bench:
 
     def usual(self, model: Any, parts: dict[str, list[Example]]) -> dict[str, float]:
         """The losses on the parts, accuracy, and the loss attack's AUC."""
+        self.workspace.deadline.check()
         losses = {name: evaluate(model, self._batches(examples)) for name, examples in parts.items()}
         return {
             **{f"{name}_loss": losses_n.double().mean().item() for name, losses_n in losses.items()},
@@ -176,11 +206,16 @@ class Bench:
     def _batches(self, examples: Sequence[Example]) -> Any:
         return make_batches(sorted(examples, key=lambda example: len(example.input_ids)), 32, self.original.device)
 
-    def trained(self, indices: Sequence[int]) -> Any:
-        """The base model fine-tuned on these samples."""
-        model = copy.deepcopy(self.base)
-        fit(model, [self.encoded["train"][i] for i in indices], self.scenario.training, seed=self.scenario.seed)
-        return model
+    def _examples(self, indices: Iterable[int]) -> list[Example]:
+        return [self.encoded["train"][i] for i in indices]
+
+    def trained(self, name: str, examples: Sequence[Example], seed: int) -> Trained:
+        """The base model fine-tuned on these samples; `name` is that of its file in the workspace."""
+        model, training = copy.deepcopy(self.base), self.scenario.training
+        # the folder's name stands for everything else
+        checkpoint = self.workspace.checkpoint(name, key({"seed": seed, "examples": [e.input_ids for e in examples]}))
+        fit(model, examples, training, seed=seed, checkpoint=checkpoint)
+        return Trained(model, checkpoint.seconds, round(training.epochs * len(examples)))
 
     def _private(self, scenario: Scenario) -> tuple[Any, dict[str, float], float]:
         """Training on all of D with DP-SGD at `options["epsilon"]`; the other options are PrivacyConfig's."""
@@ -191,7 +226,12 @@ class Bench:
         noise = noise_for(target, config.rate(n), config.steps(n), config.delta)
         model, start = copy.deepcopy(self.base), time.perf_counter()
         spent = train_private(
-            model, self.tokenizer, self.task.train, PrivacyConfig(noise_multiplier=noise, **options), seed=scenario.seed
+            model,
+            self.tokenizer,
+            self.task.train,
+            PrivacyConfig(noise_multiplier=noise, **options),
+            seed=scenario.seed,
+            progress=lambda *_: self.workspace.deadline.check(),
         )
         found = {"epsilon": spent.epsilon, "noise_multiplier": noise, "gradient_evaluations": config.epochs * n}
         return model, found, time.perf_counter() - start
@@ -215,8 +255,9 @@ def _onion(bench: Bench, model: Any, size: int) -> dict[str, Any]:
     first = exposures(bench.original, bench.encoded["train"], bench.encoded["reference"])
     cutoff = math.log(bench.scenario.reference_size / 2.5)
     kept = [i for i, value in enumerate(first.nats_n.tolist()) if value < cutoff]
-    again = bench.trained(kept)
-    left = exposures(again, [bench.encoded["train"][i] for i in kept], bench.encoded["reference"])
+    rest = [bench.encoded["train"][i] for i in kept]
+    again = bench.trained("onion", rest, bench.scenario.seed)
+    left = exposures(again.model, rest, bench.encoded["reference"])
     return {
         "cutoff": cutoff,
         "exposures": [round(value, 4) for value in first.nats_n.tolist()],

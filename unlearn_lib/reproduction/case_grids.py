@@ -7,8 +7,9 @@ from typing import Any
 from unlearn_lib.data.tasks import NEAR_DUPLICATES
 from unlearn_lib.reproduction.cases import Case
 from unlearn_lib.reproduction.paper import FAMILIES
+from unlearn_lib.reproduction.profiles import NANO
 from unlearn_lib.reproduction.scenarios import ORIGINAL
-from unlearn_lib.reproduction.settings import CYCLE_SIZE, methods
+from unlearn_lib.reproduction.settings import methods
 from unlearn_lib.training import TrainingConfig
 
 TASKS = ("medical", "email")
@@ -33,7 +34,16 @@ def options() -> dict[str, dict[str, Any]]:
 def case(task: str, model: str, seed: int, method: str, **changes: Any) -> Case:
     """One run."""
     return Case(
-        task, model, seed, method, TRAINING, options()[method], cycle_size=CYCLE_SIZE, holdout_size=128, measured=64, **changes
+        task,
+        model,
+        seed,
+        method,
+        TRAINING,
+        options()[method],
+        cycle_size=NANO.cycle_size,
+        holdout_size=128,
+        measured=64,
+        **changes,
     )
 
 

@@ -53,8 +53,8 @@ class Case(Scenario):
     def config(self) -> dict[str, Any]:
         return super().config() | {"scenario": "case-study"}
 
-    def bench(self, device: str = "cpu") -> CaseBench:
-        return CaseBench(self, device)
+    def bench(self, **options: Any) -> CaseBench:
+        return CaseBench(self, **options)
 
 
 class CaseBench(Bench):
@@ -62,8 +62,8 @@ class CaseBench(Bench):
 
     scenario: Case
 
-    def __init__(self, scenario: Case, device: str = "cpu") -> None:
-        super().__init__(scenario, device)
+    def __init__(self, scenario: Case, **options: Any) -> None:
+        super().__init__(scenario, **options)
         train = self.encoded["train"]
         request = [i for i in self.order if len(train[i].input_ids) > scenario.long][: scenario.cycle_size]
         rest = [i for i in self.order if i not in set(request)]
@@ -106,7 +106,7 @@ class CaseBench(Bench):
             best = {name: round(value, 4) for name, value in closeness(written, example, draws.prefix).items()}
             back = set[tuple[int, ...]]().union(*(runs(Example(row, row)) for row in written))
             rest = runs(Example(example.input_ids[draws.prefix :], example.labels[draws.prefix :]))
-            secrets = getattr(self.task, part)[number]["secrets"]
+            secrets = getattr(self.task, part)[number].get("secrets", {})  # a user's own download has none that are known
             rows.append(
                 best
                 | {"shared": _share(rest & elsewhere, back), "own": _share(rest - elsewhere, back)}

@@ -16,8 +16,8 @@ from unlearn_lib.reproduction import histograms, paper, units
 from unlearn_lib.reproduction.evidence import Effect, Evidence, paired
 from unlearn_lib.reproduction.grids import exposure_histograms, onion, weights
 from unlearn_lib.reproduction.intervals import interval, text
-from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE, Scenario
-from unlearn_lib.reproduction.settings import CYCLE_SIZE
+from unlearn_lib.reproduction.profiles import NANO
+from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE
 
 MARGIN = 2.5
 """Points of accuracy that count as no change."""
@@ -109,7 +109,7 @@ def _milder_than_ascent(e: Evidence) -> Judgement:
 
 @claim("Gradient ascent costs accuracy once 256 samples are removed.", "Tables 3 to 5 and 9, p. 7, 8, 14", "table03")
 def _ascent_costs(e: Evidence) -> Judgement:
-    return both_ascents(lambda m: e.level(m, "delta_acc", 2 * CYCLE_SIZE), lambda level: level.below, "points (ΔACC)")
+    return both_ascents(lambda m: e.level(m, "delta_acc", 2 * NANO.cycle_size), lambda level: level.below, "points (ΔACC)")
 
 
 @claim("A second cycle of Fisher Removal harms utility.", "Tables 3 to 5 and 9, p. 7, 8, 14; Figure 5, p. 12", "fig05")
@@ -179,12 +179,12 @@ def _curvature_matters(e: Evidence) -> Judgement:
 def _counted(e: Evidence) -> Judgement:
     """O(r) for retraining and finetuning, O(t) for ascent, O(t m) for the Fisher methods, as gradients in the records."""
     runs = e.utility
-    kept = Scenario.train_size - runs.removed
+    kept = runs.task.map(NANO.train_sizes) - runs.removed
     expected = {
         "retrain": 5 * kept,
         "finetune": kept,
-        "gradient-ascent": CYCLE_SIZE,
-        "fisher-removal": kept + CYCLE_SIZE,
+        "gradient-ascent": NANO.cycle_size,
+        "fisher-removal": kept + NANO.cycle_size,
         "fisher-forgetting": kept,
     }
     right = {name: (runs.gradient_evaluations == count)[runs.method == name].all() for name, count in expected.items()}
@@ -258,7 +258,7 @@ def _weight_histograms(e: Evidence) -> Judgement:
 
 @claim("Fisher Forgetting keeps utility over four cycles.", "Figure 5, p. 12", "fig05")
 def _forgetting_over_cycles(e: Evidence) -> Judgement:
-    last = e.cycles[(e.cycles.method == "fisher-forgetting") & (e.cycles.removed == 4 * CYCLE_SIZE)]
+    last = e.cycles[(e.cycles.method == "fisher-forgetting") & (e.cycles.removed == 4 * NANO.cycle_size)]
     found = interval(last.delta_acc)
     printed = paper.printed("cycles")
     theirs = printed[printed.method == "fisher-forgetting"].groupby("task").accuracy.agg(lambda a: a.iloc[-1] - a.iloc[0])
@@ -274,7 +274,7 @@ def _forgetting_over_cycles(e: Evidence) -> Judgement:
     "fig05",
 )
 def _collapse_over_cycles(e: Evidence) -> Judgement:
-    words, holds, fourth = [], True, e.cycles[e.cycles.removed == 4 * CYCLE_SIZE]
+    words, holds, fourth = [], True, e.cycles[e.cycles.removed == 4 * NANO.cycle_size]
     for method in ("fisher-removal", *ASCENTS):
         last = fourth[fourth.method == method]
         found = interval(last.retain_rise)

@@ -10,8 +10,9 @@ import pandas as pd
 
 from unlearn_lib.reproduction import case_grids, case_tables, examinations, grids, paper, tables, tradeoff
 from unlearn_lib.reproduction.intervals import interval
+from unlearn_lib.reproduction.profiles import NANO
 from unlearn_lib.reproduction.scenarios import Scenario
-from unlearn_lib.reproduction.settings import CYCLE_SIZE, PAPER_CYCLE_SIZE
+from unlearn_lib.reproduction.settings import PAPER_CYCLE_SIZE
 from unlearn_lib.reproduction.store import Record
 
 CELL = ["task", "family", "size", "removed"]
@@ -40,7 +41,7 @@ class Effect(NamedTuple):
 
 
 class Evidence:
-    """The records, loaded when first asked for.
+    """The records of the nano profile, loaded when first asked for.
 
     Args:
         records: Returns the records of scenarios, as `Session.records`.
@@ -83,12 +84,12 @@ class Evidence:
     def printed(self) -> pd.DataFrame:
         """The paper's utility tables in the form of ours; ascent stands for both of our readings of it."""
         table = paper.reported("utility_and_exposure")
-        return table.assign(removed=table.removed * CYCLE_SIZE // PAPER_CYCLE_SIZE)
+        return table.assign(removed=table.removed * NANO.cycle_size // PAPER_CYCLE_SIZE)
 
     def seconds(self, method: str, other: str) -> tuple[tuple[float, float, float], pd.Series]:
         """The ratio of two methods' seconds in the first cycle, of the smallest models as in the paper: ours, its interval over tasks
         and families, and the paper's by task."""
-        first = self.utility[(self.utility.removed == CYCLE_SIZE) & (self.utility["size"] == "s")]
+        first = self.utility[(self.utility.removed == NANO.cycle_size) & (self.utility["size"] == "s")]
         ours = first.groupby(["method", "task", "family", "size"]).seconds.mean()
         theirs = paper.printed("runtime").set_index(["method", "task"]).seconds
         return interval(ours[method] / ours[other]), theirs[method] / theirs[other]
@@ -109,7 +110,7 @@ class Evidence:
 
     def second_cycle(self, method: str, measure: str) -> Effect:
         """How much further a second cycle takes a method than the first: the mean difference over task and model."""
-        first, second = CYCLE_SIZE, 2 * CYCLE_SIZE
+        first, second = NANO.cycle_size, 2 * NANO.cycle_size
 
         def growth(table: pd.DataFrame) -> pd.Series:
             cells = _cells(table, method, measure, None)

@@ -9,12 +9,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from unlearn_lib.reproduction import paper, tables
+from unlearn_lib.reproduction.profiles import NANO, Profile
 from unlearn_lib.reproduction.scenarios import ORIGINAL
 from unlearn_lib.reproduction.store import Record
 
 LOOKS = {
-    "neo": {"color": "#0072B2", "marker": "D", "label": "nano/neo-s"},
-    "opt": {"color": "#D55E00", "marker": "v", "label": "nano/opt-s"},
+    "neo": {"color": "#0072B2", "marker": "D"},
+    "opt": {"color": "#D55E00", "marker": "v"},
 }
 MEASURES = ["damage", "forget_rise", "retain_rise", "attack_auc", "retain_kl", "cosine_to_gradient", "gradient_evaluations"]
 
@@ -34,10 +35,14 @@ def means(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return tables.by_groups(runs, ["family", *by], MEASURES)
 
 
-def damping_figure(table: pd.DataFrame) -> Any:
+def _looks(profile: Profile) -> dict[str, dict[str, Any]]:
+    return {family: {**look, "label": f"{profile.name}/{family}-s"} for family, look in LOOKS.items()}
+
+
+def damping_figure(table: pd.DataFrame, profile: Profile = NANO) -> Any:
     """The damage ratio (left) and the cosine of step and gradient (right) over dampings; dashed: the identity instead of F^-1."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
-    for family, look in LOOKS.items():
+    for family, look in _looks(profile).items():
         mine = table[(table.family == family) & table.damping.notna()].sort_values("damping")
         plain = table[(table.family == family) & (table.solver == "identity")].iloc[0]
         left.errorbar(mine.damping, mine.damage_mean, yerr=mine.damage_sd, capsize=2, linewidth=1.2, markersize=5, **look)
@@ -51,10 +56,10 @@ def damping_figure(table: pd.DataFrame) -> Any:
     return figure
 
 
-def blocks_figure(table: pd.DataFrame, width: int, terms: int) -> Any:
+def blocks_figure(table: pd.DataFrame, width: int, terms: int, profile: Profile = NANO) -> Any:
     """The damage ratio over block widths B at one number of terms (left), and over numbers of terms m at one width (right)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), sharey=True, layout="constrained")
-    for family, look in LOOKS.items():
+    for family, look in _looks(profile).items():
         mine = table[table.family == family]
         for axis, swept, part in ((left, "width", mine[mine.terms == terms]), (right, "terms", mine[mine.width == width])):
             part = part.sort_values(swept)

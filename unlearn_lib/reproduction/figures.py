@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from unlearn_lib.plotting import COLOURS, MARKERS, save_figure
-from unlearn_lib.reproduction import paper
+from unlearn_lib.reproduction import paper, profiles
 from unlearn_lib.reproduction.scenarios import ORIGINAL
 from unlearn_lib.reproduction.store import Record
 from unlearn_lib.reproduction.tables import over_seeds, save_table
@@ -54,7 +54,7 @@ def cycles(runs: pd.DataFrame) -> Any:
         left.set(
             title=f"{paper.TASKS[task]}, reported (GPT-Neo-125M)", ylabel="accuracy (%)", xticks=sorted(theirs.removed.unique())
         )
-        right.set(title=f"{paper.TASKS[task]}, ours (nano/neo-s)", xticks=[0, *sorted(ours.removed.unique())])
+        right.set(title=f"{paper.TASKS[task]}, ours ({runs.profile.iloc[0]}/neo-s)", xticks=[0, *sorted(ours.removed.unique())])
         for axis in (left, right):
             chance = paper.CHANCE[task]
             axis.axhline(chance, color="grey", linestyle=":", linewidth=1)
@@ -75,7 +75,10 @@ def runtime(runs: pd.DataFrame) -> Any:
     methods = [method for method in paper.METHODS if method in set(ours.method)]
     tasks = [task for task in paper.TASKS if task in set(ours.task)]
     figure, axes = plt.subplots(1, 2, figsize=(7, 2.9), layout="constrained")
-    for axis, table, title in ((axes[0], theirs, "reported (GPT-Neo-125M)"), (axes[1], ours, "ours (nano/neo-s, one thread)")):
+    profile = profiles.find(runs.profile.iloc[0])
+    where = "one thread" if profile.device == "cpu" else "one GPU"
+    titles = ("reported (GPT-Neo-125M)", f"ours ({profile.name}/neo-s, {where})")
+    for axis, table, title in zip(axes, (theirs, ours), titles, strict=True):
         shown = [method for method in methods if method in set(table.method) and (table is ours or not method.endswith("adam"))]
         width = 0.8 / len(shown)
         for number, method in enumerate(shown):

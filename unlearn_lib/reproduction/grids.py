@@ -1,4 +1,4 @@
-"""Which runs stand behind which table or figure, in the nano profile."""
+"""Which runs stand behind which table or figure, in a profile."""
 
 from __future__ import annotations
 
@@ -7,144 +7,159 @@ from dataclasses import replace
 from typing import Any
 
 from unlearn_lib.reproduction import case_grids
+from unlearn_lib.reproduction.profiles import NANO, Profile
 from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE, Scenario
-from unlearn_lib.reproduction.settings import LEARNING_RATE, STEP_FACTOR, options, scenario
+from unlearn_lib.reproduction.settings import options, scenario
 
 TASKS = ("arc_easy", "piqa", "mathqa", "lambada")
-FAMILIES = ("neo", "opt")
-SEEDS = {"s": (0, 1, 2), "m": (0, 1, 2), "l": (0,)}
-SIZES = dict.fromkeys(TASKS, ("s", "m", "l"))
-"""The sizes whose records are committed."""
 APPROXIMATE = ("gradient-ascent", "gradient-ascent-adam", "fisher-removal", "fisher-forgetting", "fisher-removal-calibrated")
 
 DAMPINGS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
 WIDTHS = (1, 8, 48, 192)
 TERMS = (32, 64, 128, 256, 448)
 EPSILONS = (0.1, 1.0, 10.0, 100.0, 1000.0)
-SWEPT: dict[str, list[dict[str, Any]]] = {
-    "gradient-ascent": [{"preset": "paper", "step": k * 1e-5 * STEP_FACTOR} for k in (1, 2, 3, 5, 7)],
-    "gradient-ascent-adam": [{"step": k * LEARNING_RATE["s"] / 5, "optimizer": "adam"} for k in (1, 2, 3, 5, 7)],
-    "fisher-removal": [{"preset": "paper", "step": k * 1e-4 * STEP_FACTOR} for k in (1, 1.5, 2, 2.5, 3, 4)],
-    "fisher-forgetting": [{"preset": "paper", "sigma": k * 1e-3} for k in (1, 2, 3, 5, 7)],
-    PRIVATE: [{"epsilon": epsilon, "learning_rate": LEARNING_RATE["s"]} for epsilon in EPSILONS],
-}
-"""Figure 3's strengths: the paper's ranges, step lengths times the factor of all step lengths."""
 
 
-def utility(task: str, sizes: Sequence[str] | None = None) -> list[Scenario]:
-    """A utility table: every method over two cycles, both families, by default in the sizes whose records are committed."""
+def swept(profile: Profile = NANO) -> dict[str, list[dict[str, Any]]]:
+    """Figure 3's strengths, for small models: the paper's ranges, step lengths times the factor of all step lengths."""
+    rate, factor = profile.learning_rate["s"], profile.step_factor
+    return {
+        "gradient-ascent": [{"preset": "paper", "step": k * 1e-5 * factor} for k in (1, 2, 3, 5, 7)],
+        "gradient-ascent-adam": [{"step": k * rate / 5, "optimizer": "adam"} for k in (1, 2, 3, 5, 7)],
+        "fisher-removal": [{"preset": "paper", "step": k * 1e-4 * factor} for k in (1, 1.5, 2, 2.5, 3, 4)],
+        "fisher-forgetting": [{"preset": "paper", "sigma": k * 1e-3} for k in (1, 2, 3, 5, 7)],
+        PRIVATE: [{"epsilon": epsilon, "learning_rate": rate, **profile.private} for epsilon in EPSILONS],
+    }
+
+
+def utility(task: str, sizes: Sequence[str] | None = None, *, profile: Profile = NANO) -> list[Scenario]:
+    """A utility table: every method over two cycles, both families, by default in the sizes that the profile's table has."""
     return [
-        scenario(task, f"nano/{family}-{size}", seed, method)
-        for size in sizes or SIZES[task]
-        for family in FAMILIES
-        for seed in SEEDS[size]
-        for method in options(size)
+        scenario(task, profile.models[f"{family}-{size}"], seed, method, profile=profile)
+        for size in sizes or profile.sizes[task]
+        for family in profile.families
+        for seed in profile.seeds[size]
+        for method in options(size, profile)
     ]
 
 
-def all_utility() -> list[Scenario]:
+def all_utility(profile: Profile = NANO) -> list[Scenario]:
     """The utility tables."""
-    return [run for task in TASKS for run in utility(task)]
+    return [run for task in TASKS for run in utility(task, profile=profile)]
 
 
-def originals() -> list[Scenario]:
+def originals(profile: Profile = NANO) -> list[Scenario]:
     """The original models of all tasks."""
-    return [run for run in all_utility() if run.method == ORIGINAL]
+    return [run for run in all_utility(profile) if run.method == ORIGINAL]
 
 
-def cycles() -> list[Scenario]:
+def runtimes(profile: Profile = NANO) -> list[Scenario]:
+    """Figure 2: the utility tables' runs of the small GPT-Neo."""
+    return [run for run in all_utility(profile) if run.model == profile.models["neo-s"]]
+
+
+def cycles(profile: Profile = NANO) -> list[Scenario]:
     """Figure 5: the approximate methods over four cycles."""
     return [
-        scenario(task, "nano/neo-s", seed, method, cycles=4)
+        scenario(task, profile.models["neo-s"], seed, method, cycles=4, profile=profile)
         for task in ("lambada", "piqa")
-        for seed in SEEDS["s"]
+        for seed in profile.seeds["s"]
         for method in (ORIGINAL, *APPROXIMATE)
     ]
 
 
-def tradeoff() -> list[Scenario]:
+def tradeoff(profile: Profile = NANO) -> list[Scenario]:
     """Figure 3: every method over its strengths, one cycle; retraining and the calibrated method, which have none, once."""
-    sizes = options("s")
-    swept = {**SWEPT, **{method: [sizes[method]] for method in (ORIGINAL, "retrain", "fisher-removal-calibrated")}}
+    usual = options("s", profile)
+    strengths = {
+        **swept(profile),
+        **{method: [usual[method]] for method in (ORIGINAL, "retrain", "fisher-removal-calibrated")},
+    }
     return [
-        replace(scenario(task, "nano/opt-s", seed, ORIGINAL, cycles=1), method=method, options=values)
+        replace(
+            scenario(task, profile.models["opt-s"], seed, ORIGINAL, cycles=1, profile=profile), method=method, options=values
+        )
         for task in ("lambada", "piqa")
-        for seed in SEEDS["s"]
-        for method, strengths in swept.items()
-        for values in strengths
+        for seed in profile.seeds["s"]
+        for method, several in strengths.items()
+        for values in several
     ]
 
 
-def activations() -> list[Scenario]:
+def activations(profile: Profile = NANO) -> list[Scenario]:
     """Both families with the other one's activation function, beside their own from the utility table."""
     methods = (ORIGINAL, "retrain", "gradient-ascent", "fisher-removal", "fisher-removal-calibrated")
     swapped = {"neo": ("", "relu"), "opt": ("", "gelu_new")}
     return [
-        scenario("arc_easy", f"nano/{family}-s", seed, method, activation=activation)
-        for family in FAMILIES
+        scenario("arc_easy", profile.models[f"{family}-s"], seed, method, profile=profile, activation=activation)
+        for family in profile.families
         for activation in swapped[family]
-        for seed in SEEDS["s"]
+        for seed in profile.seeds["s"]
         for method in methods
     ]
 
 
-def damping() -> list[Scenario]:
+def damping(profile: Profile = NANO) -> list[Scenario]:
     """The paper's algorithm over dampings and with the identity in place of the inverse Fisher, each to the same forget loss."""
     strengths: list[dict[str, Any]] = [{"solver": "identity"}]
     for value in DAMPINGS:
         precise = {"precision": "float64"} if value < 1e-2 else {}  # the recursion starts from I / damping
         strengths.append({"preset": "paper", "damping": value, **precise})
-    return _calibrated(strengths)
+    return _calibrated(strengths, profile)
 
 
-def blocks() -> list[Scenario]:
+def blocks(profile: Profile = NANO) -> list[Scenario]:
     """Our blocks over widths B, and at the usual width over numbers of terms m, each to the same forget loss."""
-    swept = [(width, 256) for width in WIDTHS] + [(48, terms) for terms in TERMS if terms != 256]
-    return _calibrated([{"solver": "block", "width": width, "terms": terms} for width, terms in swept])
+    both = [(width, 256) for width in WIDTHS] + [(48, terms) for terms in TERMS if terms != 256]
+    return _calibrated([{"solver": "block", "width": width, "terms": terms} for width, terms in both], profile)
 
 
-def _calibrated(strengths: Sequence[dict[str, Any]]) -> list[Scenario]:
+def _calibrated(strengths: Sequence[dict[str, Any]], profile: Profile) -> list[Scenario]:
     """One step of removal for each set of options, its length calibrated, however large the damage."""
     shared = {"step": "calibrate", "steps": 1, "retain_limit": None}
     return [
-        replace(scenario("arc_easy", f"nano/{family}-s", seed, ORIGINAL, cycles=1), method=method, options=values)
-        for family in FAMILIES
-        for seed in SEEDS["s"]
-        for method, values in [(ORIGINAL, {}), ("retrain", options("s")["retrain"])]
+        replace(
+            scenario("arc_easy", profile.models[f"{family}-s"], seed, ORIGINAL, cycles=1, profile=profile),
+            method=method,
+            options=values,
+        )
+        for family in profile.families
+        for seed in profile.seeds["s"]
+        for method, values in [(ORIGINAL, {}), ("retrain", options("s", profile)["retrain"])]
         + [("fisher-removal", {**shared, **strength}) for strength in strengths]
     ]
 
 
-def weights() -> list[Scenario]:
+def weights(profile: Profile = NANO) -> list[Scenario]:
     """Figure 4: the last layer's weights after one cycle."""
-    return [
-        scenario("arc_easy", "nano/neo-s", seed, method, cycles=1, detail="weights")
-        for seed in SEEDS["s"]
-        for method in (ORIGINAL, *APPROXIMATE)
-    ]
+    return _small_neo(profile, (ORIGINAL, *APPROXIMATE), "weights")
 
 
-def onion() -> list[Scenario]:
+def onion(profile: Profile = NANO) -> list[Scenario]:
     """Figure 6: the most exposed samples are dropped, the model retrained."""
-    return [scenario("arc_easy", "nano/neo-s", seed, ORIGINAL, cycles=1, detail="onion") for seed in SEEDS["s"]]
+    return _small_neo(profile, (ORIGINAL,), "onion")
 
 
-def exposure_histograms() -> list[Scenario]:
+def exposure_histograms(profile: Profile = NANO) -> list[Scenario]:
     """Figure 7: the exposure of every training sample before and after one cycle."""
+    return _small_neo(profile, (ORIGINAL, "retrain", *APPROXIMATE), "exposures")
+
+
+def _small_neo(profile: Profile, methods: Sequence[str], detail: str) -> list[Scenario]:
     return [
-        scenario("arc_easy", "nano/neo-s", seed, method, cycles=1, detail="exposures")
-        for seed in SEEDS["s"]
-        for method in (ORIGINAL, "retrain", *APPROXIMATE)
+        scenario("arc_easy", profile.models["neo-s"], seed, method, cycles=1, profile=profile, detail=detail)
+        for seed in profile.seeds["s"]
+        for method in methods
     ]
 
 
-GRIDS: dict[str, Callable[[], Sequence[Scenario]]] = {
-    "table03": lambda: [*utility("arc_easy"), *originals()],
-    "table04": lambda: utility("piqa"),
-    "table05": lambda: utility("mathqa"),
+GRIDS: dict[str, Callable[[Profile], Sequence[Scenario]]] = {
+    "table03": lambda profile: [*utility("arc_easy", profile=profile), *originals(profile)],
+    "table04": lambda profile: utility("piqa", profile=profile),
+    "table05": lambda profile: utility("mathqa", profile=profile),
     "table07": all_utility,
-    "table09": lambda: utility("lambada"),
-    "fig02": lambda: [run for run in all_utility() if run.model == "nano/neo-s"],
+    "table09": lambda profile: utility("lambada", profile=profile),
+    "fig02": runtimes,
     "fig03": tradeoff,
     "fig04": weights,
     "fig05": cycles,
@@ -153,11 +168,11 @@ GRIDS: dict[str, Callable[[], Sequence[Scenario]]] = {
     "damping": damping,
     "blocks": blocks,
     "activations": activations,
-    "table08": case_grids.case_studies,
-    "table10": case_grids.case_studies,
+    "table08": lambda profile: case_grids.case_studies(),
+    "table10": lambda profile: case_grids.case_studies(),
 }
 
 
-def grid(identifier: str) -> Sequence[Scenario]:
+def grid(identifier: str, profile: Profile = NANO) -> Sequence[Scenario]:
     """The runs behind an id of the inventory; none for a notebook that only computes live."""
-    return GRIDS[identifier]() if identifier in GRIDS else []
+    return GRIDS[identifier](profile) if identifier in GRIDS else []

@@ -141,7 +141,7 @@ def onion(records: Sequence[Record]) -> Any:
     right.stairs(np.histogram(before, edges)[0], edges, fill=True, color="0.75", label="before")
     right.stairs(np.histogram(after, edges)[0], edges, color=COLOURS["retrain"], label="after")
     right.axvline(records[0]["results"]["cutoff"], color="black", linestyle=":", linewidth=1)
-    right.set(title=f"ours (nano/neo-s, {len(records)} seeds together)")
+    right.set(title=f"ours ({records[0]['config']['profile']}/neo-s, {len(records)} seeds together)")
     for axis in (left, right):
         axis.set_xlabel("exposure (nats)")
         axis.legend(frameon=False, fontsize=8, loc="upper left")

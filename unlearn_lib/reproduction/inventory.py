@@ -14,16 +14,17 @@ class Item:
 
     Attributes:
         notebook, title: Its file and what it shows.
-        minutes: Of computing all its runs anew on two cores, for each profile that has it (0: no runs).
+        minutes: Of computing all its runs anew, for each profile: nano on two cores, gpu on one GPU (0: no runs; None: not
+            measured).
     """
 
     notebook: str
     title: str
-    minutes: dict[str, int]
+    minutes: dict[str, int | None]
 
 
-def _nano(minutes: int) -> dict[str, int]:
-    return {"nano": minutes}
+def _nano(minutes: int) -> dict[str, int | None]:
+    return {"nano": minutes, "gpu": None if minutes else 0}
 
 
 ITEMS: dict[str, Item] = {

@@ -8,36 +8,61 @@ from pathlib import Path
 
 import torch
 
+from unlearn_lib.checkpoints import Workspace
 from unlearn_lib.errors import InputError
 from unlearn_lib.progress import Say
+from unlearn_lib.reproduction import profiles
 from unlearn_lib.reproduction.processes import completed
 from unlearn_lib.reproduction.scenarios import Scenario
 from unlearn_lib.reproduction.store import Record, RunStore
 
 
-def run(scenarios: Iterable[Scenario], store: RunStore, report: Say = lambda line: None, processes: int = 1) -> list[Record]:
+def run(
+    scenarios: Iterable[Scenario],
+    store: RunStore,
+    report: Say = lambda line: None,
+    processes: int = 1,
+    workspace: Workspace | None = None,
+) -> list[Record]:
     """The records of the scenarios, in order; those that are missing are computed.
 
     Scenarios with the same task, model, seed and sizes share one original model, which is trained once. With several processes
-    each has one thread, and takes one original after the other. An interrupted call loses at most the scenarios under way.
+    each has one thread, and takes one original after the other. An interrupted call loses at most the scenarios under way, and
+    of those in a workspace (one process only) not the models they trained.
+
+    Raises:
+        InputError: A model was not trained yet.
+        OutOfTimeError: The workspace's deadline has passed; the same call goes on from there.
     """
     wanted = list(scenarios)
     groups: dict[str, list[Scenario]] = {}
-    for scenario in wanted:
-        if store.get(scenario.name, scenario.config()) is None:
-            group = groups.setdefault(repr(scenario.shared()), [])
-            if scenario not in group:
-                group.append(scenario)
-    # the largest models first, so that no process is left with one at the end
-    missing = sorted(groups.values(), key=lambda group: ("lms".index(group[0].model[-1]), group[0].name))
+    for scenario in missing(wanted, store):
+        groups.setdefault(repr(scenario.shared()), []).append(scenario)
     if processes > 1:
-        for lines in completed(_group, [(group, store.folder) for group in missing], processes, _one_thread):
+        # the largest models first, so that no process is left with one at the end
+        order = sorted(groups.values(), key=lambda group: ("lms".index(_size(group[0])), group[0].name))
+        for lines in completed(_group, [(group, store.folder) for group in order], processes, _one_thread):
             for line in lines:
                 report(line)
     else:
-        for line in _one_by_one(missing, store):
+        for line in _one_by_one(list(groups.values()), store, workspace):
             report(line)
     return load(wanted, store)
+
+
+def missing(scenarios: Iterable[Scenario], store: RunStore) -> list[Scenario]:
+    """Those without a record, each once, in order.
+
+    Raises:
+        InputError: A model was not trained yet.
+    """
+    found: dict[str, Scenario] = {}
+    for scenario in scenarios:
+        config = scenario.config()
+        path = str(store.path(scenario.name, config))
+        if path not in found and store.get(scenario.name, config) is None:
+            found[path] = scenario
+    return list(found.values())
 
 
 def load(scenarios: Iterable[Scenario], store: RunStore) -> list[Record]:
@@ -52,20 +77,25 @@ def load(scenarios: Iterable[Scenario], store: RunStore) -> list[Record]:
         if record is None:
             raise InputError(
                 f"no record of {scenario.name} in {store.folder}: it was never run, or data, options or numerics have changed since; "
-                "compute it with `unlearn reproduce ID --runs`"
+                f"compute it with `{profiles.find(scenario.profile).command}`"
             )
         records.append(record)
     return records
 
 
-def _one_by_one(groups: Sequence[Sequence[Scenario]], store: RunStore) -> Iterator[str]:
+def _one_by_one(groups: Sequence[Sequence[Scenario]], store: RunStore, workspace: Workspace | None = None) -> Iterator[str]:
     for group in groups:
-        bench = group[0].bench()
+        bench = group[0].bench(workspace=workspace)
         for scenario in group:
             start = time.perf_counter()
             results, timing = bench.run(scenario)
             store.put(scenario.name, scenario.config(), results, timing)
             yield f"{scenario.name}: {time.perf_counter() - start:.0f} s"
+        bench.workspace.clear()
+
+
+def _size(scenario: Scenario) -> str:
+    return profiles.find(scenario.profile).family_and_size(scenario.model)[1]
 
 
 def _group(group: Sequence[Scenario], folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlearn_lib.data.tasks import Task, load_task
 from unlearn_lib.methods import METHODS
-from unlearn_lib.models import manifest
+from unlearn_lib.reproduction import profiles
 from unlearn_lib.training import TrainingConfig
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ NUMERICS_VERSION = 3
 
 ORIGINAL = "original"
 PRIVATE = "dp-sgd"
+OWN = ("method", "options", "cycles", "detail")
+"""What may differ between scenarios that share an original model and all that is measured of it."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Scenario:
             a method where to stop.
         detail: What is recorded besides, a name in `bench.DETAILS`.
         activation: Another activation function for the same weights, before fine-tuning.
+        profile: The profile that the model and the texts belong to.
     """
 
     task: str
@@ -59,11 +62,12 @@ class Scenario:
     measured: int = 128
     detail: str = ""
     activation: str = ""
+    profile: str = "nano"
 
     @property
     def name(self) -> str:
         """A readable file name prefix."""
-        parts = [self.task, self.model.removeprefix("nano/"), self.activation, self.method, self.detail]
+        parts = [self.task, profiles.find(self.profile).label(self.model), self.activation, self.method, self.detail]
         return "-".join([*filter(None, parts), f"{self.cycles}x{self.cycle_size}", f"seed{self.seed}"])
 
     def sizes(self) -> dict[str, int]:
@@ -80,35 +84,36 @@ class Scenario:
         return _task(*self.data())
 
     def data(self) -> tuple[Any, ...]:
-        """What `load_task` is asked for: task, seed, sizes, and more where a kind of scenario has more."""
-        return self.task, self.seed, tuple(self.sizes().items())
+        """What `load_task` is asked for: task, source, seed, sizes, and more where a kind of scenario has more."""
+        return self.task, profiles.find(self.profile).source, self.seed, tuple(self.sizes().items())
 
-    def bench(self, device: str = "cpu") -> Bench:
-        """Train the original model, ready for this scenario and all that share it."""
+    def bench(self, **options: Any) -> Bench:
+        """Train the original model, ready for this scenario and all that share it; options as of `Bench`."""
         from unlearn_lib.reproduction.bench import Bench
 
-        return Bench(self, device)
+        return Bench(self, **options)
 
     def shared(self) -> dict[str, Any]:
         """What scenarios have in common that share an original model and all that is measured of it."""
-        own = ("method", "options", "cycles", "detail")
-        return {name: value for name, value in asdict(self).items() if name not in own}
+        return {name: value for name, value in asdict(self).items() if name not in OWN}
 
     def config(self) -> dict[str, Any]:
-        """Everything the results depend on, data hashes included."""
-        model_files = {
-            path: digest
-            for path, digest in manifest()["files"].items()
-            if path.startswith((self.model.removeprefix("nano/") + "/", "tokenizer/"))
-        }
+        """Everything the results depend on, hashes of data and model included.
+
+        Raises:
+            InputError: The model was never trained.
+        """
         return {
             "scenario": "forgetting-cycles",
             "numerics": NUMERICS_VERSION,
-            "profile": "nano",
             **asdict(self),
+            "model_sha256": profiles.find(self.profile).model_files(self.model),
             "data_sha256": _task_sha256(*self.data()),
-            "model_sha256": model_files,
         }
+
+    def shared_config(self) -> dict[str, Any]:
+        """Everything the original model and those retrained from the same base depend on."""
+        return {name: value for name, value in self.config().items() if name not in OWN}
 
 
 def method_name(label: str) -> str:
@@ -117,8 +122,8 @@ def method_name(label: str) -> str:
 
 
 @cache
-def _task(name: str, seed: int, sizes: tuple[tuple[str, int], ...], *more: Any) -> Task:
-    return load_task(name, "nano", seed, dict(sizes), *more)
+def _task(name: str, source: str, seed: int, sizes: tuple[tuple[str, int], ...], *more: Any) -> Task:
+    return load_task(name, source, seed, dict(sizes), *more)
 
 
 @cache

@@ -7,29 +7,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unlearn_lib.errors import InputError
-from unlearn_lib.reproduction import runs
+from unlearn_lib.reproduction import profiles, runs
 from unlearn_lib.reproduction.inventory import project_root
+from unlearn_lib.reproduction.profiles import Profile
 from unlearn_lib.reproduction.scenarios import Scenario
 from unlearn_lib.reproduction.store import Record, RunStore
-
-PROFILES = ("nano",)
 
 
 @dataclass(frozen=True)
 class Session:
-    """The checkout, the device and where records come from."""
+    """The checkout, the profile, the device of the part computed live, and where records come from."""
 
     root: Path
-    profile: str
+    profile: Profile
     device: str
     recompute: bool
 
     def records(self, wanted: Sequence[Scenario]) -> list[Record]:
         """The committed records of the runs; with `recompute` all of them anew, into `build/results/` (resumed when interrupted)."""
         if self.recompute:
-            return runs.run(wanted, RunStore(self.root / "build" / "results" / self.profile))
-        return runs.load(wanted, RunStore(self.root / "results" / self.profile))
+            return runs.run(wanted, RunStore(self.root / "build" / "results" / self.profile.name))
+        return runs.load(wanted, RunStore(self.root / "results" / self.profile.name))
 
     def folder(self, out: str) -> Path:
         """The folder for figure files, relative to the checkout."""
@@ -42,8 +40,7 @@ def begin(profile: str = "nano", device: str = "auto", recompute: bool = False) 
     Raises:
         InputError: An unknown profile or device.
     """
-    if profile not in PROFILES:
-        raise InputError(f"unknown profile {profile!r}; choose one of: {', '.join(PROFILES)}")
+    chosen = profiles.find(profile)
     warnings.filterwarnings("ignore", message="IProgress not found")  # raised by the next imports
     from unlearn_lib.models import resolve_device
     from unlearn_lib.plotting import use_style
@@ -51,4 +48,4 @@ def begin(profile: str = "nano", device: str = "auto", recompute: bool = False) 
 
     quiet_libraries()
     use_style()
-    return Session(project_root(), profile, str(resolve_device(device)), recompute)
+    return Session(project_root(), chosen, str(resolve_device(device)), recompute)

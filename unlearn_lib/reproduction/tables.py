@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from unlearn_lib.reproduction import paper
+from unlearn_lib.reproduction import paper, profiles
 from unlearn_lib.reproduction.scenarios import ORIGINAL
-from unlearn_lib.reproduction.settings import CYCLE_SIZE, PAPER_CYCLE_SIZE
+from unlearn_lib.reproduction.settings import PAPER_CYCLE_SIZE
 from unlearn_lib.reproduction.store import Record, key
 
 NO_BREAK = "\u00a0"
@@ -23,11 +23,12 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for record in records:
         config, results = record["config"], record["results"]
-        family, size = config["model"].removeprefix("nano/").split("-")
+        family, size = profiles.find(config["profile"]).family_and_size(config["model"])
         for cycle, before in enumerate(results["before"]):
             after = before if config["method"] == ORIGINAL else results["after"][cycle]
             rows.append(
                 {
+                    "profile": config["profile"],
                     "task": config["task"],
                     "family": family,
                     "size": size,
@@ -60,10 +61,10 @@ def by_groups(runs: pd.DataFrame, keys: Sequence[str], measures: Sequence[str]) 
 def beside_reported(runs: pd.DataFrame) -> pd.DataFrame:
     """The paper's utility table with ours: one row for each size, method, family and number of removed samples.
 
-    The nano model of a size stands for the paper's model of that size, `CYCLE_SIZE` removed samples for the paper's 128.
+    Our model of a size stands for the paper's model of that size, the samples of one of our cycles for the paper's 128.
     """
     ours = over_seeds(runs[runs.method != ORIGINAL], ["delta_acc", "delta_exp"])
-    ours = ours.assign(paper_removed=ours.removed // CYCLE_SIZE * PAPER_CYCLE_SIZE)
+    ours = ours.assign(paper_removed=ours.removed // runs.removed.min() * PAPER_CYCLE_SIZE)
     theirs = paper.reported("utility_and_exposure").rename(
         columns={"removed": "paper_removed", "delta_acc": "paper_delta_acc", "delta_exp": "paper_delta_exp"}
     )
@@ -78,7 +79,7 @@ def original_quality(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "task": table.task.map(paper.TASKS),
-            "model": "nano/" + table.family + "-" + table["size"],
+            "model": runs.profile.iloc[0] + "/" + table.family + "-" + table["size"],
             "accuracy (%)": _cells(table, "accuracy", 1, sign=False),
             "loss, training texts": _cells(table, "retain_loss", 3, sign=False),
             "loss, held-out texts": _cells(table, "holdout_loss", 3, sign=False),
@@ -168,7 +169,7 @@ def distances(runs: pd.DataFrame) -> pd.DataFrame:
 def cycles_beside_reported(runs: pd.DataFrame) -> pd.DataFrame:
     """Figure 5 as a table: our accuracy after every cycle (percent, mean ± sd), and the paper's."""
     ours = over_seeds(runs[runs.method != ORIGINAL], ["accuracy", "delta_acc"])
-    ours = ours.assign(paper_removed=ours.removed // CYCLE_SIZE * PAPER_CYCLE_SIZE)
+    ours = ours.assign(paper_removed=ours.removed // runs.removed.min() * PAPER_CYCLE_SIZE)
     theirs = paper.reported("cycles").rename(columns={"removed": "paper_removed", "accuracy": "paper_accuracy"})
     keys = ["task", "method", "paper_removed"]
     table = ours.merge(theirs[[*keys, "paper_accuracy"]], on=keys, how="left", validate="one_to_one")

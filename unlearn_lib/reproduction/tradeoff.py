@@ -10,6 +10,7 @@ import pandas as pd
 
 from unlearn_lib.reproduction import paper, tables
 from unlearn_lib.reproduction.figures import style
+from unlearn_lib.reproduction.profiles import NANO, Profile
 from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE
 from unlearn_lib.reproduction.store import Record
 
@@ -38,7 +39,7 @@ def points(found: pd.DataFrame) -> pd.DataFrame:
     return table.assign(epsilon=spent.to_numpy())
 
 
-def figure(table: pd.DataFrame) -> Any:
+def figure(table: pd.DataFrame, profile: Profile = NANO) -> Any:
     """A row for each task: the paper's curves left, ours right, a point for each strength; right and up is better, up to retraining."""
     tasks = list(table.task.drop_duplicates())
     theirs = paper.reported("tradeoff")
@@ -56,7 +57,7 @@ def figure(table: pd.DataFrame) -> Any:
             if len(printed) and method != "gradient-ascent-adam":
                 left.plot(printed.exposure_drop, printed.accuracy, linestyle="--", **look)
         left.set(title=f"{paper.TASKS[task]}, reported (OPT-125M)", ylabel="accuracy (%)")
-        right.set(title=f"{paper.TASKS[task]}, ours (nano/opt-s)")
+        right.set(title=f"{paper.TASKS[task]}, ours ({profile.name}/opt-s)")
         for axis in (left, right):
             axis.axhline(paper.CHANCE[task], color="grey", linestyle=":", linewidth=1)
             axis.set_xlabel("fall of exposure (nats)")
