@@ -67,7 +67,7 @@ def record(method: str, seed: int, runs: list[float], found: list[bool], rate: f
         for n, yes in zip(runs, found, strict=True)
     ]
     state = {"extraction": extraction, "extraction_unseen": extraction[:1]}
-    config = {"task": "email", "model": "nano/opt-s", "seed": seed, "method": method}
+    config = {"profile": "nano", "task": "email", "model": "nano/opt-s", "seed": seed, "method": method}
     config |= {"duplicates": rate, "deduplicate": deduplicate}
     return {"config": config, "results": {"before": [state], "after": [state]}, "timing": {}}
 

@@ -21,7 +21,7 @@ from unlearn_lib.curvature.capture import capture
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.uses import Direct, Outer, Use, as_matrix, ghost_products, materialise
-from unlearn_lib.curvature.vector import Vector
+from unlearn_lib.curvature.vector import Vector, in_groups
 from unlearn_lib.errors import InputError, NumericsError, unknown
 from unlearn_lib.losses import Batch
 
@@ -193,15 +193,7 @@ def _check_finite(gradients: Tensor) -> None:
 
 def groups(params: Vector, passes: int) -> list[list[str]]:
     """The parameters in at most `passes` groups, in order, with about equally large factors."""
-    sizes = {name: sum(as_matrix(p).shape) for name, p in params.items()}  # of its factors, for each token
-    limit, filled = sum(sizes.values()) / passes, 0.0
-    result: list[list[str]] = [[]]
-    for name, size in sizes.items():
-        if filled + size / 2 > limit * len(result) and len(result) < passes and result[-1]:
-            result.append([])
-        result[-1].append(name)
-        filled += size
-    return result
+    return in_groups({name: sum(as_matrix(p).shape) for name, p in params.items()}, passes)  # of its factors, for each token
 
 
 def _capture_batch(risk: EmpiricalRisk, batch: Batch, params: Vector, fixed: Mapping[str, Tensor]) -> dict[str, list[Use]]:

@@ -66,3 +66,15 @@ def unflatten(flat: Tensor, like: Mapping[str, Tensor]) -> Vector:
         raise InputError(f"a flat vector for these parameters has shape ({size},), got {tuple(flat.shape)}")
     pieces = flat.split([tensor.numel() for tensor in like.values()])
     return {name: piece.view(tensor.shape) for (name, tensor), piece in zip(like.items(), pieces, strict=True)}
+
+
+def in_groups(sizes: Mapping[str, int], passes: int) -> list[list[str]]:
+    """The names in at most `passes` groups, in order, of about equal size."""
+    limit, filled = sum(sizes.values()) / passes, 0.0
+    result: list[list[str]] = [[]]
+    for name, size in sizes.items():
+        if filled + size / 2 > limit * len(result) and len(result) < passes and result[-1]:
+            result.append([])
+        result[-1].append(name)
+        filled += size
+    return result

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from unlearn_lib.curvature import KFAC, BlockRecursion, EmpiricalFisher, batch_gradient, from_blocks, to_blocks, trainable
 from unlearn_lib.curvature.meter import Meter
-from unlearn_lib.curvature.vector import Vector
+from unlearn_lib.curvature.vector import Vector, in_groups
 from unlearn_lib.data.batches import collate
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods.base import Inputs, Outcome
@@ -43,6 +43,8 @@ class FisherMethod(DirectionMethod):
         terms: m, the largest number of terms; fewer when D+ has fewer (paper: 1024).
         retain_batch_size: With "recursion": sequences of D+ whose mean gradient is one term (paper: not stated; its run times
             fit 8).
+        passes: With "recursion": the parameters are worked through in so many groups, one after the other, each with gradients of
+            its own. The same result in a `passes`-th of the memory, for `passes` times the gradients.
         precision: "float32" or "float64" for the curvature; the default is the model's.
     """
 
@@ -52,12 +54,15 @@ class FisherMethod(DirectionMethod):
     width: int = Field(48, ge=1)
     terms: int = Field(1024, ge=1)
     retain_batch_size: int = Field(1, ge=1)
+    passes: int = Field(1, ge=1)
     precision: Literal["float32", "float64"] | None = None
 
     @model_validator(mode="after")
     def _own_terms(self) -> Self:
         if self.retain_batch_size > 1 and self.solver != "recursion":
             raise ValueError(f"retain_batch_size is for solver='recursion'; {self.solver} has one term for every sequence")
+        if self.passes > 1 and self.solver != "recursion":
+            raise ValueError(f"passes is for solver='recursion', not {self.solver}")
         return self
 
     def fisher_power(self, model: Any, v: Vector, exponent: float, inputs: Inputs, outcome: Outcome) -> Vector:
@@ -65,8 +70,7 @@ class FisherMethod(DirectionMethod):
         if self.solver == "identity":
             return v
         if self.solver == "recursion":
-            recursion = self._recursion(model, inputs, outcome)
-            return from_blocks(_recursion_power(recursion, to_blocks(v, self.width).to(recursion.inverse_KBB), exponent), v)
+            return self._by_recursion(model, v, exponent, inputs, outcome)
         examples = inputs.some_retain(self.terms)
         batches = inputs.batches(examples, model.device)
         outcome.details["terms"] = len(examples)
@@ -82,8 +86,12 @@ class FisherMethod(DirectionMethod):
             return Needs(0, 0, "no curvature")
         if self.solver == "recursion":
             terms = min(self.terms, -(-len(inputs.retain) // self.retain_batch_size))
-            memory: float = vector_bytes(model) * (self.width + 3)
-            return Needs(terms * self.retain_batch_size, memory, f"{terms} terms, blocks of {self.width}")
+            sizes = {name: p.numel() for name, p in trainable(model).items()}
+            parts = [sum(sizes[name] for name in group) for group in in_groups(sizes, self.passes)]
+            share = max(parts) / max(1, sum(parts))
+            memory: float = vector_bytes(model) * (share * self.width + 3)
+            detail = f"{terms} terms, blocks of {self.width}" + (f", {len(parts)} passes" if len(parts) > 1 else "")
+            return Needs(len(parts) * terms * self.retain_batch_size, memory, detail)
         examples = inputs.some_retain(self.terms)
         batches = inputs.batches(examples, model.device)
         if self.solver == "kfac":
@@ -100,27 +108,30 @@ class FisherMethod(DirectionMethod):
             (found.gradient_evaluations + trace) * len(examples), found.peak_memory_bytes, f"{found} of {len(examples)} texts"
         )
 
-    def _recursion(self, model: Any, inputs: Inputs, outcome: Outcome) -> BlockRecursion:
-        """F_m^{-1} from m batches of D+ in an order drawn from the seed (a new order for every step)."""
+    def _by_recursion(self, model: Any, v: Vector, exponent: float, inputs: Inputs, outcome: Outcome) -> Vector:
+        """F_m from m batches of D+ in an order drawn from the seed (a new order for every step); F_m^exponent v."""
         if self.damping is None:
             raise InputError("solver='recursion' starts from I / damping; give damping=... (the paper: 1)")
         draw = len(outcome.history)
         generator = torch.Generator().manual_seed(inputs.seed * 1_000_003 + draw)
         order = torch.randperm(len(inputs.retain), generator=generator).tolist()
         pieces = [order[i : i + self.retain_batch_size] for i in range(0, len(order), self.retain_batch_size)][: self.terms]
-        params = trainable(model)
-        blocks = sum(-(-p.numel() // self.width) for p in params.values())
-        like = next(iter(params.values())).detach()
-        like = like.double() if self.precision == "float64" else like
-        recursion = BlockRecursion(blocks, self.width, self.damping, len(pieces), like)
-        for number, piece in enumerate(pieces):
-            loss, g = batch_gradient(model, collate([inputs.retain[i] for i in piece], model.device))
-            recursion.add(to_blocks(g, self.width).to(like))
-            outcome.gradient_evaluations += len(piece)
-            if inputs.progress is not None:
-                inputs.progress(number + 1, len(pieces), loss)
-        outcome.details["terms"] = recursion.added
-        return recursion
+        found: Vector = {}
+        parts = in_groups({name: tensor.numel() for name, tensor in v.items()}, self.passes)
+        for part, names in enumerate(parts):
+            own_KB = to_blocks({name: v[name] for name in names}, self.width)
+            own_KB = own_KB.double() if self.precision == "float64" else own_KB
+            recursion = BlockRecursion(len(own_KB), self.width, self.damping, len(pieces), own_KB)
+            for number, piece in enumerate(pieces):
+                loss, g = batch_gradient(model, collate([inputs.retain[i] for i in piece], model.device))
+                recursion.add(to_blocks({name: g[name] for name in names}, self.width).to(own_KB))
+                outcome.gradient_evaluations += len(piece)
+                if inputs.progress is not None:
+                    inputs.progress(part * len(pieces) + number + 1, len(parts) * len(pieces), loss)
+            powered_KB = recursion.apply(own_KB) if exponent == -1.0 else recursion.apply_root(own_KB, -exponent)
+            found |= from_blocks(powered_KB, {name: v[name] for name in names})
+        outcome.details["terms"] = len(pieces)
+        return found
 
 
 def once_relative(F: EmpiricalFisher | KFAC, share: float, outcome: Outcome) -> float:
@@ -137,7 +148,3 @@ def once_relative(F: EmpiricalFisher | KFAC, share: float, outcome: Outcome) -> 
     if damping == 0:
         raise InputError("the curvature of the retain set is zero, so it sets no damping; give damping=...")
     return damping
-
-
-def _recursion_power(recursion: BlockRecursion, v_KB: torch.Tensor, exponent: float) -> torch.Tensor:
-    return recursion.apply(v_KB) if exponent == -1.0 else recursion.apply_root(v_KB, -exponent)

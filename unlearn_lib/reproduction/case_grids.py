@@ -4,73 +4,60 @@ from __future__ import annotations
 
 from typing import Any
 
-from unlearn_lib.data.tasks import NEAR_DUPLICATES
 from unlearn_lib.reproduction.cases import Case
-from unlearn_lib.reproduction.paper import FAMILIES
-from unlearn_lib.reproduction.profiles import NANO
+from unlearn_lib.reproduction.profiles import NANO, Profile
 from unlearn_lib.reproduction.scenarios import ORIGINAL
 from unlearn_lib.reproduction.settings import methods
-from unlearn_lib.training import TrainingConfig
 
 TASKS = ("medical", "email")
-SEEDS = (0, 1, 2)
-TRAINING = TrainingConfig(25, 4e-3, 4)
-"""25 epochs, where the paper has 15. Tried before: after 20 on 192 notes OPT gave none of 32 back, after 30 on 128 nearly all."""
-STEP_FACTOR = 16_000
-"""Of the paper's step lengths: of 2000, 4000, ... 64000 the smallest at which Fisher Removal brings the forget loss to the retrained
-model's on medical notes (OPT, seed 1000: 0.77 to 0.68). On mails (GPT-Neo, same seed) it reaches half of it, 0.50 of 1.07."""
-RATES = (0.0, NEAR_DUPLICATES, 0.5)
 DEDUPLICATED = ("retrain", "fisher-removal", "fisher-removal-calibrated")
 
 
-def options() -> dict[str, dict[str, Any]]:
+def options(profile: Profile = NANO) -> dict[str, dict[str, Any]]:
     """Every row of Table 8 with its options. Our own takes four short steps, the library's default: where texts are known by heart
     one step ends at the retain limit."""
-    rows = methods(TRAINING, STEP_FACTOR)
+    rows = methods(profile.cases.training, profile.cases.step_factor)
     rows["fisher-removal-calibrated"]["steps"] = 4
     return rows
 
 
-def case(task: str, model: str, seed: int, method: str, **changes: Any) -> Case:
-    """One run."""
+def case(task: str, family: str, seed: int, method: str, profile: Profile = NANO, **changes: Any) -> Case:
+    """One run, with the smallest model of a family."""
+    settings = profile.cases
     return Case(
         task,
-        model,
+        profile.models[f"{family}-s"],
         seed,
         method,
-        TRAINING,
-        options()[method],
-        cycle_size=NANO.cycle_size,
-        holdout_size=128,
-        measured=64,
+        settings.training,
+        options(profile)[method],
+        cycle_size=profile.cycle_size,
+        train_size=settings.train_size,
+        holdout_size=settings.holdout_size,
+        measured=settings.measured,
+        profile=profile.name,
         **changes,
     )
 
 
-def case_studies() -> list[Case]:
+def case_studies(profile: Profile = NANO) -> list[Case]:
     """Table 8: every method on both tasks and both families."""
     return [
-        case(task, f"nano/{family}-s", seed, method)
+        case(task, family, seed, method, profile)
         for task in TASKS
-        for family in FAMILIES
-        for seed in SEEDS
-        for method in options()
+        for family in profile.families
+        for seed in profile.seeds["s"]
+        for method in options(profile)
     ]
 
 
-def deduplication() -> list[Case]:
+def deduplication(profile: Profile = NANO) -> list[Case]:
     """OPT on medical notes, at every rate of near-duplicates, the request as it is and extended by its near-duplicates."""
-    plain = [
-        case("medical", "nano/opt-s", seed, method, duplicates=rate)
-        for rate in RATES
-        for seed in SEEDS
-        for method in (ORIGINAL, *DEDUPLICATED)
+    return [
+        case("medical", "opt", seed, method, profile, duplicates=rate, deduplicate=extended)
+        for extended, compared in ((False, (ORIGINAL, *DEDUPLICATED)), (True, DEDUPLICATED))
+        for rate in profile.cases.rates
+        if rate or not extended  # without near-duplicates there is nothing to extend the request by
+        for seed in profile.seeds["s"]
+        for method in compared
     ]
-    extended = [
-        case("medical", "nano/opt-s", seed, method, duplicates=rate, deduplicate=True)
-        for rate in RATES
-        if rate
-        for seed in SEEDS
-        for method in DEDUPLICATED
-    ]
-    return plain + extended

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,7 +16,7 @@ from unlearn_lib.reproduction.figures import style
 from unlearn_lib.reproduction.intervals import interval
 from unlearn_lib.reproduction.scenarios import ORIGINAL
 from unlearn_lib.reproduction.store import Record
-from unlearn_lib.reproduction.tables import NO_BREAK
+from unlearn_lib.reproduction.tables import NO_BREAK, family_and_size
 
 MEMORISED = Criterion("run", 30)
 """A text counts as memorised when a draw gives its next 30 tokens exactly: about 70 characters, 13 words."""
@@ -41,8 +42,14 @@ def texts(records: Sequence[Record]) -> pd.DataFrame:
     rows = []
     for record in records:
         config, results = record["config"], record["results"]
-        family = config["model"].split("/")[1].split("-")[0]
-        key = [config["task"], family, config["seed"], config["method"], config["duplicates"], config["deduplicate"]]
+        key = [
+            config["task"],
+            family_and_size(record)[0],
+            config["seed"],
+            config["method"],
+            config["duplicates"],
+            config["deduplicate"],
+        ]
         parts = [(config["method"], _state(record)["extraction"])]
         if config["method"] == ORIGINAL:
             parts.append((UNSEEN, results["before"][0]["extraction_unseen"]))
@@ -78,7 +85,7 @@ def states(records: Sequence[Record]) -> pd.DataFrame:
         rows.append(
             {
                 "task": config["task"],
-                "family": config["model"].split("/")[1].split("-")[0],
+                "family": family_and_size(record)[0],
                 "seed": config["seed"],
                 "method": config["method"],
                 **{name: state[name] for name in ("forget_loss", "retain_loss", "holdout_loss", "attack_auc", "accuracy")},
@@ -111,24 +118,25 @@ def table8(counted: pd.DataFrame) -> pd.DataFrame:
     and the paper's of 128."""
     printed = paper.reported("case_studies").set_index(["task", "family", "method"]).memorised.to_dict()
     asked = counted.asked.iloc[0]
-    rows: dict[tuple[str, str], dict[str, str]] = {}
-    for cell, group in counted.groupby(["task", "family", "method"], sort=False):
-        task, family, method = map(str, cell)
-        row, name = rows.setdefault((paper.TASKS[task], paper.METHODS[method]), {}), paper.FAMILIES[family]
-        row[f"{name}, of {asked}"] = _between(group.memorised, asked)
-        row[f"{name}, paper, of 128"] = f"{printed[cell]:g}" if cell in printed else ""
-    return _by_task_and_method(rows)
+
+    def columns(cell: tuple[str, ...], group: pd.DataFrame) -> dict[str, str]:
+        name = paper.FAMILIES[cell[1]]
+        reported = f"{printed[cell]:g}" if cell in printed else ""
+        return {
+            f"{name}, of {asked}": _between(interval(group.memorised), asked),
+            f"{name}, paper, of 128": reported,
+        }
+
+    return _by_task_and_method(counted, columns)
 
 
 def personal(counted: pd.DataFrame) -> pd.DataFrame:
     """The share of planted personal data that came back, in percent, for each task and method: mean and 95 % interval over seeds."""
-    rows: dict[tuple[str, str], dict[str, str]] = {}
-    for cell, group in counted.groupby(["task", "family", "method"], sort=False):
-        task, family, method = map(str, cell)
-        rows.setdefault((paper.TASKS[task], paper.METHODS[method]), {})[paper.FAMILIES[family]] = _between(
-            group.found_share, 100
-        )
-    return _by_task_and_method(rows)
+
+    def columns(cell: tuple[str, ...], group: pd.DataFrame) -> dict[str, str]:
+        return {paper.FAMILIES[cell[1]]: _between(interval(group.found_share), 100)}
+
+    return _by_task_and_method(counted, columns)
 
 
 def seconds(runs: pd.DataFrame) -> pd.DataFrame:
@@ -168,22 +176,8 @@ def kinds(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows).pivot_table(index=["task", "kind"], columns="method", values="found", sort=False)
 
 
-def criteria_figure(rows: pd.DataFrame, methods: Sequence[str]) -> Any:
-    """The share of texts that count as memorised against the criterion, for each measure, over all tasks, models and seeds."""
-    figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.0), sharey=True, layout="constrained")
-    for axis, (measure, thresholds) in zip(axes, CRITERIA.items(), strict=True):
-        for method in methods:
-            values = rows.loc[rows.method == method, measure].to_numpy()
-            share = [100 * float(np.mean(values >= threshold)) for threshold in thresholds]
-            axis.plot(thresholds, share, **style(method))
-        axis.set(xlabel=MEANING[measure])
-    axes[0].set(ylabel="texts memorised (%)", ylim=(-3, 103))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    return figure
-
-
 def criteria_table(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """The numbers of `criteria_figure`: percent of the texts."""
+    """The share of texts (percent) that count as memorised by every criterion, over all tasks, models and seeds: a column a method."""
     return pd.DataFrame(
         [
             {"measure": measure, "at least": threshold}
@@ -195,6 +189,19 @@ def criteria_table(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
             for threshold in thresholds
         ]
     )
+
+
+def criteria_figure(table: pd.DataFrame, methods: Sequence[str]) -> Any:
+    """`criteria_table` as curves over the threshold, a panel for each measure."""
+    figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.0), sharey=True, layout="constrained")
+    for axis, measure in zip(axes, CRITERIA, strict=True):
+        part = table[table.measure == measure]
+        for method in methods:
+            axis.plot(part["at least"], part[paper.METHODS[method]], **style(method))
+        axis.set(xlabel=MEANING[measure])
+    axes[0].set(ylabel="texts memorised (%)", ylim=(-3, 103))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
 
 
 def leftover(counted: pd.DataFrame, measure: str = "found_share") -> pd.DataFrame:
@@ -214,10 +221,7 @@ def leftover_table(table: pd.DataFrame) -> pd.DataFrame:
     shown = table.assign(
         method=table.method.map(paper.METHODS),
         request=table.deduplicated.map({False: "as it is", True: "extended"}),
-        text=[
-            f"{m:.1f} [{max(low, 0):.1f}, {min(high, 100):.1f}]"
-            for m, low, high in zip(table["mean"], table.low, table.high, strict=True)
-        ],
+        text=[_between(found, 100) for found in zip(table["mean"], table.low, table.high, strict=True)],
     )
     return shown.pivot(index=["method", "request"], columns="rate", values="text").fillna("")
 
@@ -253,14 +257,24 @@ def _state(record: Record) -> dict[str, Any]:
     return found
 
 
-def _by_task_and_method(rows: dict[tuple[str, str], dict[str, str]]) -> pd.DataFrame:
+def _by_task_and_method(
+    counted: pd.DataFrame, columns: Callable[[tuple[str, ...], pd.DataFrame], dict[str, str]]
+) -> pd.DataFrame:
+    """A row for each task and method, with the columns of each of its (task, family, method) and the runs of that cell."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for cell, group in counted.groupby(["task", "family", "method"], sort=False):
+        task, family, method = map(str, cell)
+        row = rows.setdefault((paper.TASKS[task], paper.METHODS[method]), {})
+        row.update(columns((task, family, method), group))
     table = pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(list(rows), names=["task", "method"]))
     return table.sort_index(level="task", sort_remaining=False, ascending=False, kind="stable")
 
 
-def _between(values: pd.Series, most: float) -> str:
-    """Mean and interval, cut to what is possible: 0 to `most`."""
-    mean, low, high = interval(values)
+def _between(found: tuple[float, float, float], most: float) -> str:
+    """Mean and interval, cut to what is possible: 0 to `most`; the mean alone where there is no interval."""
+    mean, low, high = found
+    if math.isnan(low):
+        return f"{mean:.1f}"
     return f"{mean:.1f}{NO_BREAK}[{max(low, 0.0):.1f},{NO_BREAK}{min(high, most):.1f}]"
 
 

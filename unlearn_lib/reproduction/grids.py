@@ -168,8 +168,9 @@ GRIDS: dict[str, Callable[[Profile], Sequence[Scenario]]] = {
     "damping": damping,
     "blocks": blocks,
     "activations": activations,
-    "table08": lambda profile: case_grids.case_studies(),
-    "table10": lambda profile: case_grids.case_studies(),
+    "table08": case_grids.case_studies,
+    "table10": case_grids.case_studies,
+    "duplicates": case_grids.deduplication,
 }
 
 

@@ -23,7 +23,7 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for record in records:
         config, results = record["config"], record["results"]
-        family, size = profiles.find(config["profile"]).family_and_size(config["model"])
+        family, size = family_and_size(record)
         for cycle, before in enumerate(results["before"]):
             after = before if config["method"] == ORIGINAL else results["after"][cycle]
             rows.append(
@@ -42,6 +42,12 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def family_and_size(record: Record) -> tuple[str, str]:
+    """Of a record's model: ("opt", "s")."""
+    config = record["config"]
+    return profiles.find(config["profile"]).family_and_size(config["model"])
 
 
 def over_seeds(runs: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
