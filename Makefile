@@ -38,7 +38,7 @@ lint: setup
 	$(BIN)/mypy
 
 figures: setup
-	$(BIN)/unlearn reproduce table03 table04 table05 table09 table07 fig01 fig02 fig03 fig04 fig05 fig06 fig07 damping blocks table08 table10 -p out=figures
+	$(BIN)/unlearn reproduce table03 table04 table05 table09 table07 fig01 fig02 fig03 fig04 fig05 fig06 fig07 damping blocks table08 table10 duplicates -p out=figures
 
 # All but the models of the gpu profile, which take a GPU up to an hour.
 clean:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from unlearn_lib.metrics.extraction import Criterion, Draws
-from unlearn_lib.reproduction import case_tables
+from unlearn_lib.reproduction import case_tables, duplicates
 from unlearn_lib.reproduction.case_grids import case_studies, deduplication
 from unlearn_lib.reproduction.cases import Case, CaseBench
 from unlearn_lib.reproduction.runs import run
@@ -66,9 +66,9 @@ def record(method: str, seed: int, runs: list[float], found: list[bool], rate: f
         {"run": n, "rouge": n / 100, "edit": n / 100, "shared": 0.5, "own": None, "found": {"phone": yes, "name": False}}
         for n, yes in zip(runs, found, strict=True)
     ]
-    state = {"extraction": extraction, "extraction_unseen": extraction[:1]}
+    state = {"extraction": extraction, "extraction_unseen": extraction[:1], "near_duplicates": 3}
     config = {"profile": "nano", "task": "email", "model": "nano/opt-s", "seed": seed, "method": method}
-    config |= {"duplicates": rate, "deduplicate": deduplicate}
+    config |= {"duplicates": rate, "deduplicate": deduplicate, "cycle_size": 32}
     return {"config": config, "results": {"before": [state], "after": [state]}, "timing": {}}
 
 
@@ -98,7 +98,7 @@ def test_table_8_stands_beside_the_printed_one() -> None:
 def test_the_damage_is_the_retain_losses_rise_over_the_forget_losses() -> None:
     one = record("fisher-removal", 0, [0], [False])
     losses = {"holdout_loss": 2.0, "attack_auc": 0.9, "accuracy": 40.0}
-    one["results"]["before"] = [{"forget_loss": 0.1, "retain_loss": 0.1, **losses}]
+    one["results"]["before"] = [{"forget_loss": 0.1, "retain_loss": 0.1, "near_duplicates": 3, **losses}]
     one["results"]["after"] = [{"forget_loss": 1.1, "retain_loss": 0.3, "incomplete": 1.0, **losses}]
     one["timing"] = {"cycle_1_seconds": 2.5}
     start = {**one, "config": {**one["config"], "method": "original"}, "timing": {"training_seconds": 9.0}}
@@ -107,6 +107,11 @@ def test_the_damage_is_the_retain_losses_rise_over_the_forget_losses() -> None:
     assert runs.incomplete.tolist() == [False, True]
     table = case_tables.quality(runs).loc[("Email", "opt", "Fisher Removal")]
     assert table[["damage ratio", "forget loss", "stopped early"]].tolist() == pytest.approx([0.2, 1.1, 1.0])
+    extended = {**one, "config": {**one["config"], "deduplicate": True}}
+    assert duplicates.costs(case_tables.states([start, one, extended])).texts.to_dict() == {
+        ("Fisher Removal", "as it is", 0.2): 32.0,
+        ("Fisher Removal", "extended", 0.2): 35.0,
+    }
     assert case_tables.seconds(runs).loc[("Email", "Fisher Removal")].to_dict() == {
         ("ours", "OPT"): 2.5,
         ("paper", "OPT"): 1120.0,
@@ -119,7 +124,7 @@ def test_what_is_left_by_the_rate_of_near_duplicates() -> None:
         for seed in (0, 1)
         for rate, extended, found in ((0.0, False, False), (0.5, False, True), (0.5, True, False))
     ]
-    table = case_tables.leftover(case_tables.counts(case_tables.texts(records)))
+    table = duplicates.leftover(case_tables.counts(case_tables.texts(records)))
     means = table.set_index(["rate", "deduplicated"])["mean"].to_dict()
     assert means == {(0.0, False): 0.0, (0.5, False): 50.0, (0.5, True): 0.0}
 

@@ -61,6 +61,18 @@ def _boilerplate_is_left(e: Evidence) -> Judgement:
     )
 
 
+def _deduplication_helps(e: Evidence) -> Judgement:
+    retrained = e.deduplication[(e.deduplication.method == "retrain") & (e.deduplication.rate > 0)]
+    as_it_is, extended = (retrained[retrained.deduplicated == chosen] for chosen in (False, True))
+    means = as_it_is.groupby("rate").found_share.mean()
+    rates = ", ".join(f"{value:.1f} % at a share of near-duplicates of {rate:g}" for rate, value in means.items())
+    holds = as_it_is.found_share.min() > 0 and extended.found_share.max() == 0 and extended.memorised.max() == 0
+    return verdict(holds), (
+        f"planted personal data found after retraining without the request: {rates}; without its near-duplicates, too: at most "
+        f"{extended.found_share.max():.1f} %, and at most {extended.memorised.max()} texts memorised, in {len(extended)} runs"
+    )
+
+
 CASE_CLAIMS = [
     Claim("Retraining leaves no private text memorised.", "Table 8, p. 10", "table08", _retraining_leaves_none),
     Claim(
@@ -80,5 +92,11 @@ CASE_CLAIMS = [
         "p. 9; Table 10, p. 14",
         "table10",
         _boilerplate_is_left,
+    ),
+    Claim(
+        "What retraining leaves comes from near-duplicates; deduplication removes it.",
+        "p. 9; recommended, not tried",
+        "duplicates",
+        _deduplication_helps,
     ),
 ]

@@ -1,4 +1,4 @@
-"""From the records of the case studies to Table 8, the personal data found, and the curves over criteria and near-duplicates."""
+"""From the records of the case studies to Table 8, the personal data found, and the curves over criteria."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 
 from unlearn_lib.metrics.extraction import Criterion, Measure
@@ -77,8 +76,8 @@ def counts(rows: pd.DataFrame, criterion: Criterion = MEMORISED) -> pd.DataFrame
 
 
 def states(records: Sequence[Record]) -> pd.DataFrame:
-    """A row for each run: losses (nats), accuracy (percent), the loss attack's AUC, seconds, whether the method said that it did not
-    get as far as it should, and `damage`, the rise of the retain loss over the rise of the forget loss."""
+    """A row for each run: losses (nats), accuracy (percent), the loss attack's AUC, seconds, how many texts were removed, whether the
+    method said that it did not get as far as it should, and `damage`, the rise of the retain loss over that of the forget loss."""
     rows = []
     for record in records:
         config, state, before = record["config"], _state(record), record["results"]["before"][0]
@@ -88,6 +87,9 @@ def states(records: Sequence[Record]) -> pd.DataFrame:
                 "family": family_and_size(record)[0],
                 "seed": config["seed"],
                 "method": config["method"],
+                "rate": config["duplicates"],
+                "deduplicated": config["deduplicate"],
+                "removed": config["cycle_size"] + (before["near_duplicates"] if config["deduplicate"] else 0),
                 **{name: state[name] for name in ("forget_loss", "retain_loss", "holdout_loss", "attack_auc", "accuracy")},
                 "damage": _ratio(state["retain_loss"] - before["retain_loss"], state["forget_loss"] - before["forget_loss"]),
                 "incomplete": bool(state.get("incomplete", False)),
@@ -97,20 +99,22 @@ def states(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+COSTS = {
+    "forget_loss": "forget loss",
+    "retain_loss": "retain loss",
+    "holdout_loss": "held-out loss",
+    "damage": "damage ratio",
+    "attack_auc": "attack AUC",
+    "accuracy": "accuracy (%)",
+    "incomplete": "stopped early",
+}
+
+
 def quality(runs: pd.DataFrame) -> pd.DataFrame:
     """What every method cost, by task and model: means of `states` over the seeds."""
-    names = {
-        "forget_loss": "forget loss",
-        "retain_loss": "retain loss",
-        "holdout_loss": "held-out loss",
-        "damage": "damage ratio",
-        "attack_auc": "attack AUC",
-        "accuracy": "accuracy (%)",
-        "incomplete": "stopped early",
-    }
-    table = runs.groupby(["task", "family", "method"], sort=False)[list(names)].mean().reset_index()
+    table = runs.groupby(["task", "family", "method"], sort=False)[list(COSTS)].mean().reset_index()
     table["task"], table["method"] = table.task.map(paper.TASKS), table.method.map(paper.METHODS)
-    return table.set_index(["task", "family", "method"]).rename(columns=names)
+    return table.set_index(["task", "family", "method"]).rename(columns=COSTS)
 
 
 def table8(counted: pd.DataFrame) -> pd.DataFrame:
@@ -123,7 +127,7 @@ def table8(counted: pd.DataFrame) -> pd.DataFrame:
         name = paper.FAMILIES[cell[1]]
         reported = f"{printed[cell]:g}" if cell in printed else ""
         return {
-            f"{name}, of {asked}": _between(interval(group.memorised), asked),
+            f"{name}, of {asked}": between(interval(group.memorised), asked),
             f"{name}, paper, of 128": reported,
         }
 
@@ -134,7 +138,7 @@ def personal(counted: pd.DataFrame) -> pd.DataFrame:
     """The share of planted personal data that came back, in percent, for each task and method: mean and 95 % interval over seeds."""
 
     def columns(cell: tuple[str, ...], group: pd.DataFrame) -> dict[str, str]:
-        return {paper.FAMILIES[cell[1]]: _between(interval(group.found_share), 100)}
+        return {paper.FAMILIES[cell[1]]: between(interval(group.found_share), 100)}
 
     return _by_task_and_method(counted, columns)
 
@@ -204,52 +208,6 @@ def criteria_figure(table: pd.DataFrame, methods: Sequence[str]) -> Any:
     return figure
 
 
-def leftover(counted: pd.DataFrame, measure: str = "found_share") -> pd.DataFrame:
-    """What is left after each method against the rate of near-duplicates, request as it is and extended: mean and interval."""
-    rows = []
-    for keys, group in counted.groupby(["method", "deduplicated", "rate"], sort=True):
-        mean, low, high = interval(group[measure])
-        rows.append(
-            dict(zip(["method", "deduplicated", "rate"], keys, strict=True))
-            | {"mean": mean, "low": low, "high": high, "seeds": len(group)}
-        )
-    return pd.DataFrame(rows)
-
-
-def leftover_table(table: pd.DataFrame) -> pd.DataFrame:
-    """`leftover` as text: a row for each method and request, a column for each rate."""
-    shown = table.assign(
-        method=table.method.map(paper.METHODS),
-        request=table.deduplicated.map({False: "as it is", True: "extended"}),
-        text=[_between(found, 100) for found in zip(table["mean"], table.low, table.high, strict=True)],
-    )
-    return shown.pivot(index=["method", "request"], columns="rate", values="text").fillna("")
-
-
-def leftover_figure(table: pd.DataFrame, methods: Sequence[str]) -> Any:
-    """`leftover` as curves: left the request as it is, right extended by its near-duplicates."""
-    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.2), sharey=True, layout="constrained")
-    for axis, extended in zip(axes, (False, True), strict=True):
-        part = table[table.deduplicated == extended]
-        for method in methods:
-            # without near-duplicates there is nothing to extend the request by
-            mine = pd.concat(
-                [part[part.method == method], table[(table.method == method) & (table.rate == 0)]]
-            ).drop_duplicates()
-            mine = mine.sort_values("rate")
-            bars = np.clip([mine["mean"] - mine.low, mine.high - mine["mean"]], 0, None)
-            if len(mine):
-                axis.errorbar(mine.rate, mine["mean"], bars, capsize=2, **style(method))
-        axis.set(
-            title="request extended by its near-duplicates" if extended else "request as it is",
-            xlabel="share of near-duplicates",
-            ylim=(-3, 103),
-        )
-    axes[0].set(ylabel="personal data found (%)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
 def _state(record: Record) -> dict[str, Any]:
     """What was measured after the method, of the original model before any."""
     results = record["results"]
@@ -270,7 +228,7 @@ def _by_task_and_method(
     return table.sort_index(level="task", sort_remaining=False, ascending=False, kind="stable")
 
 
-def _between(found: tuple[float, float, float], most: float) -> str:
+def between(found: tuple[float, float, float], most: float) -> str:
     """Mean and interval, cut to what is possible: 0 to `most`; the mean alone where there is no interval."""
     mean, low, high = found
     if math.isnan(low):

@@ -81,6 +81,11 @@ class Evidence:
         return case_tables.counts(case_tables.texts(self.records(case_grids.case_studies())))
 
     @cached_property
+    def deduplication(self) -> pd.DataFrame:
+        """The same, over rates of near-duplicates, the request as it is and extended by them."""
+        return case_tables.counts(case_tables.texts(self.records(case_grids.deduplication())))
+
+    @cached_property
     def printed(self) -> pd.DataFrame:
         """The paper's utility tables in the form of ours; ascent stands for both of our readings of it."""
         table = paper.reported("utility_and_exposure")
