@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 
 from unlearn_lib.reproduction import paper
@@ -53,12 +52,13 @@ def leftover_figure(table: pd.DataFrame, methods: Sequence[str]) -> Any:
     for axis, extended in zip(axes, (False, True), strict=True):
         # without near-duplicates there is nothing to extend the request by
         part = table[(table.deduplicated == extended) | (table.rate == 0)].sort_values("rate")
-        for method in methods:
+        for number, method in enumerate(methods):
             mine = part[part.method == method]
             if extended and method == ORIGINAL:  # the same model
                 mine = table[table.method == ORIGINAL].sort_values("rate")
-            bars = np.clip([mine["mean"] - mine.low, mine.high - mine["mean"]], 0, None)
-            axis.errorbar(mine.rate, mine["mean"], bars, capsize=2, **style(method))
+            bars = [mine["mean"] - mine.low.clip(lower=0), mine.high.clip(upper=100) - mine["mean"]]
+            apart = 0.008 * (number - (len(methods) - 1) / 2)  # so that the intervals can be told from each other
+            axis.errorbar(mine.rate + apart, mine["mean"], bars, capsize=2, **style(method))
         axis.set(
             title="request extended by its near-duplicates" if extended else "request as it is",
             xlabel="share of near-duplicates",
