@@ -8,7 +8,7 @@ sequences, P parameters.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -65,7 +65,7 @@ def plan(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any]) -> Plan:
 
 def gradient_memory(risk: EmpiricalRisk) -> int:
     """Peak bytes of one gradient of the risk, result included, by rehearsal."""
-    return _Planner(risk).product_peak
+    return _Planner(risk).adjoint_peak
 
 
 def refuse_what_does_not_fit(risk: EmpiricalRisk, solver: str, options: Mapping[str, Any], limit: int) -> None:
@@ -170,7 +170,7 @@ class _Planner:
             peak: float = max(r.peak + share * (kept - r.largest), share * kept + block)
             captures, later = len(parts), 3 * risk.gradient_flops
             if solver == "woodbury":
-                peak = max(peak, vector + self.product_peak, 3 * vector)
+                peak = max(peak, vector + max(self.adjoint_peak, self.project_peak), 3 * vector)
                 return peak, captures * r.capture_flops + r.product_flops + gram_flops + later
             return peak + 2 * vector, captures * r.capture_flops + r.product_flops + gram_flops
         capturing = kept - r.largest + r.peak
@@ -184,13 +184,22 @@ class _Planner:
         return max(capturing, kept + block + 2 * vector), r.capture_flops + r.product_flops + gram_flops
 
     @cached_property
-    def product_peak(self) -> int:
-        """Bytes of one G^T c by automatic differentiation, which needs more than G v."""
+    def adjoint_peak(self) -> int:
+        """Bytes of one G^T c by automatic differentiation, that is of a gradient."""
+        ones = partial(torch.ones, dtype=self.risk.dtype, device=self.risk.device)
+        return self._peak(lambda fake: fake.adjoint(ones(fake.sequences)))
+
+    @cached_property
+    def project_peak(self) -> int:
+        """Bytes of one G v by automatic differentiation: more than of G^T c where there are many tokens to choose from."""
+        return self._peak(lambda fake: fake.project({name: torch.empty_like(p) for name, p in fake.params.items()}))
+
+    def _peak(self, product: Callable[[EmpiricalRisk], Any]) -> int:
         risk, peak = self.risk, 0
         for shape in {_shape(batch) for batch in risk.batches}:
             with _fake(risk, shape) as (fake, batch), torch.no_grad(), Meter() as meter:
-                fake.batches = [batch]
-                fake.adjoint(torch.ones(shape[0], dtype=risk.dtype, device=risk.device))
+                fake.batches, fake.sequences = [batch], shape[0]
+                product(fake)
             peak = max(peak, meter.peak)
         return peak + (risk.size * risk.dtype.itemsize if len(risk.batches) > 1 else 0)
 

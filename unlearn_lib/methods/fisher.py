@@ -25,6 +25,9 @@ FORGIVING = 0.05
 
 RELATIVE = {"kfac": 1e-2, "diagonal": 1e-3, "block": 1e-2, "woodbury": 0.1, "dense": 0.1}
 
+STREAMED = ("block", "woodbury")
+"""Solvers on per-sequence gradients, which need not be kept."""
+
 PAPER = {"solver": "recursion", "damping": 1.0, "width": 48, "terms": 1024, "retain_batch_size": 8}
 
 
@@ -43,8 +46,8 @@ class FisherMethod(DirectionMethod):
         terms: m, the largest number of terms; fewer when D+ has fewer (paper: 1024).
         retain_batch_size: With "recursion": sequences of D+ whose mean gradient is one term (paper: not stated; its run times
             fit 8).
-        passes: With "recursion": the parameters are worked through in so many groups, one after the other, each with gradients of
-            its own. The same result in a `passes`-th of the memory, for `passes` times the gradients.
+        passes: The parameters are worked through in so many groups, one after the other, each with gradients of its own: the same
+            result in less memory, for more gradients (with "recursion", "block" and "woodbury").
         precision: "float32" or "float64" for the curvature; the default is the model's.
     """
 
@@ -61,8 +64,8 @@ class FisherMethod(DirectionMethod):
     def _own_terms(self) -> Self:
         if self.retain_batch_size > 1 and self.solver != "recursion":
             raise ValueError(f"retain_batch_size is for solver='recursion'; {self.solver} has one term for every sequence")
-        if self.passes > 1 and self.solver != "recursion":
-            raise ValueError(f"passes is for solver='recursion', not {self.solver}")
+        if self.passes > 1 and self.solver not in (*STREAMED, "recursion"):
+            raise ValueError(f"{self.solver} has no passes; they are for {', '.join(STREAMED)} and recursion")
         return self
 
     def fisher_power(self, model: Any, v: Vector, exponent: float, inputs: Inputs, outcome: Outcome) -> Vector:
@@ -77,8 +80,9 @@ class FisherMethod(DirectionMethod):
         kind = KFAC if self.solver == "kfac" else EmpiricalFisher
         F = kind(model, batches, precision=self.precision)
         damping = self.damping or once_relative(F, self.relative_damping or RELATIVE[self.solver], outcome)
-        options: dict[str, Any] = {"width": self.width} if self.solver == "block" else {}
-        solution = F.solve(F.own_form(v), damping, self.solver, exponent=exponent, tolerance=FORGIVING, **options)
+        solution = F.solve(
+            F.own_form(v), damping, self.solver, exponent=exponent, tolerance=FORGIVING, **self._solver_options()
+        )
         return outcome.take(solution, len(examples))
 
     def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
@@ -101,12 +105,15 @@ class FisherMethod(DirectionMethod):
         if self.solver == "dense":
             return Needs(2 * len(examples), 3 * vector_bytes(model) ** 2 / 4, "a dense matrix")
         F = EmpiricalFisher(model, batches, precision=self.precision)
-        options: dict[str, Any] = {"width": self.width} if self.solver == "block" else {}
-        found = F.plan(self.solver, **options)
+        found = F.plan(self.solver, **self._solver_options())
         trace = 0 if self.damping else 1 / max(1, self.steps)
         return Needs(
             (found.gradient_evaluations + trace) * len(examples), found.peak_memory_bytes, f"{found} of {len(examples)} texts"
         )
+
+    def _solver_options(self) -> dict[str, Any]:
+        blocks: dict[str, Any] = {"width": self.width} if self.solver == "block" else {}
+        return blocks | ({"keep": "nothing", "passes": self.passes} if self.passes > 1 else {})
 
     def _by_recursion(self, model: Any, v: Vector, exponent: float, inputs: Inputs, outcome: Outcome) -> Vector:
         """F_m from m batches of D+ in an order drawn from the seed (a new order for every step); F_m^exponent v."""
