@@ -61,7 +61,7 @@ def test_saved_models_load_with_plain_transformers(tmp_path: Path) -> None:
         ("nano/opt-xl", {}, "unknown embedded model 'nano/opt-xl'; choose one of: nano/neo-s, nano/neo-m"),
         ("nano/opt-s", {"dtype": "float16"}, "unknown dtype 'float16'; choose one of: float32, float64, bfloat16"),
         ("nano/opt-s", {"device": "tpu9"}, "unknown device 'tpu9'"),
-        ("what is this?", {}, "'what is this.' is neither a folder nor a valid hub name; embedded models: nano/neo-s"),
+        ("what is this?", {}, "'what is this.' is neither a folder nor a valid hub name; embedded models are nano/neo-s"),
         ("./no/such/folder", {}, "there is no model folder ./no/such/folder; embedded models are: nano/neo-s"),
     ],
 )

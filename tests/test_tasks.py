@@ -1,12 +1,14 @@
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_stand_ins import write_like_the_hub
 
 from unlearn_lib import HubUnavailableError, InputError, load_task
 from unlearn_lib.data.formats import FORMATS
-from unlearn_lib.data.hub_sets import HUB_SETS, REFERENCE, HubSet
+from unlearn_lib.data.hub_sets import HUB_SETS, REFERENCE
 from unlearn_lib.data.nano.corpus import documents
 from unlearn_lib.data.nano.world import facts
 from unlearn_lib.data.tasks import NANO_SIZES, TASKS
@@ -124,25 +126,12 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def write_like_the_hub(folder: Path, hub_set: HubSet, rows: list[dict[str, Any]]) -> None:
-    from datasets import Dataset
-
-    where = folder / (hub_set.config or "data")
-    where.mkdir(parents=True)
-    splits = {split for split, _ in hub_set.splits.values()}
-    files = ""
-    for split in sorted(splits):
-        Dataset.from_list(rows).to_parquet(where / f"{split}-00000-of-00001.parquet")
-        files += f"  - split: {split}\n    path: {where.name}/{split}-*\n"
-    config = hub_set.config or "default"
-    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: {config}\n  data_files:\n{files}---\n# A stand-in\n")
-
-
 @pytest.fixture
 def hub_copy(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path / "copy"
     write_like_the_hub(folder, HUB_SETS[request.param], ROWS[request.param])
-    paragraphs = [{"text": ["1. The applicant was born.", f"{i}. He complained."], "labels": [1]} for i in range(3)]
+    paragraphs = [{"text": ["1. The applicant was born.", 9 * f"{i}. He complained."], "labels": [1]} for i in range(3)]
+    paragraphs.insert(0, {"text": ["1. Too short to be compared."], "labels": [1]})
     write_like_the_hub(folder / "reference", REFERENCE, paragraphs)
     return folder
 
@@ -163,7 +152,7 @@ def test_files_of_the_hub_are_read(hub_copy: Path, name: str) -> None:
     assert task.train[0]["text"] == expected[0]
     assert task.test[0] | expected[1] == task.test[0]
     assert len(task.train) == (3 if name == "arc_easy" else 4)  # the question with three choices is dropped
-    assert task.reference[1]["text"] == "1. The applicant was born. 1. He complained."
+    assert task.reference[1]["text"] == "1. The applicant was born. " + 9 * "1. He complained."
     assert task.accuracy == FORMATS[name].accuracy
 
 
@@ -182,11 +171,21 @@ def test_files_that_do_not_fit_are_refused(hub_copy: Path) -> None:
         load_task("piqa", source=hub_copy)
 
 
+@pytest.mark.filterwarnings("ignore:.*rows, not .* as in the paper")
+@pytest.mark.parametrize("hub_copy", ["lambada"], indirect=True)
+def test_references_that_are_all_too_short(hub_copy: Path) -> None:
+    rows = [{"text": 40 * f"{i} maps to the man ", "domain": "x"} for i in range(4)]
+    shutil.rmtree(hub_copy / "plain_text")
+    write_like_the_hub(hub_copy, HUB_SETS["lambada"], rows)
+    with pytest.raises(InputError, match=r"no reference text has 1438 characters, twice those of the longest training text"):
+        load_task("lambada", source=hub_copy)
+
+
 def test_the_hub_itself_would_be_asked_for_the_right_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`source="hub"` downloads repository, revision and patterns as declared, then reads them as a local copy is read."""
     asked = {}
     write_like_the_hub(tmp_path / "piqa", HUB_SETS["piqa"], ROWS["piqa"])
-    write_like_the_hub(tmp_path / "glue", REFERENCE, [{"text": ["a b c"]}])
+    write_like_the_hub(tmp_path / "glue", REFERENCE, [{"text": [40 * "a b c "]}])
 
     def snapshot_download(repository: str, **options: Any) -> str:
         asked[repository] = options

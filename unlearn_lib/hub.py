@@ -1,11 +1,14 @@
-"""Whether the Hugging Face hub can be reached, answered within a second.
+"""The Hugging Face hub: whether it can be reached, answered within a second, and what its cache on this machine holds.
 
-Without this question a `from_pretrained` on a machine without a network retries for 23 seconds before it fails.
+Without the first question a `from_pretrained` on a machine without a network retries for 23 seconds before it fails.
 """
 
 from __future__ import annotations
 
 import threading
+from pathlib import Path
+
+from unlearn_lib.errors import InputError
 
 PROBE_SECONDS = 0.8
 
@@ -31,3 +34,61 @@ def hub_reachable() -> bool:
     thread.start()
     thread.join(PROBE_SECONDS)
     return bool(answers)
+
+
+def in_cache(name: str, file: str = "config.json", revision: str | None = None) -> Path | None:
+    """A file of a model in the hub's cache on this machine, None where it is not there.
+
+    Raises:
+        InputError: Not a valid name on the hub.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, file, revision=revision)
+    except HFValidationError as error:
+        raise InputError(
+            f"{name!r} is neither a folder nor a valid hub name; embedded models are nano/neo-s, -m, -l and nano/opt-s, -m, -l"
+        ) from error
+    return Path(found) if isinstance(found, str) else None
+
+
+def weights_revision(name: str, revision: str | None = None) -> str | None:
+    """The revision under which the cache holds a model's safetensors, None where it holds none.
+
+    That is the one asked for; or, where the publisher gave a pickle only (all of OPT), the pull request of the hub's conversion
+    service, whose file transformers downloads instead and does not find again without a network.
+
+    Raises:
+        InputError: Not a valid name on the hub; several pull requests have weights.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    def held(asked: str) -> bool:
+        files = ("model.safetensors", "model.safetensors.index.json")
+        return any(in_cache(name, file, asked) is not None for file in files)
+
+    if held(revision or "main"):
+        return revision or "main"
+    if revision is not None:
+        return None
+    requests = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "refs" / "refs" / "pr"
+    found = [asked for asked in (f"refs/pr/{path.name}" for path in sorted(requests.glob("*"))) if held(asked)]
+    if len(found) > 1:
+        raise InputError(
+            f"the cache holds no safetensors of {name!r} itself, but those of several pull requests: {', '.join(found)}; remove all but "
+            "one, or say which with revision="
+        )
+    return found[0] if found else None
+
+
+def commits(name: str) -> dict[str, str] | None:
+    """The commits of the hub that the cached configuration and weights of a model are from; None where one of them is not here."""
+    config, weights = in_cache(name), weights_revision(name)
+    if config is None or weights is None:
+        return None
+    files = (in_cache(name, file, weights) for file in ("model.safetensors", "model.safetensors.index.json"))
+    path = next(file for file in files if file is not None)
+    return {"config": config.parent.name, "weights": path.parent.name}

@@ -11,7 +11,7 @@ import torch
 
 from unlearn_lib import gpu, nano
 from unlearn_lib.errors import HubUnavailableError, InputError, unknown
-from unlearn_lib.hub import hub_reachable
+from unlearn_lib.hub import hub_reachable, in_cache, weights_revision
 
 RECIPES = {"nano": nano.RECIPE, "gpu": gpu.RECIPE}
 """The sets of models that this repository trains, by the first part of their names."""
@@ -78,20 +78,24 @@ def load_model(
         raise InputError(f"there is no model folder {name}; embedded models are: {', '.join(nano.SPECS)}")
     else:
         offline = not hub_reachable()
-        if offline and not in_cache(name, revision):  # said before the slow import of transformers
+        if offline and in_cache(name, revision=revision) is None:  # said before the slow import of transformers
             raise HubUnavailableError(
                 f"model {name!r} is no folder here, the Hugging Face hub cannot be reached, and the local cache does not hold it; "
                 f"connect once, give a folder, or use an embedded model: {', '.join(nano.SPECS)}"
             )
-        options |= {"revision": revision, "local_files_only": offline}
+        # "main" by name: for None transformers would not look for converted weights
+        options |= {"revision": revision or "main", "local_files_only": offline}
 
     if (Path(name) / "adapter_config.json").is_file():
         return _load_adapter(Path(name), DTYPES[dtype], chosen)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
+        weights = options
+        if options.get("revision") is not None and options["local_files_only"]:
+            weights = _with_converted_weights(name, revision, options)
         model = AutoModelForCausalLM.from_pretrained(
-            model_from, dtype=DTYPES[dtype], attn_implementation="eager", use_safetensors=True, **options
+            model_from, dtype=DTYPES[dtype], attn_implementation="eager", use_safetensors=True, **weights
         )
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_from, **options)
     except OSError as error:
@@ -99,6 +103,21 @@ def load_model(
             raise InputError(f"the model in {model_from} cannot be loaded: {first_line(error)}") from error
         raise InputError(f"model {name!r} cannot be loaded from the hub or its cache: {first_line(error)}") from error
     return model.to(chosen).eval(), tokenizer
+
+
+def _with_converted_weights(name: str, revision: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that load a model from the hub's cache, where its weights may lie in a revision that holds nothing else."""
+    found = weights_revision(name, revision)
+    if found is None or found == options["revision"]:
+        return options
+    from transformers import AutoConfig, GenerationConfig
+
+    config = AutoConfig.from_pretrained(name, **options)
+    try:
+        generation = GenerationConfig.from_pretrained(name, **options)
+    except OSError:
+        generation = GenerationConfig.from_model_config(config)
+    return {**options, "revision": found, "config": config, "generation_config": generation}
 
 
 def _load_adapter(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
@@ -120,7 +139,8 @@ def adapter_base(folder: Path) -> str:
     base_name = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
     if not base_name:
         raise InputError(f"the adapter in {folder} does not say which model it is for (base_model_name_or_path)")
-    return next((spec for spec in nano.SPECS if Path(base_name) == nano.folder(spec)), str(base_name))
+    own = (name for recipe in RECIPES.values() for name in recipe.specs if Path(base_name) == recipe.model_folder(name))
+    return next(own, str(base_name))
 
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
@@ -133,23 +153,6 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
 def manifest() -> dict[str, Any]:
     """The manifest of the embedded models: `files` (SHA-256 by path) and `models` (size, tokens, losses, cost)."""
     return nano.RECIPE.manifest()
-
-
-def in_cache(name: str, revision: str | None = None) -> bool:
-    """Whether the hub's cache on this machine holds the configuration of a model; its weights may still be missing.
-
-    Raises:
-        InputError: Not a valid name on the hub.
-    """
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
-    except HFValidationError as error:
-        raise InputError(
-            f"{name!r} is neither a folder nor a valid hub name; embedded models: {', '.join(nano.SPECS)}"
-        ) from error
 
 
 def first_line(error: BaseException) -> str:

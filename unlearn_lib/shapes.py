@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_lib.errors import HubUnavailableError, InputError
-from unlearn_lib.hub import hub_reachable
-from unlearn_lib.models import DTYPES, adapter_base, first_line, in_cache, load_model
+from unlearn_lib.hub import hub_reachable, in_cache, weights_revision
+from unlearn_lib.models import DTYPES, RECIPES, adapter_base, first_line, load_model
 from unlearn_lib.published import PUBLISHED, published_config
 
 
@@ -53,13 +53,8 @@ def weights_are_here(name: str) -> bool:
         return weights_are_here(adapter_base(folder))
     if (folder / "config.json").is_file():
         return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*"))
-    if folder.exists() or name.startswith(("nano/", ".", "~")) or name.count("/") > 1:
-        return True
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
-    return any(cached.glob("snapshots/*/*.safetensors"))  # of any revision: converted weights have one of their own
+    local = name.partition("/")[0] in RECIPES or name.startswith((".", "~")) or name.count("/") > 1
+    return folder.exists() or local or weights_revision(name) is not None
 
 
 def load_shape(name: str) -> ForPlan:
@@ -95,7 +90,7 @@ def _configuration(name: str) -> tuple[Any, Any, list[str]]:
     published = None if folder else published_config(name)
     offline = folder or not hub_reachable()
     options: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
-    if folder or not offline or in_cache(name):
+    if folder or not offline or in_cache(name) is not None:
         try:
             return AutoConfig.from_pretrained(name, **options), _tokenizer(name, options), []
         except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ the same files (for instance from `hf download`) serves as well.
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,9 @@ def read_split(folder: Path, hub_set: HubSet, part: str, columns: tuple[str, ...
 
     split, expected = hub_set.splits[part]
     try:
-        rows = load_dataset(str(folder), hub_set.config, split=split)
+        # the cache of `datasets` tells folders apart by their last name alone, and does not see that files have changed
+        with tempfile.TemporaryDirectory() as cache:
+            rows = load_dataset(str(folder), hub_set.config, split=split, cache_dir=cache, keep_in_memory=True)
     except (ValueError, FileNotFoundError) as error:
         raise InputError(
             f"{folder} cannot be read as {hub_set.repository} ({hub_set.config}), split {split!r}: {error}"

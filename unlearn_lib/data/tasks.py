@@ -79,7 +79,8 @@ def load_task(
         near_duplicates: Of the embedded `medical` and `email`: the probability that a text is a near-duplicate of an earlier one.
 
     Raises:
-        InputError: Unknown task or part; a folder whose files do not fit; a probability that is none.
+        InputError: Unknown task or part; a folder whose files do not fit, or whose reference texts are too short; a probability
+            that is none.
         HubUnavailableError: `"hub"` without a network, and nothing in the local cache; raised within about a second.
     """
     if name not in TASKS:
@@ -97,6 +98,8 @@ def load_task(
     else:
         rows = _nano_rows(name, seed, wanted) if source == "nano" else _hub_rows(name, source)
         parts, accuracy = _formatted(name, rows), FORMATS[name].accuracy
+        if source != "nano":
+            parts["reference"] = _long_enough(parts["reference"], parts["train"] + parts["holdout"])
     if source != "nano":
         for part, size in (sizes or {}).items():
             if size < len(parts[part]):
@@ -170,3 +173,14 @@ def _hub_rows(name: str, source: str | Path) -> dict[str, Any]:
         {"text": " ".join(row["text"]) if isinstance(row["text"], list) else row["text"]} for row in paragraphs
     ]
     return rows
+
+
+def _long_enough(references: list[dict[str, Any]], texts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those with at least twice the characters of every text: exposure compares a text with as many tokens of each reference."""
+    least = 2 * max(len(row["text"]) for row in texts)
+    found = [row for row in references if len(row["text"]) >= least]
+    if not found:
+        raise InputError(
+            f"no reference text has {least} characters, twice those of the longest training text; give longer references"
+        )
+    return found

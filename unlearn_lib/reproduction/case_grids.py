@@ -16,13 +16,21 @@ DEDUPLICATED = ("retrain", "fisher-removal", "fisher-removal-calibrated")
 def options(profile: Profile = NANO) -> dict[str, dict[str, Any]]:
     """Every row of Table 8 with its options. Our own takes four short steps, the library's default: where texts are known by heart
     one step ends at the retain limit."""
-    rows = methods(profile.cases.training, profile.cases.step_factor)
+    rows = methods(profile.cases.training, profile.cases.step_factor, profile.passes.get("s", 1))
     rows["fisher-removal-calibrated"]["steps"] = 4
     return rows
 
 
-def case(task: str, family: str, seed: int, method: str, profile: Profile = NANO, **changes: Any) -> Case:
-    """One run, with the smallest model of a family."""
+def case(
+    task: str,
+    family: str,
+    seed: int,
+    method: str,
+    profile: Profile = NANO,
+    rate: float | None = None,
+    deduplicate: bool = False,
+) -> Case:
+    """One run, with the smallest model of a family; `rate` is the share of near-duplicates, by default the profile's."""
     settings = profile.cases
     return Case(
         task,
@@ -36,7 +44,8 @@ def case(task: str, family: str, seed: int, method: str, profile: Profile = NANO
         holdout_size=settings.holdout_size,
         measured=settings.measured,
         profile=profile.name,
-        **changes,
+        duplicates=settings.rate if rate is None else rate,
+        deduplicate=deduplicate,
     )
 
 
@@ -54,10 +63,11 @@ def case_studies(profile: Profile = NANO) -> list[Case]:
 def deduplication(profile: Profile = NANO) -> list[Case]:
     """OPT on medical notes, at every rate of near-duplicates, the request as it is and extended by its near-duplicates."""
     return [
-        case("medical", "opt", seed, method, profile, duplicates=rate, deduplicate=extended)
+        case("medical", "opt", seed, method, profile, rate, extended)
         for extended, compared in ((False, (ORIGINAL, *DEDUPLICATED)), (True, DEDUPLICATED))
         for rate in profile.cases.rates
-        if rate or not extended  # without near-duplicates there is nothing to extend the request by
+        # where none are planted and the texts are ours, there is nothing to extend the request by
+        if rate or not extended or profile.source != "nano"
         for seed in profile.seeds["s"]
         for method in compared
     ]

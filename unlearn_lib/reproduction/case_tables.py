@@ -177,7 +177,8 @@ def kinds(records: Sequence[Record]) -> pd.DataFrame:
                 }
                 for kind, value in row["found"].items()
             ]
-    return pd.DataFrame(rows).pivot_table(index=["task", "kind"], columns="method", values="found", sort=False)
+    table = pd.DataFrame(rows, columns=["task", "kind", "method", "found"])
+    return table.pivot_table(index=["task", "kind"], columns="method", values="found", sort=False)
 
 
 def criteria_table(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
@@ -229,8 +230,10 @@ def _by_task_and_method(
 
 
 def between(found: tuple[float, float, float], most: float) -> str:
-    """Mean and interval, cut to what is possible: 0 to `most`; the mean alone where there is no interval."""
+    """Mean and interval, cut to what is possible: 0 to `most`; the mean alone where there is no interval, nothing without a mean."""
     mean, low, high = found
+    if math.isnan(mean):
+        return ""
     if math.isnan(low):
         return f"{mean:.1f}"
     return f"{mean:.1f}{NO_BREAK}[{max(low, 0.0):.1f},{NO_BREAK}{min(high, most):.1f}]"

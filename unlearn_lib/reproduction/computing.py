@@ -12,9 +12,10 @@ import torch
 from unlearn_lib.checkpoints import Deadline, Workspace
 from unlearn_lib.errors import InputError
 from unlearn_lib.files import write_text
+from unlearn_lib.models import load_model
 from unlearn_lib.progress import Say, quiet_libraries
 from unlearn_lib.reproduction import runs
-from unlearn_lib.reproduction.profiles import Profile, manifest_beside_records
+from unlearn_lib.reproduction.profiles import NANO, Profile, manifest_beside_records
 from unlearn_lib.reproduction.scenarios import Scenario
 from unlearn_lib.reproduction.store import RunStore
 
@@ -33,7 +34,7 @@ class Computation:
         return RunStore(self.root / "results" / self.profile.name)
 
     def run(self, deadline: Deadline, processes: int, say: Say) -> None:
-        """Train the missing models and compute the missing records.
+        """Train or download the missing models and compute the missing records.
 
         Trained models of a run that is not finished are kept in `build/trained/` until its records are written (with one
         process).
@@ -48,48 +49,49 @@ class Computation:
                 f"the profile {self.profile.name} computes on a GPU, and torch sees no CUDA device here; run the same command where "
                 "there is one"
             )
-        self._train(deadline, say)
+        self._obtain(deadline, say)
         workspace = Workspace(self.root / "build" / "trained" / self.profile.name, deadline)
         runs.run(self.wanted, self.store, say, processes, workspace if processes == 1 else None)
 
     def left(self) -> tuple[int, int]:
-        """(models that are not trained yet, records that are not computed yet)."""
+        """(models that are not here yet, records that are not computed yet)."""
         models = self.models_missing()
         known = runs.missing((run for run in self.wanted if run.model not in models), self.store)
         return len(models), len(known) + len({repr(run) for run in self.wanted if run.model in models})
 
     def models_missing(self) -> list[str]:
         """The models that some missing record needs and that are not on this machine, in the order of the runs."""
-        recipe = self.profile.recipe
-        if recipe is None:
-            return []
         known = self.profile.kept_manifest()["models"]
         found = []
         for model in dict.fromkeys(run.model for run in self.wanted):
-            if not recipe.trained(model):
+            if not self.profile.here(model):
                 own = [run for run in self.wanted if run.model == model]
                 if model not in known or runs.missing(own, self.store):
                     found.append(model)
         return found
 
-    def _train(self, deadline: Deadline, say: Say) -> None:
-        missing = self.models_missing()
-        if not missing:
-            return
-        from unlearn_lib.pretraining import train
-
-        recipe = self.profile.recipe
-        assert recipe is not None
+    def _obtain(self, deadline: Deadline, say: Say) -> None:
+        """Train or download the missing models, and keep what tells them apart beside the records."""
         known = self.profile.kept_manifest()["models"]
-        for name in missing:
+        for name in self.models_missing():
             if name in known:
-                say(f"{name} is trained anew; records of its earlier weights in {self.store.folder} are not used any more")
-            train(recipe, [name], device=self.profile.device, deadline=deadline, say=say)
+                say(f"{name} is had anew; records of earlier weights in {self.store.folder} are not used any more")
+            if self.profile.recipe is None:
+                deadline.check()
+                say(f"{name} is downloaded")
+                load_model(name, device="cpu")
+            else:
+                from unlearn_lib.pretraining import train
+
+                train(self.profile.recipe, [name], device=self.profile.device, deadline=deadline, say=say)
             self._keep_manifest()
+        self._keep_manifest()
 
     def _keep_manifest(self) -> None:
-        """Add the models on this machine to the manifest beside the records."""
-        assert self.profile.recipe is not None
-        kept, here = self.profile.kept_manifest(), self.profile.recipe.manifest()
+        """Add the models on this machine to the manifest beside the records; those of nano are in the checkout anyway."""
+        if self.profile is NANO:
+            return
+        kept, here = self.profile.kept_manifest(), self.profile.manifest()
         merged = {part: {**kept[part], **here[part]} for part in ("files", "models")}
-        write_text(manifest_beside_records(self.root, self.profile), json.dumps(merged, indent=1) + "\n")
+        if merged != kept:
+            write_text(manifest_beside_records(self.root, self.profile), json.dumps(merged, indent=1) + "\n")

@@ -85,7 +85,7 @@ class Scenario:
 
     def data(self) -> tuple[Any, ...]:
         """What `load_task` is asked for: task, source, seed, sizes, and more where a kind of scenario has more."""
-        return self.task, profiles.find(self.profile).source, self.seed, tuple(self.sizes().items())
+        return self.task, profiles.find(self.profile).source_of(self.task), self.seed, tuple(self.sizes().items())
 
     def bench(self, **options: Any) -> Bench:
         """Train the original model, ready for this scenario and all that share it; options as of `Bench`."""

@@ -24,11 +24,12 @@ def training(size: str, profile: Profile = NANO) -> TrainingConfig:
 
 def options(size: str, profile: Profile = NANO) -> dict[str, dict[str, Any]]:
     """The methods of the utility tables with their options, for models of a size."""
-    return methods(training(size, profile), profile.step_factor)
+    return methods(training(size, profile), profile.step_factor, profile.passes.get(size, 1))
 
 
-def methods(training: TrainingConfig, factor: float) -> dict[str, dict[str, Any]]:
+def methods(training: TrainingConfig, factor: float, passes: int = 1) -> dict[str, dict[str, Any]]:
     """Every row of the tables with its options: for models trained so, the paper's step lengths times `factor`."""
+    streamed = {"passes": passes} if passes > 1 else {}
     rate = {"learning_rate": training.learning_rate, "train_batch_size": training.batch_size}
     return {
         ORIGINAL: {},
@@ -36,9 +37,9 @@ def methods(training: TrainingConfig, factor: float) -> dict[str, dict[str, Any]
         "finetune": {"epochs": 1, **rate},
         "gradient-ascent": {"preset": "paper", "step": 5e-5 * factor},
         "gradient-ascent-adam": {"step": training.learning_rate, "optimizer": "adam"},
-        "fisher-removal": {"preset": "paper", "step": 2.5e-4 * factor},
-        "fisher-forgetting": {"preset": "paper"},
-        "fisher-removal-calibrated": {"solver": "block", "step": "calibrate", "steps": 1, "terms": 256},
+        "fisher-removal": {"preset": "paper", "step": 2.5e-4 * factor, **streamed},
+        "fisher-forgetting": {"preset": "paper", **streamed},
+        "fisher-removal-calibrated": {"solver": "block", "step": "calibrate", "steps": 1, "terms": 256, **streamed},
     }
 
 
@@ -75,8 +76,12 @@ def table(profile: Profile = NANO) -> pd.DataFrame:
         Setting("block width B", "48, cut not stated", "48, within each tensor, last block padded"),
         Setting("forgetting mu, sigma", "1e-3, 1e-3", "1e-3, 1e-3"),
         Setting("root F^(-1/4)", "not stated", "by eigenvalues of each block"),
-        Setting("exposure references", "1000, ECHR judgments", f"{profile.reference_size}, invented judgments"),
-        Setting("test questions", "2376 (ARC)", str(profile.test_size)),
+        Setting(
+            "exposure references",
+            "1000, ECHR judgments",
+            profile.words.get("exposure references", f"{profile.reference_size}, invented judgments"),
+        ),
+        Setting("test questions", "2376 (ARC)", profile.words.get("test questions", str(profile.test_size))),
         Setting(
             "our second-order method",
             "",
