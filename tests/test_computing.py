@@ -12,7 +12,7 @@ from test_pretraining import StopsAfter, quiet, toy
 
 from unlearn_lib import checkpoints, models
 from unlearn_lib.cli import main
-from unlearn_lib.reproduction import grids, inventory, profiles
+from unlearn_lib.reproduction import grids, inventory, profile, profiles
 from unlearn_lib.reproduction.computing import Computation
 from unlearn_lib.reproduction.runs import load, missing
 from unlearn_lib.reproduction.store import RunStore
@@ -24,7 +24,7 @@ COMMAND = ["reproduce", "fig04", "--runs", "--profile", "toy", "--minutes", "9"]
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with one notebook, and a profile of its own: one model, two samples to remove in a cycle."""
     recipe = replace(toy(tmp_path / "models"), context=256, specs={"toy/neo-s": toy(tmp_path).specs["toy/neo-s"]})
-    profile = replace(
+    chosen = replace(
         profiles.GPU,
         name="toy",
         models={"neo-s": "toy/neo-s"},
@@ -41,8 +41,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         recipe=recipe,
     )
     monkeypatch.setitem(models.RECIPES, "toy", recipe)
-    monkeypatch.setitem(profiles.PROFILES, "toy", profile)
-    for module in (inventory, profiles):
+    monkeypatch.setitem(profiles.PROFILES, "toy", chosen)
+    for module in (inventory, profile):
         monkeypatch.setattr(module, "project_root", lambda: tmp_path)
     parameters = nbformat.v4.new_code_cell('profile: str = "nano"  # which models', metadata={"tags": ["parameters"]})
     node = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell("print(profile)")])
@@ -78,8 +78,8 @@ def test_a_profile_is_computed_in_pieces(root: Path, monkeypatch: pytest.MonkeyP
     assert [path.stem for path in (root / "build/trained/toy").rglob("*.safetensors")] == ["original"]
     code, out = command(monkeypatch, 31)  # in some method
     assert code == 75
-    store, profile = RunStore(root / "results/toy"), profiles.find("toy")
-    left = len(missing(grids.weights(profile), store))
+    store, toys = RunStore(root / "results/toy"), profiles.find("toy")
+    left = len(missing(grids.weights(toys), store))
     assert 0 < left < wanted
     assert f"not finished: 0 models, {left} records and 1 notebooks are left" in out
     code, out = command(monkeypatch, 10_000)
@@ -90,12 +90,12 @@ def test_a_profile_is_computed_in_pieces(root: Path, monkeypatch: pytest.MonkeyP
 
     # the records are those of an uninterrupted computation, and are found where the model is not
     pieces = results(root)
-    config = grids.weights(profile)[0].config()
+    config = grids.weights(toys)[0].config()
     assert config["profile"] == "toy"
     assert set(config["model_sha256"]) >= {"neo-s/model.safetensors", "tokenizer/tokenizer.json"}
     for path in store.folder.glob("*.json"):
         path.unlink()
-    Computation(profile, grids.weights(profile), root).run(StopsAfter(10_000), 1, quiet)
+    Computation(toys, grids.weights(toys), root).run(StopsAfter(10_000), 1, quiet)
     assert results(root) == pieces
     (root / "models/manifest.json").unlink()
     assert results(root) == pieces

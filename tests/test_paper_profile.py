@@ -16,9 +16,10 @@ from unlearn_lib.data.hub_sets import HUB_SETS, REFERENCE
 from unlearn_lib.data.nano.draw import Draw
 from unlearn_lib.data.tasks import NANO_RECORDS, load_task
 from unlearn_lib.errors import InputError
-from unlearn_lib.reproduction import case_grids, case_tables, grids, profiles, tables
+from unlearn_lib.reproduction import case_grids, case_tables, grids, profile, profiles, tables
 from unlearn_lib.reproduction.computing import Computation
-from unlearn_lib.reproduction.profiles import PAPER, Profile
+from unlearn_lib.reproduction.profile import Profile
+from unlearn_lib.reproduction.profiles import PAPER
 from unlearn_lib.reproduction.scenarios import Scenario
 from unlearn_lib.reproduction.store import Record
 from unlearn_lib.training import TrainingConfig
@@ -43,7 +44,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
         rows = {split: [NANO_RECORDS[task](Draw(task, split, i), reserved=False) for i in range(30)] for split in splits}
         cache_set(cache, hub_set, rows)
     cache_set(cache, REFERENCE, [{"text": ["1. The applicant was born.", 30 * f"{i}. He complained. "]} for i in range(6)])
-    profile = replace(
+    chosen = replace(
         PAPER,
         seeds={"s": (0,), "m": (0,), "l": (0,)},
         train_sizes=dict.fromkeys(PAPER.train_sizes, 24),
@@ -56,13 +57,13 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
         cases=replace(PAPER.cases, train_size=24, holdout_size=8, measured=4, training=TrainingConfig(1, 1e-3, 8)),
         device="cpu",
     )
-    monkeypatch.setitem(profiles.PROFILES, "paper", profile)
-    monkeypatch.setattr(profiles, "project_root", lambda: tmp_path)
-    return profile
+    monkeypatch.setitem(profiles.PROFILES, "paper", chosen)
+    monkeypatch.setattr(profile, "project_root", lambda: tmp_path)
+    return chosen
 
 
-def computed(profile: Profile, wanted: Sequence[Scenario], root: Path) -> list[Record]:
-    computation = Computation(profile, wanted, root)
+def computed(chosen: Profile, wanted: Sequence[Scenario], root: Path) -> list[Record]:
+    computation = Computation(chosen, wanted, root)
     computation.run(Deadline(), 1, lambda line: None)
     assert computation.left() == (0, 0)
     return [record for run in wanted if (record := computation.store.get(run.name, run.config())) is not None]

@@ -8,21 +8,22 @@ import pytest
 
 from unlearn_lib import gpu, load_model, models
 from unlearn_lib.errors import InputError
-from unlearn_lib.reproduction import grids, profiles, settings
+from unlearn_lib.reproduction import grids, profile, profiles, settings
+from unlearn_lib.reproduction.profile import Profile
 from unlearn_lib.reproduction.profiles import GPU, NANO
 from unlearn_lib.reproduction.scenarios import ORIGINAL
 from unlearn_lib.reproduction.session import Session
 
 
 @pytest.fixture
-def untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> profiles.Profile:
+def untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
     """The gpu profile on a machine without its models and records."""
     recipe = replace(gpu.RECIPE, folder=tmp_path / "models")
-    profile = replace(GPU, recipe=recipe)
+    chosen = replace(GPU, recipe=recipe)
     monkeypatch.setitem(models.RECIPES, "gpu", recipe)
-    monkeypatch.setitem(profiles.PROFILES, "gpu", profile)
-    monkeypatch.setattr(profiles, "project_root", lambda: tmp_path)
-    return profile
+    monkeypatch.setitem(profiles.PROFILES, "gpu", chosen)
+    monkeypatch.setattr(profile, "project_root", lambda: tmp_path)
+    return chosen
 
 
 def test_gpu_has_the_papers_numbers() -> None:
@@ -61,7 +62,7 @@ def test_a_model_of_another_profile() -> None:
         settings.scenario("piqa", "nano/opt-s", 0, ORIGINAL, profile=GPU)
 
 
-def test_what_is_not_there_names_its_command(untrained: profiles.Profile, tmp_path: Path) -> None:
+def test_what_is_not_there_names_its_command(untrained: Profile, tmp_path: Path) -> None:
     session = Session(tmp_path, untrained, "cpu", recompute=False)
     with pytest.raises(
         InputError, match=r"no records of gpu/neo-s.*`unlearn reproduce --all --runs --profile gpu --minutes 9`"

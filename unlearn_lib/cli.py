@@ -166,7 +166,7 @@ def doctor() -> None:
 @click.option("--all", "everything", is_flag=True, help="All tables and figures.")
 @click.option("--list", "listing", is_flag=True, help="One line for each id.")
 @click.option("--runs", is_flag=True, help="First compute the missing records into results/; resumes when interrupted.")
-@click.option("--profile", "profile_name", metavar="NAME", help="Which models, data and sizes: nano (default) or gpu.")
+@click.option("--profile", "profile_name", metavar="NAME", help="Which models, data and sizes: nano (default), gpu or paper.")
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),

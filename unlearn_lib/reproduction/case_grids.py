@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from unlearn_lib.reproduction.cases import Case
-from unlearn_lib.reproduction.profiles import NANO, Profile
+from unlearn_lib.reproduction.profile import Profile
+from unlearn_lib.reproduction.profiles import NANO
 from unlearn_lib.reproduction.scenarios import ORIGINAL
 from unlearn_lib.reproduction.settings import methods
 

@@ -15,7 +15,8 @@ from unlearn_lib.files import write_text
 from unlearn_lib.models import load_model
 from unlearn_lib.progress import Say, quiet_libraries
 from unlearn_lib.reproduction import runs
-from unlearn_lib.reproduction.profiles import NANO, Profile, manifest_beside_records
+from unlearn_lib.reproduction.profile import Profile, manifest_beside_records
+from unlearn_lib.reproduction.profiles import NANO
 from unlearn_lib.reproduction.scenarios import Scenario
 from unlearn_lib.reproduction.store import RunStore
 

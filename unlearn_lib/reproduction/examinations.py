@@ -9,7 +9,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from unlearn_lib.reproduction import paper, tables
-from unlearn_lib.reproduction.profiles import NANO, Profile
+from unlearn_lib.reproduction.profile import Profile
+from unlearn_lib.reproduction.profiles import NANO
 from unlearn_lib.reproduction.scenarios import ORIGINAL
 from unlearn_lib.reproduction.store import Record
 

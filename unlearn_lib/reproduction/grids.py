@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from unlearn_lib.reproduction import case_grids
-from unlearn_lib.reproduction.profiles import NANO, Profile
+from unlearn_lib.reproduction.profile import Profile
+from unlearn_lib.reproduction.profiles import NANO
 from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE, Scenario
 from unlearn_lib.reproduction.settings import options, scenario
 

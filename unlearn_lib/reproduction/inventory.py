@@ -14,8 +14,8 @@ class Item:
 
     Attributes:
         notebook, title: Its file and what it shows.
-        minutes: Of computing all its runs anew, for each profile: nano on two cores, gpu on one GPU (0: no runs; None: not
-            measured).
+        minutes: Of computing all its runs anew, for each profile: nano on two cores, gpu and paper on one GPU (0: no
+            runs; None: not measured).
     """
 
     notebook: str
@@ -24,7 +24,7 @@ class Item:
 
 
 def _nano(minutes: int) -> dict[str, int | None]:
-    return {"nano": minutes, "gpu": None if minutes else 0}
+    return {"nano": minutes, "gpu": None if minutes else 0, "paper": None if minutes else 0}
 
 
 ITEMS: dict[str, Item] = {

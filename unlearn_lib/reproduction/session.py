@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unlearn_lib.reproduction import profiles, runs
 from unlearn_lib.reproduction.inventory import project_root
-from unlearn_lib.reproduction.profiles import Profile
+from unlearn_lib.reproduction.profile import Profile
 from unlearn_lib.reproduction.scenarios import Scenario
 from unlearn_lib.reproduction.store import Record, RunStore
 

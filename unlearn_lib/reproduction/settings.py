@@ -9,7 +9,8 @@ import pandas as pd
 
 from unlearn_lib.reproduction.bench import Bench
 from unlearn_lib.reproduction.paper import TASKS
-from unlearn_lib.reproduction.profiles import NANO, STEP_FACTORS, Profile
+from unlearn_lib.reproduction.profile import Profile
+from unlearn_lib.reproduction.profiles import NANO, STEP_FACTORS
 from unlearn_lib.reproduction.scenarios import ORIGINAL, Scenario
 from unlearn_lib.training import TrainingConfig
 

@@ -10,7 +10,8 @@ import pandas as pd
 
 from unlearn_lib.reproduction import paper, tables
 from unlearn_lib.reproduction.figures import style
-from unlearn_lib.reproduction.profiles import NANO, Profile
+from unlearn_lib.reproduction.profile import Profile
+from unlearn_lib.reproduction.profiles import NANO
 from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE
 from unlearn_lib.reproduction.store import Record
 
