@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from unlearn_lib import unlearn
+from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.data.batches import collate, encode
 from unlearn_lib.losses import IGNORED
 
@@ -141,6 +142,21 @@ def test_one_adamw_step_has_the_length_of_the_rate(tiny: Any, tokenizer: Any, te
     found = one_step(tiny, tokenizer, texts, "gradient-difference", optimizer="adamw")
     for name, expected in g.items():
         torch.testing.assert_close(found[name], expected / (expected.abs() + 1e-8), rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_of_ascent_takes_the_texts_in_parts(tiny: Any, tokenizer: Any, texts: Any) -> None:
+    """The gradient over all of D-, however many texts go through the model at a time."""
+    model, found = tiny(), {}
+    g = gradient(mean_nll(token_log_probs(model, texts[:7], tokenizer)), model)
+    for size in (3, 7):
+        options: dict[str, Any] = {"method": "gradient-ascent", "step": 0.01, "batch_size": size}
+        with Meter() as meter:
+            result = unlearn(model, tokenizer, forget=texts[:7], **options)
+        after = dict(result.model.named_parameters())
+        assert_same({name: (after[name] - p).detach() / 0.01 for name, p in model.named_parameters()}, g)
+        assert (result.cost.gradient_evaluations, len(result.history)) == (7, 1)
+        found[size] = meter.peak
+    assert found[3] < 0.7 * found[7]
 
 
 def test_retain_batches_pass_over_all_texts_in_new_orders(tiny: Any, tokenizer: Any, texts: Any) -> None:

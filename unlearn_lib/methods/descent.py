@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unlearn_lib.curvature import trainable
 from unlearn_lib.curvature.vector import Vector, dot
-from unlearn_lib.data.batches import collate
+from unlearn_lib.data.batches import Example, collate
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses
 from unlearn_lib.methods.base import Inputs, Outcome
@@ -97,8 +97,9 @@ class DescentMethod(Calibrated):
         return torch.optim.AdamW(params.values(), lr=self.rate, weight_decay=0.0)
 
     def plan(self, model: Any, inputs: Inputs) -> Needs:
-        batches = [collate(batch, model.device) for batch in inputs.forget_batches(self.forget_batch_size)]
-        steps = self.epochs * len(batches)
+        forget = inputs.forget_batches(self.forget_batch_size)
+        batches = [collate(piece, model.device) for batch in forget for piece in self._pieces(batch, inputs)]
+        steps = self.epochs * len(forget)
         texts = self.epochs * len(inputs.forget)
         if self.uses_retain:
             size = min(self.retain_batch_size, len(inputs.retain))
@@ -121,11 +122,12 @@ class DescentMethod(Calibrated):
         steps = self.epochs * len(batches)
         for number in range(steps):
             batch = batches[number % len(batches)]
-            step = Step(collate(batch, model.device), next(retain) if self.uses_retain else None, original)
+            kept = next(retain) if self.uses_retain else None
+            pieces = [Step(collate(piece, model.device), kept, original) for piece in self._pieces(batch, inputs)]
             before = {name: p.detach().clone() for name, p in params.items()}
-            loss = self._one_step(model, optimizer, step)
+            loss = self._one_step(model, optimizer, pieces)
             moved = {name: p.detach() - before[name] for name, p in params.items()}
-            outcome.gradient_evaluations += len(batch) + (len(step.retain["labels"]) if step.retain is not None else 0)
+            outcome.gradient_evaluations += len(batch) + (len(kept["labels"]) if kept is not None else 0)
             outcome.history.append({"loss": loss, "step_norm": dot(moved, moved) ** 0.5})
             if inputs.progress is not None:
                 inputs.progress(number + 1, steps, loss)
@@ -137,14 +139,23 @@ class DescentMethod(Calibrated):
             target.note(outcome, target.forget_loss(model), f"{steps} steps did not reach the goal")
         return outcome
 
-    def _one_step(self, model: Any, optimizer: torch.optim.Optimizer, step: Step) -> float:
-        loss = self.loss(model, step)
-        if not torch.isfinite(loss):
-            raise NumericsError(f"the loss of {self.name} became {loss.item()}; lower the learning rate ({self.rate:g})")
+    def _pieces(self, batch: list[Example], inputs: Inputs) -> list[list[Example]]:
+        """The texts of one step in parts that go through the model at a time; a loss with a retain term is taken in one."""
+        size = len(batch) if self.uses_retain else inputs.batch_size
+        return [batch[i : i + size] for i in range(0, len(batch), size)]
+
+    def _one_step(self, model: Any, optimizer: torch.optim.Optimizer, pieces: list[Step]) -> float:
+        """A step of the optimiser on the loss over all pieces, a mean over their texts; returns that loss."""
         optimizer.zero_grad()
-        loss.backward()
+        texts, total = sum(len(step.forget["labels"]) for step in pieces), 0.0
+        for step in pieces:
+            loss = len(step.forget["labels"]) / texts * self.loss(model, step)
+            if not torch.isfinite(loss):
+                raise NumericsError(f"the loss of {self.name} became {loss.item()}; lower the learning rate ({self.rate:g})")
+            loss.backward()
+            total += loss.item()
         optimizer.step()
-        return loss.item()
+        return total
 
     def _crossed(self, model: Any, before: Vector, moved: Vector, target: Target, outcome: Outcome) -> bool:
         reached = target.forget_loss(model)

@@ -127,7 +127,7 @@ class Bench:
             base=self.base,
             method=method,
             seed=self._seed(size),
-            batch_size=max(scenario.cycle_size, 32),
+            batch_size=profiles.find(scenario.profile).batch_size,
             progress=lambda *_: self.workspace.deadline.check(),
             **scenario.options,
         )

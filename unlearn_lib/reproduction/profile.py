@@ -55,6 +55,7 @@ class Profile:
         cycle_size: Samples that are removed in one cycle.
         learning_rate: Of fine-tuning and retraining, by size.
         step_factor: A factor of both of the paper's step lengths, so that their ratio stays as printed.
+        batch_size: Texts that go through a model at a time where their grouping does not matter.
         passes: Of the second-order methods, by size; where none is given, one.
         private: Options of DP-SGD beside epsilon and the learning rate, see `PrivacyConfig`.
         cases: The case studies on private text.
@@ -77,6 +78,7 @@ class Profile:
     reference_size: int
     measured: int
     cycle_size: int
+    batch_size: int
     learning_rate: Mapping[str, float]
     step_factor: float
     cases: CaseSettings

@@ -30,6 +30,7 @@ NANO = Profile(
     reference_size=256,
     measured=128,
     cycle_size=32,
+    batch_size=32,
     learning_rate={"s": 1e-3, "m": 5e-4, "l": 5e-4},
     # The smallest of STEP_FACTORS at which one cycle of Fisher Removal brings the forget loss to the retrained model's, on ARC,
     # both small models, seed 1000 (`settings.tune`), which is not among the reported seeds.
@@ -71,6 +72,7 @@ GPU = Profile(
     reference_size=1000,
     measured=256,
     cycle_size=128,
+    batch_size=64,
     learning_rate=dict.fromkeys(("s", "m", "l"), 5e-5),
     step_factor=1,
     # the paper's 15 epochs, on fewer texts than its 100 000; whether the models memorise any then was not measured
@@ -113,6 +115,7 @@ PAPER = Profile(
     reference_size=1000,
     measured=256,
     cycle_size=128,
+    batch_size=16,
     learning_rate=dict.fromkeys(("s", "m", "l"), 5e-5),
     step_factor=1,
     cases=CaseSettings(100_000, 512, 256, TrainingConfig(15, 5e-5, 8), 1, 0.0, (0.0,)),
