@@ -21,7 +21,7 @@ from unlearn_lib.methods.base import INCOMPLETE
 from unlearn_lib.metrics import accuracy, exposures
 from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
-from unlearn_lib.models import load_model
+from unlearn_lib.models import load_model, resolve_device
 from unlearn_lib.private_training import PrivacyConfig, noise_for, train_private
 from unlearn_lib.reproduction import profiles
 from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE, Scenario, method_name
@@ -61,7 +61,8 @@ class Bench:
         place = workspace or Workspace()
         self.workspace = place.below(f"{scenario.task}-{key(scenario.shared_config())[:12]}") if place.folder else place
         self.task = scenario.load_task()
-        self.base, self.tokenizer = load_model(scenario.model, device=device or profiles.find(scenario.profile).device)
+        self.device = resolve_device(device or profiles.find(scenario.profile).device)
+        self.base, self.tokenizer = load_model(scenario.model, device="cpu")  # only ever copied
         if scenario.activation:
             self.base = with_activation(self.base, scenario.activation)
         length = context_length(self.base, self.tokenizer)
@@ -204,14 +205,14 @@ class Bench:
         }
 
     def _batches(self, examples: Sequence[Example]) -> Any:
-        return make_batches(sorted(examples, key=lambda example: len(example.input_ids)), 32, self.original.device)
+        return make_batches(sorted(examples, key=lambda example: len(example.input_ids)), 32, self.device)
 
     def _examples(self, indices: Iterable[int]) -> list[Example]:
         return [self.encoded["train"][i] for i in indices]
 
     def trained(self, name: str, examples: Sequence[Example], seed: int) -> Trained:
         """The base model fine-tuned on these samples; `name` is that of its file in the workspace."""
-        model, training = copy.deepcopy(self.base), self.scenario.training
+        model, training = copy.deepcopy(self.base).to(self.device), self.scenario.training
         # the folder's name stands for everything else
         checkpoint = self.workspace.checkpoint(name, key({"seed": seed, "examples": [e.input_ids for e in examples]}))
         fit(model, examples, training, seed=seed, checkpoint=checkpoint)
@@ -224,7 +225,7 @@ class Bench:
         config = PrivacyConfig(noise_multiplier=0.0, **options)
         n = len(self.order)
         noise = noise_for(target, config.rate(n), config.steps(n), config.delta)
-        model, start = copy.deepcopy(self.base), time.perf_counter()
+        model, start = copy.deepcopy(self.base).to(self.device), time.perf_counter()
         spent = train_private(
             model,
             self.tokenizer,

@@ -50,8 +50,9 @@ def leftover_figure(table: pd.DataFrame, methods: Sequence[str]) -> Any:
     """`leftover` as curves: left the request as it is, right extended by its near-duplicates."""
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.2), sharey=True, layout="constrained")
     for axis, extended in zip(axes, (False, True), strict=True):
-        # without near-duplicates there is nothing to extend the request by
-        part = table[(table.deduplicated == extended) | (table.rate == 0)].sort_values("rate")
+        own = table[table.deduplicated == extended]
+        # where no near-duplicates are planted there is nothing to extend the request by
+        part = pd.concat([own, table[(table.rate == 0) & ~table.rate.isin(own.rate)]]).sort_values("rate")
         for number, method in enumerate(methods):
             mine = part[part.method == method]
             if extended and method == ORIGINAL:  # the same model

@@ -52,6 +52,7 @@ ITEMS: dict[str, Item] = {
     "activations": Item("exam_activations.ipynb", "Examination: ReLU or GELU", _nano(8)),
     "table08": Item("table08_cases.ipynb", "Table 8: what a model gives away of private texts", _nano(33)),
     "table10": Item("table10_boilerplate.ipynb", "Table 10: boilerplate, and what comes back of it", _nano(33)),
+    "scale": Item("paper_scale.ipynb", "The paper's own models: what a run would take", _nano(0)),
     "duplicates": Item("exam_duplicates.ipynb", "Examination: near-duplicates, and asking for all of them", _nano(12)),
 }
 

@@ -120,7 +120,7 @@ PAPER = Profile(
     step_factor=1,
     cases=CaseSettings(100_000, 512, 256, TrainingConfig(15, 5e-5, 8), 1, 0.0, (0.0,)),
     # blocks of all parameters of 1.3 and 2.7 billion are 235 and 474 GiB; in passes they fit one GPU of 141 GB
-    passes={"m": 4, "l": 16},
+    passes={"m": 4, "l": 20},
     private={"batch_size": 256},
     device="cuda",
     processes=1,
