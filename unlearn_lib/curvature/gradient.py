@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from unlearn_lib.curvature.vector import Vector, axpy, scale
+from unlearn_lib.curvature.vector import Vector, all_finite, axpy, scale
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses
 
@@ -28,7 +28,7 @@ def batch_gradient(model: Any, batch: Batch) -> tuple[float, Vector]:
     params = trainable(model)
     loss = sequence_losses(model, batch).mean()
     grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
-    if not (torch.isfinite(loss) and all(torch.isfinite(g).all() for g in grads)):
+    if not all_finite((loss, *grads)):
         raise NumericsError(
             f"the loss ({loss.item()}) or its gradient is not finite; the model has diverged (take a smaller step) or its number format "
             "is too narrow (load it with dtype='float32')"

@@ -22,7 +22,7 @@ from unlearn_lib.curvature.solvers.diagonal import Diagonal
 from unlearn_lib.curvature.solvers.kfac import Kronecker
 from unlearn_lib.curvature.solvers.recursion import Recursion
 from unlearn_lib.curvature.solvers.woodbury import Woodbury
-from unlearn_lib.curvature.vector import Vector, flatten
+from unlearn_lib.curvature.vector import Vector, all_finite, flatten
 from unlearn_lib.errors import InputError, NumericsError, unknown
 
 SOLVERS: dict[str, type[Inverse]] = {
@@ -61,7 +61,7 @@ def solve(
 ) -> Solution:
     """See `Operator.solve`."""
     own = operator.own_form(v)
-    if not all(torch.isfinite(tensor).all() for tensor in own.values()):
+    if not all_finite(own.values()):
         raise NumericsError("the vector to solve for is not finite; the gradient it came from has overflowed")
     if tolerance is not None and not tolerance > 0:
         raise InputError(f"tolerance must be positive, got {tolerance}")

@@ -18,7 +18,7 @@ Vector = dict[str, Tensor]
 
 def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """The inner product."""
-    return sum(float((a[name].double() * b[name].double()).sum()) for name in a)
+    return sum(numbers((a[name].double() * b[name].double()).sum() for name in a))
 
 
 def add(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Vector:
@@ -38,7 +38,18 @@ def axpy(factor: float, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Vec
 
 def norm(a: Mapping[str, Tensor]) -> float:
     """The Euclidean length."""
-    return math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in a.values()))
+    return math.hypot(*numbers(torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in a.values()))
+
+
+def numbers(scalars: Iterable[Tensor]) -> list[float]:
+    """Tensors of one number each as numbers, in one copy: on a GPU every copy waits for all work before it."""
+    found = list(scalars)
+    return torch.stack(found).tolist() if found else []
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every entry is finite, in one copy."""
+    return all(numbers(torch.isfinite(tensor).all() for tensor in tensors))
 
 
 def total(parts: Iterable[Vector]) -> Vector:

@@ -18,7 +18,7 @@ from unlearn_lib.curvature.empirical_fisher import EmpiricalFisher
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.solution import Reason
 from unlearn_lib.curvature.solvers.base import TOLERANCE, Inverse
-from unlearn_lib.curvature.vector import Vector, norm, scale
+from unlearn_lib.curvature.vector import Vector, norm, numbers, scale
 from unlearn_lib.errors import InputError, NumericsError
 
 
@@ -65,7 +65,7 @@ class Block(Inverse):
 
     def _solve(self, v: Vector, exponent: float, verify: bool = False) -> tuple[Vector, float]:
         """`(x, |v - (A + lambda I)^-exponent x|^2)`, the second only where it is asked for."""
-        x, squared = {name: torch.empty_like(p) for name, p in self.params.items()}, 0.0
+        x, squares = {name: torch.empty_like(p) for name, p in self.params.items()}, list[Tensor]()
         for name, start, A_KBB in self._blocks():
             K, B, _ = A_KBB.shape
             v_KB1 = _cut(v[name], start, K, B)
@@ -74,8 +74,8 @@ class Block(Inverse):
             piece.copy_(x_KB1.reshape(-1)[: len(piece)])
             if verify:  # x as it is returned, in its number format
                 back_KB1 = _power(A_KBB, self.damping, -exponent, _cut(x[name], start, K, B))
-                squared += float((v_KB1 - back_KB1).square().sum())
-        return x, squared
+                squares.append((v_KB1 - back_KB1).square().sum())
+        return x, sum(numbers(squares))
 
     def _blocks(self) -> Iterator[tuple[str, int, Tensor]]:
         """`(name, start, A_KBB)` in float64."""
