@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup book test lint figures clean
+.PHONY: help setup book test tests nbval pages lint figures outdated clean
 
 help:
 	@sed -n '2,5s/^# //p' Makefile
@@ -28,9 +28,17 @@ book: setup
 	$(BIN)/unlearn book
 
 # A test file or notebook goes to one of JOBS processes as a whole; one thread each is faster than one process with them all.
-test: setup
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
+test: tests nbval
+
+tests: setup
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests --ignore tests/browser
+
+nbval: setup
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg -W default notebooks
+
+# The built book in a headless browser, on a desktop and on a phone, light and dark; links, anchors, sizes. After `make book`.
+pages: setup
+	$(BIN)/python -m pytest -n $(JOBS) tests/browser
 
 lint: setup
 	$(BIN)/ruff check .
@@ -39,6 +47,9 @@ lint: setup
 
 figures: setup
 	$(BIN)/unlearn reproduce table03 table04 table05 table09 table07 fig01 fig02 fig03 fig04 fig05 fig06 fig07 damping blocks table08 table10 duplicates -p out=figures
+
+outdated: setup
+	$(BIN)/python -m pip list --outdated
 
 # All but the models of the gpu profile, which take a GPU up to an hour.
 clean:

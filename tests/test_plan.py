@@ -19,6 +19,7 @@ CASES: tuple[tuple[type, str, dict[str, Any]], ...] = (
     (EmpiricalFisher, "recursion", {}),
     (EmpiricalFisher, "cg", {"max_steps": 1}),
     (GaussNewton, "cg", {"max_steps": 1}),
+    (EmpiricalFisher, "cg", {"max_steps": 1, "linearize": True}),
     (GaussNewton, "cg", {"max_steps": 1, "linearize": True}),
     (Hessian, "cg", {"max_steps": 1}),
     (Hessian, "cg", {"max_steps": 1, "linearize": True}),

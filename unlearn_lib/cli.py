@@ -265,13 +265,18 @@ def verdicts() -> None:
 
 
 @main.command()
+@click.option(
+    "--repository",
+    envvar="GITHUB_REPOSITORY",
+    help="OWNER/NAME on GitHub: the book then links to the source and opens notebooks in Colab. Default: $GITHUB_REPOSITORY.",
+)
 @_plain_errors
-def book() -> None:
+def book(repository: str | None) -> None:
     """Run the notebooks that are not up to date and build the HTML book."""
     from unlearn_lib.reproduction.book import build
     from unlearn_lib.reproduction.inventory import project_root
 
-    page = build(project_root(), click.echo)
+    page = build(project_root(), click.echo, repository)
     click.echo(f"the book: {os.path.relpath(page, Path.cwd())}")
 
 

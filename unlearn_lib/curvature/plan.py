@@ -225,10 +225,12 @@ def _rehearse_product(risk: EmpiricalRisk, shape: tuple[int, int], *, linearize:
         v = {name: torch.empty_like(p) for name, p in fake.params.items()}
         with torch.no_grad(), Meter() as meter:
             operator = fake.linearize() if linearize else fake
-            build = meter.flops
             operator.mv(v)
-            kept = meter.live
-    return meter.peak, kept, build, meter.flops - build
+            first, kept = meter.flops, meter.live
+            if linearize:  # what is kept may be made by the first product: the second is a product alone
+                operator.mv(v)
+            product = meter.flops - first if linearize else first
+    return meter.peak, kept, first - product, product
 
 
 def _shape(batch: Batch) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,15 +12,27 @@ from pathlib import Path
 
 from unlearn_lib.errors import InputError
 from unlearn_lib.progress import Say
+from unlearn_lib.reproduction import colab, made
 from unlearn_lib.reproduction.inventory import ITEMS
 from unlearn_lib.reproduction.notebooks import execute
 from unlearn_lib.reproduction.processes import completed
 
+THEBE = re.compile(
+    r"<script>const THEBE_JS_URL.*?</script>|<script [^>]*sphinx-thebe\.js[^>]*></script>"
+    r'|<script type="text/x-thebe-config">.*?</script>|<script>kernelName = .*?</script>',
+    re.DOTALL,
+)
 MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 
 
-def build(root: Path, report: Say = print) -> Path:
+def build(root: Path, report: Say = print, repository: str | None = None) -> Path:
     """Build the HTML book of the checkout at `root`; returns its first page.
+
+    Args:
+        root: The checkout.
+        report: Is told of every notebook.
+        repository: OWNER/NAME on GitHub, for links to the source and buttons that open a notebook in Colab; without it the
+            book has neither.
 
     Raises:
         InputError: A notebook failed, the book's packages are missing, or jupyter-book reported a warning (warnings are errors).
@@ -33,8 +46,9 @@ def build(root: Path, report: Say = print) -> Path:
     for name, ran in completed(_execute, calls, 2, _one_thread):
         report(f"{'executed' if ran else 'up to date'}: {name}")
     stage(root, executed, out / "src")
+    config = configure(root, out, repository)
     result = subprocess.run(
-        [str(command), "build", "src", "--config", "../_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"],
+        [str(command), "build", "src", "--config", str(config), "--path-output", ".", "-W", "-n", "--keep-going"],
         cwd=out,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
         capture_output=True,
@@ -45,7 +59,29 @@ def build(root: Path, report: Say = print) -> Path:
     if result.returncode:
         complaints = [line for line in (result.stdout + result.stderr).splitlines() if "WARNING" in line or "ERROR" in line]
         raise InputError("the book did not build; see build/book.log:\n" + "\n".join(complaints[:20]))
+    for page in (out / "_build" / "html").rglob("*.html"):
+        page.write_text(mended(page.read_text()))
     return out / "_build" / "html" / "index.html"
+
+
+def configure(root: Path, out: Path, repository: str | None) -> Path:
+    """The book's configuration, with the address of the repository where it is known."""
+    import yaml
+
+    if repository is None:
+        return root / "_config.yml"
+    config = yaml.safe_load((root / "_config.yml").read_text())
+    config["repository"] = {"url": f"https://github.com/{repository}", "branch": colab.BRANCH}
+    config["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
+    config["html"]["use_repository_button"] = True
+    (out / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True))
+    return out / "_config.yml"
+
+
+def mended(page: str) -> str:
+    """A page without the scripts of Thebe (live code), which jupyter-book adds twice to every page though the book has none, and
+    without the role of a list on bibliographies, whose entries do not have that of its items."""
+    return THEBE.sub("", page).replace('role="list" class="citation-list"', 'class="citation-list"')
 
 
 def _execute(name: str, root: Path, target: Path) -> tuple[str, bool]:
@@ -57,19 +93,31 @@ def _one_thread() -> None:
 
 
 def stage(root: Path, executed: Path, target: Path) -> None:
-    """Copy pages, executed notebooks and figures to `target` under their repository paths, and MathJax to its static folder."""
+    """Put together the sources of the book in `target`, under their repository paths: pages, executed notebooks, figures, how each
+    was made, and MathJax."""
     import nbformat
+    import yaml
 
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(root / "book", target / "book")
-    shutil.move(target / "book" / "_toc.yml", target / "_toc.yml")
+    toc = yaml.safe_load((target / "book" / "_toc.yml").read_text())
+    index, *made_pages = texts = made.pages(root)
+    for path, text in texts.items():
+        (target / path).parent.mkdir(exist_ok=True)
+        (target / path).with_suffix(".md").write_text(text)
+    toc["parts"][-1]["chapters"].append({"file": index, "sections": [{"file": path} for path in made_pages]})
+    (target / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
+    (target / "book" / "_toc.yml").unlink()
     (target / "notebooks").mkdir()
-    for item in ITEMS.values():
+    for identifier, item in ITEMS.items():
         node = nbformat.read(executed / item.notebook, as_version=4)
         tags = [cell.metadata.get("tags", []) for cell in node.cells]
         if any("injected-parameters" in cell_tags for cell_tags in tags):
             # two parameter cells on one page confuse: the injected one is what ran
             next(cell_tags for cell_tags in tags if "parameters" in cell_tags).append("remove-cell")
+        node.cells.append(
+            nbformat.v4.new_markdown_cell(f"{{doc}}`How this page was made <../{made.FOLDER}/{identifier}>`", id="made")
+        )
         nbformat.write(node, target / "notebooks" / item.notebook)
     if (root / "figures").is_dir():
         shutil.copytree(root / "figures", target / "figures")

@@ -172,6 +172,10 @@ GRIDS: dict[str, Callable[[Profile], Sequence[Scenario]]] = {
     "table08": case_grids.case_studies,
     "table10": case_grids.case_studies,
     "duplicates": case_grids.deduplication,
+    "ch08": damping,
+    "ch09": lambda profile: utility("arc_easy", profile=profile),
+    "ch10": tradeoff,
+    "ch11": lambda profile: utility("arc_easy", profile=profile),
 }
 
 

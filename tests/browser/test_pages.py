@@ -1,0 +1,90 @@
+"""Every page of the built book as a reader has it, without a network: wide and narrow, light and dark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import HTML, pages
+
+WIDTHS = (1280, 390)
+# Elements that stick out of the window, with what they are; what scrolls on its own may be wider than the window.
+OVERFLOW = """() => {
+    const width = document.documentElement.clientWidth;
+    if (document.documentElement.scrollWidth <= width + 1) return [];
+    const scrolls = element => {
+        for (let e = element.parentElement; e; e = e.parentElement)
+            if (["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX)) return true;
+        return false;
+    };
+    return [...document.querySelectorAll("main *")]
+        .filter(e => e.getBoundingClientRect().right > width + 1 && !scrolls(e))
+        .slice(0, 3).map(e => e.outerHTML.slice(0, 120)).concat(`${document.documentElement.scrollWidth} > ${width}`);
+}"""
+IMAGES = """() => [...document.images].filter(image => !image.complete || !image.naturalWidth || !image.alt.trim())
+    .map(image => image.outerHTML.slice(0, 200))"""
+FORMULAS = """() => [...document.querySelectorAll(".math")].filter(e => !e.querySelector("mjx-container") || e.querySelector("mjx-merror"))
+    .map(e => e.textContent.slice(0, 100))"""
+
+
+def opened(page: Any, url: str) -> None:
+    page.goto(url)
+    page.evaluate("() => window.MathJax ? MathJax.startup.promise.then(() => null) : null")
+    # images below the window are loaded when they are scrolled to
+    page.evaluate("() => document.querySelectorAll('img[loading=lazy]').forEach(image => image.loading = 'eager')")
+    page.wait_for_function("() => [...document.images].every(image => image.complete)")
+
+
+def coloured(page: Any, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_function(f"() => document.documentElement.dataset.theme === '{scheme}'", timeout=3000)
+
+
+@pytest.mark.parametrize("path", pages())
+def test_page(path: str, address: str, page: Any) -> None:
+    opened(page, f"{address}/{path}")
+    assert page.evaluate(FORMULAS) == []
+    assert page.evaluate(IMAGES) == []
+    for scheme in ("light", "dark"):
+        coloured(page, scheme)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate(OVERFLOW) == [], (scheme, width)
+    assert page.complaints == []
+
+
+@pytest.mark.parametrize("path", pages())
+def test_accessibility(path: str, address: str, page: Any) -> None:
+    """axe-core finds nothing serious, in either colour scheme."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    opened(page, f"{address}/{path}")
+    for scheme in ("light", "dark"):
+        coloured(page, scheme)
+        found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+        serious = [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
+        assert serious == [], scheme
+
+
+def test_from_a_folder(page: Any) -> None:
+    """Unpacked from a zip, without a server: formulas are drawn and the search works."""
+    opened(page, (HTML / "book" / "intro.html").as_uri())
+    assert page.evaluate(FORMULAS) == []
+    assert page.locator("mjx-container").count() > 0
+    page.goto((HTML / "search.html").as_uri() + "?q=damping")
+    page.wait_for_selector("#search-results li")
+
+
+def test_search(address: str, page: Any) -> None:
+    page.goto(f"{address}/search.html?q=damping")
+    page.wait_for_selector("#search-results li")
+    titles = page.locator("#search-results li a").all_text_contents()
+    assert any("damping" in title.lower() for title in titles)
+    assert page.complaints == []
+
+
+def test_keyboard(address: str, page: Any) -> None:
+    """The first stop of the tab key is the link past the navigation."""
+    opened(page, f"{address}/book/intro.html")
+    page.keyboard.press("Tab")
+    assert "skip" in page.evaluate("() => document.activeElement.textContent").lower()
