@@ -34,7 +34,7 @@ def test_list_has_one_line_for_each_id() -> None:
     ("words", "message"),
     [
         (["reproduce"], "name what to reproduce"),
-        (["reproduce", "fig99"], "unknown table or figure 'fig99'; choose one of: five_minutes, table01, table02"),
+        (["reproduce", "fig99"], "unknown table or figure 'fig99'; choose one of: five_minutes, ch01, ch02"),
         (["reproduce", "fig05", "-p", "sed=1"], "unknown parameter 'sed' of fig05_cycles.ipynb; choose one of: profile, seed"),
         (["reproduce", "fig05", "-p", "seed"], "a parameter is given as key=value, got 'seed'"),
     ],

@@ -55,7 +55,7 @@ def test_kernel_paths_and_place_in_the_book(path: Path) -> None:
 
 def test_inventory_names_existing_notebooks() -> None:
     assert {item.notebook for item in ITEMS.values()} == {path.name for path in NOTEBOOKS}
-    with pytest.raises(InputError, match="unknown table or figure 'table99'; choose one of: five_minutes, table01"):
+    with pytest.raises(InputError, match="unknown table or figure 'table99'; choose one of: five_minutes, ch01"):
         find("table99")
     assert project_root(ROOT / "notebooks") == ROOT
 

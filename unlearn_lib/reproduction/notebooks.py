@@ -143,8 +143,9 @@ def store_outputs(notebook: Path) -> None:
 
 
 def _this_interpreter_as_kernel(folder: Path) -> None:
-    """Make `python3` mean this interpreter, whatever kernels the user has installed, and let it log errors only."""
+    """Make `python3` mean this interpreter, whatever kernels the user has installed. It logs next to nothing: errors are in the
+    notebook, and to be shut down is one, too, for ipykernel."""
     from ipykernel.kernelspec import write_kernel_spec
 
-    write_kernel_spec(str(folder / "kernels" / KERNEL), extra_arguments=["--log-level=40"])
+    write_kernel_spec(str(folder / "kernels" / KERNEL), extra_arguments=["--log-level=50"])
     os.environ["JUPYTER_PATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("JUPYTER_PATH")])])
