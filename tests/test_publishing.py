@@ -131,3 +131,5 @@ def test_the_workflow_calls_what_there_is() -> None:
 def test_pages_are_mended() -> None:
     page = '<script>const THEBE_JS_URL = "x"</script><p>text</p><div role="list" class="citation-list"></div>'
     assert book.mended(page) == '<p>text</p><div class="citation-list"></div>'
+    switch = '<summary><span class="toctree-toggle">v</span></summary>'
+    assert book.mended(switch) == switch.replace("<summary>", '<summary aria-label="the pages below">')

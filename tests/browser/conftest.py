@@ -30,6 +30,12 @@ def pages() -> list[str]:
     return [path for path in found if not path.startswith(("_static", "_modules")) and path != "index.html"]
 
 
+def different() -> list[str]:
+    """The pages without those that are made of one template: of these only the first two."""
+    made = [path for path in pages() if path.startswith("book/made/")]
+    return [path for path in pages() if path not in made[2:]]
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A headless browser, driven by playwright."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import HTML, pages
+from conftest import HTML, different, pages
 
 WIDTHS = (1280, 390)
 # Elements that stick out of the window, with what they are; what scrolls on its own may be wider than the window.
@@ -53,7 +53,7 @@ def test_page(path: str, address: str, page: Any) -> None:
     assert page.complaints == []
 
 
-@pytest.mark.parametrize("path", pages())
+@pytest.mark.parametrize("path", different())
 def test_accessibility(path: str, address: str, page: Any) -> None:
     """axe-core finds nothing serious, in either colour scheme."""
     from axe_playwright_python.sync_playwright import Axe

@@ -48,7 +48,7 @@ def build(root: Path, report: Say = print, repository: str | None = None) -> Pat
     stage(root, executed, out / "src")
     config = configure(root, out, repository)
     result = subprocess.run(
-        [str(command), "build", "src", "--config", str(config), "--path-output", ".", "-W", "-n", "--keep-going"],
+        [str(command), "build", "src", "--config", str(config), "--path-output", ".", "--all", "-W", "-n", "--keep-going"],
         cwd=out,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
         capture_output=True,
@@ -80,8 +80,11 @@ def configure(root: Path, out: Path, repository: str | None) -> Path:
 
 def mended(page: str) -> str:
     """A page without the scripts of Thebe (live code), which jupyter-book adds twice to every page though the book has none, and
-    without the role of a list on bibliographies, whose entries do not have that of its items."""
-    return THEBE.sub("", page).replace('role="list" class="citation-list"', 'class="citation-list"')
+    with what its theme forgets for screen readers: bibliographies are no lists of list items, and a switch has a name."""
+    page = THEBE.sub("", page).replace('role="list" class="citation-list"', 'class="citation-list"')
+    return page.replace(
+        '<summary><span class="toctree-toggle"', '<summary aria-label="the pages below"><span class="toctree-toggle"'
+    )
 
 
 def _execute(name: str, root: Path, target: Path) -> tuple[str, bool]:
@@ -101,11 +104,12 @@ def stage(root: Path, executed: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(root / "book", target / "book")
     toc = yaml.safe_load((target / "book" / "_toc.yml").read_text())
-    index, *made_pages = texts = made.pages(root)
+    texts = made.pages(root)
     for path, text in texts.items():
         (target / path).parent.mkdir(exist_ok=True)
         (target / path).with_suffix(".md").write_text(text)
-    toc["parts"][-1]["chapters"].append({"file": index, "sections": [{"file": path} for path in made_pages]})
+    below = [{"file": f"{made.FOLDER}/{identifier}", "title": item.title} for identifier, item in ITEMS.items()]
+    toc["parts"][-1]["chapters"].append({"file": made.FOLDER, "sections": below})
     (target / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
     (target / "book" / "_toc.yml").unlink()
     (target / "notebooks").mkdir()
