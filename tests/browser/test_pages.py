@@ -21,7 +21,9 @@ OVERFLOW = """() => {
         .filter(e => e.getBoundingClientRect().right > width + 1 && !scrolls(e))
         .slice(0, 3).map(e => e.outerHTML.slice(0, 120)).concat(`${document.documentElement.scrollWidth} > ${width}`);
 }"""
-IMAGES = """() => [...document.images].filter(image => !image.complete || !image.naturalWidth || !image.alt.trim())
+# an image without a description gets its file name for one
+IMAGES = """() => [...document.images]
+    .filter(image => !image.complete || !image.naturalWidth || !image.alt.includes(" "))
     .map(image => image.outerHTML.slice(0, 200))"""
 FORMULAS = """() => [...document.querySelectorAll(".math")].filter(e => !e.querySelector("mjx-container") || e.querySelector("mjx-merror"))
     .map(e => e.textContent.slice(0, 100))"""

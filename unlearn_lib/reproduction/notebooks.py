@@ -66,7 +66,7 @@ def fingerprint(notebook: Path, values: Mapping[str, Any], root: Path) -> str:
     """A hash of all an executed notebook depends on: its cells, its parameters, the library, the records, the versions."""
     digest = hashlib.sha256()
     cells = json.loads(notebook.read_text())["cells"]
-    digest.update(repr([(cell["cell_type"], cell["source"]) for cell in cells]).encode())
+    digest.update(repr([(cell["cell_type"], cell["source"], cell["metadata"]) for cell in cells]).encode())
     digest.update(json.dumps(dict(values), sort_keys=True).encode())
     digest.update(repr([(name, version(name)) for name in LIBRARIES] + [sys.version_info[:3]]).encode())
     package = Path(__file__).resolve().parents[1]
