@@ -90,3 +90,23 @@ def test_keyboard(address: str, page: Any) -> None:
     opened(page, f"{address}/book/intro.html")
     page.keyboard.press("Tab")
     assert "skip" in page.evaluate("() => document.activeElement.textContent").lower()
+
+
+def test_sliders(address: str, page: Any) -> None:
+    """The knobs of the chapter on damping move with the arrow keys and say what they found."""
+    opened(page, f"{address}/notebooks/ch08_damping.html")
+    said = [page.locator("#ch08-say").text_content()]
+    for knob in ("#ch08-d", "#ch08-l"):
+        page.locator(knob).focus()
+        page.keyboard.press("ArrowRight")
+        said.append(page.locator("#ch08-say").text_content())
+    assert len(set(said)) == 3
+    assert all("damage ratio" in words for words in said)
+
+
+def test_without_scripts_the_sliders_leave_a_table(address: str, browser: Any) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    found = context.new_page()
+    found.goto(f"{address}/notebooks/ch08_damping.html")
+    assert found.locator("#ch08 noscript table tr").count() > 5
+    context.close()
