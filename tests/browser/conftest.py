@@ -72,7 +72,7 @@ def address() -> Iterator[str]:
 def page(browser: Any) -> Iterator[Any]:
     """An empty page in a browser that knows nothing of the pages before. What goes wrong on it is in `page.complaints`."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light", reduced_motion="reduce")
-    context.set_default_timeout(5000)
+    context.set_default_timeout(30_000)
     found = context.new_page()
     found.complaints = []
     found.on("console", lambda line: found.complaints.append(line.text) if line.type == "error" else None)
