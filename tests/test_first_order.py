@@ -107,7 +107,8 @@ def test_npo_against_its_formula_away_from_the_original(tiny: Any, tokenizer: An
                 p -= 1e-3 * g
     found = npo_after_two_steps(tiny, tokenizer, texts, beta)
     for name, p in model.named_parameters():
-        torch.testing.assert_close(found[name], p, rtol=1e-9, atol=1e-12)
+        # a key's bias has no gradient but the rounding of attention's softmax, which is float32 in any model
+        torch.testing.assert_close(found[name], p, rtol=1e-9, atol=1e-11)
 
 
 def test_npo_tends_to_ascent_on_the_summed_nll(tiny: Any, tokenizer: Any, texts: Any) -> None:
@@ -141,7 +142,8 @@ def test_one_adamw_step_has_the_length_of_the_rate(tiny: Any, tokenizer: Any, te
     g = gradient(retain - forget, model)
     found = one_step(tiny, tokenizer, texts, "gradient-difference", optimizer="adamw")
     for name, expected in g.items():
-        torch.testing.assert_close(found[name], expected / (expected.abs() + 1e-8), rtol=1e-4, atol=1e-6)
+        if not name.endswith("k_proj.bias"):  # softmax does not see it: its gradient is rounding, which Adam would blow up
+            torch.testing.assert_close(found[name], expected / (expected.abs() + 1e-8), rtol=1e-4, atol=1e-6)
 
 
 def test_a_step_of_ascent_takes_the_texts_in_parts(tiny: Any, tokenizer: Any, texts: Any) -> None:
