@@ -9,12 +9,12 @@ from unlearn_lib.curvature import EmpiricalFisher, batch_gradient
 from unlearn_lib.curvature.meter import Meter
 
 
-def opt(parameters: str = "3.7M") -> tuple[Any, dict[str, torch.Tensor]]:
-    """An OPT of 3.7 million parameters and 16 sequences of 64 tokens."""
+def opt(layers: int = 4) -> tuple[Any, dict[str, torch.Tensor]]:
+    """An OPT of 3.7 million parameters (with two layers 2.1) and 16 sequences of 64 tokens."""
     from transformers import AutoModelForCausalLM, OPTConfig
 
     config = OPTConfig(
-        vocab_size=2048, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, ffn_dim=1024, word_embed_proj_dim=256,
+        vocab_size=2048, hidden_size=256, num_hidden_layers=layers, num_attention_heads=4, ffn_dim=1024, word_embed_proj_dim=256,
         max_position_embeddings=128, dropout=0.0, attention_dropout=0.0,
     )  # fmt: skip
     torch.manual_seed(0)

@@ -31,7 +31,7 @@ CASES: tuple[tuple[type, str, dict[str, Any]], ...] = (
 def test_plan_is_within_a_fifth_of_what_is_counted(
     make: type, solver: str, options: dict[str, Any], sizes: tuple[int, ...]
 ) -> None:
-    model, batch = opt()
+    model, batch = opt(layers=2)
     batches = [dict(zip(batch, part, strict=True)) for part in zip(*(t.split(sizes) for t in batch.values()), strict=True)]
     operator = make(model, batches)
     plan = operator.plan(solver, **options)
