@@ -146,7 +146,10 @@ class SequenceGradients:
             yield self._all()
             return
         for group in groups(self.risk.params, self.passes):
-            yield self._capture({name: self.risk.params[name] for name in group})
+            captured = self._capture({name: self.risk.params[name] for name in group})
+            yield captured
+            for batches in captured.values():  # the caller's loop still holds them while the next group is captured
+                batches.clear()
 
     def _capture(self, params: Vector) -> dict[str, Captured]:
         fixed = {**self.risk.fixed, **{name: p for name, p in self.risk.params.items() if name not in params}}
