@@ -174,10 +174,10 @@ def live_cycles(
     small = replace(
         scenario(task, model, seed, method, cycles),
         cycle_size=8,
-        train_size=96,
+        train_size=64,
         test_size=32,
-        holdout_size=64,
-        reference_size=64,
+        holdout_size=32,
+        reference_size=32,
     )
     results, _ = Bench(small, device).run(small)
     return results["before"], results["after"]
