@@ -58,6 +58,11 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
         )
 
 
+def only_rounding(name: str) -> bool:
+    """Attention does not see a key's bias: its gradient is the rounding of a softmax that is float32 in any model."""
+    return name.endswith("k_proj.bias")
+
+
 def test_gradient_difference(tiny: Any, tokenizer: Any, texts: Any) -> None:
     model = tiny()
     forget, retain = (mean_nll(token_log_probs(model, texts[part], tokenizer)) for part in (FORGET, RETAIN))
@@ -107,8 +112,7 @@ def test_npo_against_its_formula_away_from_the_original(tiny: Any, tokenizer: An
                 p -= 1e-3 * g
     found = npo_after_two_steps(tiny, tokenizer, texts, beta)
     for name, p in model.named_parameters():
-        # a key's bias has no gradient but the rounding of attention's softmax, which is float32 in any model
-        torch.testing.assert_close(found[name], p, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(found[name], p, rtol=1e-9, atol=1e-11 if only_rounding(name) else 1e-12)
 
 
 def test_npo_tends_to_ascent_on_the_summed_nll(tiny: Any, tokenizer: Any, texts: Any) -> None:
@@ -142,7 +146,8 @@ def test_one_adamw_step_has_the_length_of_the_rate(tiny: Any, tokenizer: Any, te
     g = gradient(retain - forget, model)
     found = one_step(tiny, tokenizer, texts, "gradient-difference", optimizer="adamw")
     for name, expected in g.items():
-        if not name.endswith("k_proj.bias"):  # softmax does not see it: its gradient is rounding, which Adam would blow up
+        assert found[name].abs().max() <= 1 + 1e-4
+        if not only_rounding(name):  # which Adam blows up
             torch.testing.assert_close(found[name], expected / (expected.abs() + 1e-8), rtol=1e-4, atol=1e-6)
 
 

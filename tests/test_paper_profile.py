@@ -74,6 +74,7 @@ def test_a_table_of_the_paper(small: Profile, tmp_path: Path) -> None:
     wanted = [run for run in grids.utility("piqa", ("l",), profile=small) if run.method != "finetune"]
     removal = next(run for run in wanted if run.method == "fisher-removal" and run.model == "facebook/opt-2.7b")
     assert removal.options == {"preset": "paper", "step": 2.5e-4, "passes": 3}
+    assert PAPER.passes["l"] == 20
     records = computed(small, wanted, tmp_path)
     assert len(records) == 2 * 7
     rows = tables.tidy(records)

@@ -26,10 +26,8 @@ CASES: tuple[tuple[type, str, dict[str, Any]], ...] = (
 )
 
 
-@pytest.mark.parametrize(
-    ("make", "solver", "options", "sizes"),
-    [*((*case, (6, 6, 4)) for case in CASES), *((*case, (16,)) for case in (CASES[0], CASES[4], CASES[10], CASES[11]))],
-)
+@pytest.mark.parametrize("sizes", [(16,), (6, 6, 4)])
+@pytest.mark.parametrize(("make", "solver", "options"), CASES)
 def test_plan_is_within_a_fifth_of_what_is_counted(
     make: type, solver: str, options: dict[str, Any], sizes: tuple[int, ...]
 ) -> None:
@@ -44,12 +42,12 @@ def test_plan_is_within_a_fifth_of_what_is_counted(
 
 
 def test_what_does_not_fit_is_refused_with_the_setting_that_does() -> None:
-    model, batch = opt(layers=2)
+    model, batch = opt()
     F = EmpiricalFisher(model, [{key: t[i : i + 4] for key, t in batch.items()} for i in range(0, 16, 4)])
     v = torch.ones(F.size)
-    limit = 40 * 2**20
+    limit = 70 * 2**20
     with pytest.raises(
-        InputError, match=r"woodbury: \d\d MiB.*what fits: woodbury, keep='nothing', passes=\d+: \d\d MiB"
+        InputError, match=r"woodbury: 1\d\d MiB.*what fits: woodbury, keep='nothing', passes=\d+: \d\d MiB"
     ) as caught:
         F.solve(v, 0.1, memory_limit=limit)
     passes = int(str(caught.value).split("passes=")[1].split(":")[0])

@@ -53,10 +53,8 @@ def broken(path: str) -> list[str]:
             continue
         target = ((HTML / path).parent / unquote(parts.path) if parts.path else HTML / path).resolve()
         name = target.relative_to(HTML.resolve()).as_posix()
-        wrong_anchor = (
-            parts.fragment and target.suffix == ".html" and there(name) and unquote(parts.fragment) not in read(name).anchors
-        )
-        if not there(name) or wrong_anchor:
+        anchor = unquote(parts.fragment) if target.suffix == ".html" else ""
+        if not there(name) or (anchor and anchor not in read(name).anchors):
             found.append(link)
     return found
 
