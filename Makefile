@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup book test tests nbval pages lint figures outdated clean
+.PHONY: help setup book test tests nbval nightly pages lint figures outdated clean
 
 help:
 	@sed -n '2,5s/^# //p' Makefile
@@ -35,6 +35,10 @@ tests: setup
 
 nbval: setup
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg -W default notebooks
+
+# Every model configuration, every adapter, thousands of generated files, kills at random moments: half an hour or more.
+nightly: setup
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m nightly tests --ignore tests/browser
 
 # The built book in a headless browser, on a desktop and on a phone, light and dark; links, anchors, sizes. After `make book`.
 pages: setup
