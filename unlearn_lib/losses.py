@@ -1,30 +1,84 @@
-"""The one place where a batch becomes losses.
+"""The one place where a batch becomes logits and losses.
 
-Shape suffixes: B sequences, T positions, S = T - 1 predictions, V vocabulary.
+Shape suffixes: B sequences, T positions, S predictions, V vocabulary. A model predicts all tokens of a text but the first,
+S = T - 1. One that puts virtual tokens before the text (prompt tuning, p-tuning) predicts the first one, too: S = T.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from unlearn_lib.errors import InputError
+
 IGNORED = -100
 Batch = Mapping[str, Tensor]
 Params = Mapping[str, Tensor]
+AUTOCAST = ("cpu", "cuda", "mps", "xpu")
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Leave a `torch.autocast` of the caller inside: a derivative in bfloat16 is wrong by parts in a hundred. Also a decorator."""
+    with ExitStack() as stack:
+        for kind in AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def token_logits(model: Any, batch: Batch, params: Params | None = None) -> Tensor:
+    """The logits of a batch, aligned with its tokens: the last T rows belong to the T tokens of every text.
+
+    Args:
+        model: A causal language model, in the mode that it is in.
+        batch: `input_ids` and `attention_mask`, `[B, T]`.
+        params: Parameters to use in place of the model's own.
+
+    Returns:
+        `[B, T, V]`, or where the model puts virtual tokens before the text `[B, T + 1, V]`: the row before the text predicts
+        its first token, as in peft's own loss. `targets` gives the labels that belong to them.
+
+    Raises:
+        InputError: The model's logits are not one row or more for every token.
+
+    Cost: a forward pass.
+    """
+    B, T = batch["input_ids"].shape
+    with without_autocast():
+        inputs = model_inputs(batch)
+        found = model(**inputs) if params is None else functional_call(model, dict(params), kwargs=inputs)
+    logits: Tensor = found.logits
+    if logits.ndim != 3 or len(logits) != B or logits.shape[1] < T:
+        raise InputError(
+            f"the model gives logits of shape {tuple(logits.shape)} for {B} texts of {T} tokens, so they cannot be aligned with the "
+            "labels; this takes a causal language model, which gives one row of logits for every token"
+        )
+    return logits[:, -(T + 1) :]
+
+
+def targets(logits: Tensor, labels_BT: Tensor) -> Tensor:
+    """`[B, S]`: the labels that all rows of logits but the last predict; `logits` as `token_logits` gives them, `[B, S + 1, ..]`."""
+    return labels_BT[:, labels_BT.shape[1] - logits.shape[1] + 1 :]
 
 
 def token_nll(logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood of every label given the positions before it.
 
+    Args:
+        logits_BTV: As `token_logits` gives them.
+        labels_BT: The labels, unshifted.
+
     Returns:
-        `(nll_BS, scored_BS)`: nats, zero where not scored; and which predictions are scored. Prediction s is of label s + 1, so
-        the first label of a sequence is never scored.
+        `(nll_BS, scored_BS)`: nats, zero where not scored; and which predictions are scored. Where there are as many rows of
+        logits as labels, prediction s is of label s + 1, so that the first label of a sequence is never scored.
     """
-    targets_BS = labels_BT[:, 1:]
+    targets_BS = targets(logits_BTV, labels_BT)
     scored_BS = targets_BS != IGNORED
     # gather needs a valid index everywhere; the result is masked
     index_BS1 = targets_BS.masked_fill(~scored_BS, 0).unsqueeze(-1)
@@ -46,16 +100,14 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
 
 def sequence_losses(model: Any, batch: Batch) -> Tensor:
     r"""`[B]`: for every sequence the mean NLL over its scored tokens, $\ell_i = -\frac1{T_i}\sum_t \log p(y_t\mid y_{<t})$, in nats."""
-    logits_BTV = model(**model_inputs(batch)).logits
-    return sequence_means(*token_nll(logits_BTV, batch["labels"]))
+    return sequence_means(*token_nll(token_logits(model, batch), batch["labels"]))
 
 
 def loss_function(model: Any) -> Callable[[Params, Batch], Tensor]:
     """The same as a pure function `(params, batch) -> [B]`, for automatic differentiation in the parameters."""
 
     def losses(params: Params, batch: Batch) -> Tensor:
-        logits_BTV = functional_call(model, dict(params), kwargs=model_inputs(batch)).logits
-        return sequence_means(*token_nll(logits_BTV, batch["labels"]))
+        return sequence_means(*token_nll(token_logits(model, batch, params), batch["labels"]))
 
     return losses
 

@@ -11,7 +11,7 @@ import torch
 from unlearn_lib.checkpoints import Checkpoint
 from unlearn_lib.data.batches import Example, collate, context_length, encode
 from unlearn_lib.errors import InputError, NumericsError
-from unlearn_lib.losses import sequence_losses
+from unlearn_lib.losses import sequence_losses, without_autocast
 
 Progress = Callable[[int, int, float], None]
 
@@ -32,6 +32,7 @@ class TrainingConfig:
     betas: tuple[float, float] = (0.9, 0.999)
 
 
+@without_autocast()
 def train(
     model: Any,
     tokenizer: Any,

@@ -15,7 +15,7 @@ from unlearn_lib.curvature import Solution, trainable
 from unlearn_lib.data.batches import Encoded, Example, context_length, encode, make_batches, of_full_length
 from unlearn_lib.data.overlap import near_duplicates, without
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import evaluate
+from unlearn_lib.losses import evaluate, without_autocast
 from unlearn_lib.methods import Inputs, Method, choose
 from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov
 from unlearn_lib.models import load_model
@@ -108,6 +108,7 @@ def unlearn(
     return carry_out(prepared, model, tokenizer, progress)
 
 
+@without_autocast()
 def carry_out(prepared: Prepared, model: Any, tokenizer: Any, progress: Progress | None = None) -> Result:
     """Run the method of a prepared request: the second half of `unlearn`."""
     chosen, inputs = prepared.method, prepared.inputs

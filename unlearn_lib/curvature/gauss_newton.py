@@ -27,7 +27,7 @@ class GaussNewton(EmpiricalRisk):
         logits = self.logits(batch)
         z_BTV, pullback, *_ = vjp(logits, self.params)
         u_BTV = jvp(logits, (self.params,), (v,))[1]
-        weights_BS = token_weights(batch, self.sequences).to(z_BTV)
+        weights_BS = token_weights(z_BTV, batch, self.sequences).to(z_BTV)
         h_BSV = softmax_hessian(z_BTV[:, :-1].softmax(-1), u_BTV[:, :-1], weights_BS)
         product: Vector = pullback(torch.nn.functional.pad(h_BSV, (0, 0, 0, 1)))[0]
         return product

@@ -9,7 +9,7 @@ import torch
 
 from unlearn_lib.curvature.vector import Vector, all_finite, axpy, scale
 from unlearn_lib.errors import NumericsError
-from unlearn_lib.losses import Batch, sequence_losses
+from unlearn_lib.losses import Batch, sequence_losses, without_autocast
 
 
 def trainable(model: Any) -> Vector:
@@ -17,6 +17,7 @@ def trainable(model: Any) -> Vector:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+@without_autocast()
 def batch_gradient(model: Any, batch: Batch) -> tuple[float, Vector]:
     r"""The loss of a batch, $\frac1B\sum_i \ell_i$, and its gradient.
 

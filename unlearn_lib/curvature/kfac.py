@@ -153,12 +153,12 @@ class KFAC(EmpiricalRisk):
 
     def _pseudo_losses(self, batch: Batch, generator: torch.Generator) -> Any:
         logits = self.logits(batch)
-        weights_BS = token_weights(batch, self.sequences * self.samples).to(self.dtype).sqrt()
 
         def losses(params: Vector) -> Tensor:
             z_BTV = logits(params)
             if not torch.isfinite(z_BTV).all():
                 raise NumericsError("the model's logits are not finite: there are no labels to draw; it has diverged")
+            weights_BS = token_weights(z_BTV, batch, self.sequences * self.samples).to(self.dtype).sqrt()
             flat = z_BTV[:, :-1].detach().softmax(-1).flatten(0, 1)
             drawn_BS = torch.multinomial(flat, 1, generator=generator).view(weights_BS.shape)
             nll_BS, _ = token_nll(z_BTV, torch.nn.functional.pad(drawn_BS, (1, 0)))

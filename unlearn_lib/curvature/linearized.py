@@ -54,10 +54,11 @@ class LinearizedGaussNewton(_Kept):
         self._graphs = []
         with torch.enable_grad():
             for batch in gauss_newton.batches:
-                z_BSV = gauss_newton.logits(batch)(leaves)[:, :-1]
+                z_BTV = gauss_newton.logits(batch)(leaves)
+                weights_BS = token_weights(z_BTV, batch, gauss_newton.sequences).to(z_BTV)
+                z_BSV = z_BTV[:, :-1]
                 w_BSV = torch.zeros_like(z_BSV, requires_grad=True)
                 pulled = torch.autograd.grad(z_BSV, self._leaves, w_BSV, create_graph=True, materialize_grads=True)
-                weights_BS = token_weights(batch, gauss_newton.sequences).to(z_BSV)
                 self._graphs.append((z_BSV, w_BSV, pulled, z_BSV.detach().softmax(-1), weights_BS))
 
     def mv(self, v: Vector) -> Vector:

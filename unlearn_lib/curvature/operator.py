@@ -10,23 +10,32 @@ from torch import Tensor
 
 from unlearn_lib.curvature.vector import Vector, flatten, scale, total, unflatten
 from unlearn_lib.errors import InputError
+from unlearn_lib.losses import without_autocast
 
 if TYPE_CHECKING:
     from unlearn_lib.curvature.solution import Solution
     from unlearn_lib.curvature.solvers.base import Inverse
 
 MATRIX_LIMIT = 20_000
+# what multiplies or differentiates, in whichever operator defines it
+NUMERICAL = ("mv", "power", "project", "adjoint", "gradient_graph", "linearize", "as_matrix", "diagonal")
 
 
 class Operator(ABC):
     """A symmetric linear operator. `params` gives the names, shapes, dtype and device of its vectors.
 
     `A @ v` takes a dict by parameter name, or one flat tensor `[P]`, and answers in the same form. `A + B` and `c * A` are
-    operators again.
+    operators again. A `torch.autocast` around a call has no effect on it.
     """
 
     params: Vector
     default_solver = "cg"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in NUMERICAL:
+            if name in vars(cls):
+                setattr(cls, name, without_autocast()(vars(cls)[name]))
 
     @abstractmethod
     def mv(self, v: Vector) -> Vector:

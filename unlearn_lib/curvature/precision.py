@@ -1,4 +1,4 @@
-"""The number formats of matrix products."""
+"""The number formats of matrix products: what the caller has set for all of a program is left while curvature is measured."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from unlearn_lib.losses import without_autocast
+
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Float32 products with all their digits (no TF32, no bfloat16 passes) inside; the caller's setting is restored."""
+    """Float32 products with all their digits (no TF32, no bfloat16 passes, no autocast) inside; the caller's settings are restored."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        yield
+        with without_autocast():
+            yield
     finally:
         torch.set_float32_matmul_precision(before)
 

@@ -7,14 +7,14 @@ S = T - 1 predictions, V vocabulary.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, jvp, vjp
+from torch.func import jvp, vjp
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -23,7 +23,7 @@ from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.precision import KeepFloat64
 from unlearn_lib.curvature.vector import Vector, total
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import IGNORED, Batch, model_inputs, sequence_means, token_nll
+from unlearn_lib.losses import IGNORED, Batch, sequence_means, targets, token_logits, token_nll
 
 if TYPE_CHECKING:
     from unlearn_lib.curvature.plan import Plan
@@ -35,8 +35,8 @@ class EmpiricalRisk(Operator):
     """Base of the operators that are sums over sequences.
 
     Args:
-        model: A causal language model; it is not changed, and its training mode is ignored. An operator belongs to the parameters
-            as they are: make a new one after a step.
+        model: A causal language model; it is not changed, and the training mode of its modules is ignored and kept. An operator
+            belongs to the parameters as they are: make a new one after a step.
         batches: A list of Hugging Face batches (`input_ids`, `attention_mask`, `labels`, all `[B, T]`).
         params: A pattern such as `"*lora*"` or `"model.decoder.layers.3.*"`, or a list of them; default: all that require a
             gradient.
@@ -44,7 +44,8 @@ class EmpiricalRisk(Operator):
 
     Raises:
         InputError: No sequences, a sequence without scored tokens, float16 parameters, attention other than eager, a pattern
-            that matches nothing, a parameter that the model does not use. All before any derivative is taken.
+            that matches nothing, a model whose parameters are all frozen, a parameter that the model does not use,
+            `torch.inference_mode`. All before any derivative is taken.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class EmpiricalRisk(Operator):
     ) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"unknown precision {precision!r}; choose float32 or float64")
+        _check_mode(model)
         _check_attention(model)
         self.model, self.batches = model, list(batches)
         self.sequences = _check_batches(self.batches)
@@ -67,19 +69,16 @@ class EmpiricalRisk(Operator):
         self._check_used()
 
     def logits(self, batch: Batch) -> Callable[[Vector], Tensor]:
-        """The function params -> logits `[B, T, V]` of a batch."""
+        """The function params -> logits `[B, T, V]` of a batch, as `token_logits` gives them.
+
+        Raises:
+            InputError: Inside `torch.inference_mode`, where nothing can be differentiated.
+        """
+        _check_mode(self.model)
 
         def function(params: Vector) -> Tensor:
-            training = self.model.training
-            self.model.eval()
-            try:
-                with KeepFloat64() if self.dtype == torch.float64 else nullcontext():
-                    logits_BTV: Tensor = functional_call(
-                        self.model, {**self.fixed, **params}, kwargs=model_inputs(batch)
-                    ).logits
-            finally:
-                self.model.train(training)
-            return logits_BTV
+            with evaluating(self.model), KeepFloat64() if self.dtype == torch.float64 else nullcontext():
+                return token_logits(self.model, batch, {**self.fixed, **params})
 
         return function
 
@@ -138,23 +137,36 @@ class EmpiricalRisk(Operator):
 
     @cached_property
     def _gradient_flops(self) -> int:
-        # three times the forward pass's, which is a T + b T^2 for a sequence of length T
+        # three times the forward pass's, which is a T + b T^2 for a sequence of length T; with c for virtual tokens before it
         flops = []
-        for T in (1, 2):
+        for T in (1, 2, 3):
             with torch.no_grad(), Meter() as meter:
                 self.logits(self._short(T))(self.params)
             flops.append(meter.flops)
-        b = flops[1] / 2 - flops[0]
-        a = flops[0] - b
+        b = (flops[2] - 2 * flops[1] + flops[0]) / 2
+        a = flops[1] - flops[0] - 3 * b
+        c = flops[0] - a - b
         shapes = [batch["input_ids"].shape for batch in self.batches]
-        total_flops: float = 3 * sum(B * (a * T + b * T * T) for B, T in shapes)
+        total_flops: float = 3 * sum(B * (a * T + b * T * T + c) for B, T in shapes)
         return round(total_flops)
 
 
-def token_weights(batch: Batch, sequences: int) -> Tensor:
-    """`[B, S]`, float64: what a token counts in (1/n) sum_i (1/T_i) sum_t; zero where it is not scored."""
-    scored_BS = batch["labels"][:, 1:] != IGNORED
+def token_weights(logits_BTV: Tensor, batch: Batch, sequences: int) -> Tensor:
+    """`[B, S]`, float64: what a prediction counts in (1/n) sum_i (1/T_i) sum_t; zero where it is not scored."""
+    scored_BS = targets(logits_BTV, batch["labels"]) != IGNORED
     return scored_BS.double() / (scored_BS.sum(1, keepdim=True) * sequences)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Every module in evaluation mode inside; each has its own mode back after."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class _Seen(TorchFunctionMode):
@@ -182,6 +194,11 @@ def _select(everything: dict[str, Any], params: str | Sequence[str] | None) -> l
     else:
         patterns = [params] if isinstance(params, str) else list(params)
         chosen = [name for name in everything if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    if not chosen and params is None:
+        raise InputError(
+            "all parameters of the model are frozen (requires_grad is False), so there is nothing to differentiate; unfreeze some with "
+            "requires_grad_(True), load an adapter with is_trainable=True, or name the parameters with params="
+        )
     if not chosen:
         raise InputError(f"no parameter matches {params!r}; names look like {', '.join(list(everything)[:3])}")
     half = [name for name in chosen if everything[name].dtype == torch.float16]
@@ -190,6 +207,17 @@ def _select(everything: dict[str, Any], params: str | Sequence[str] | None) -> l
             f"parameter {half[0]} is float16, whose range is too narrow for curvature; load the model in float32 or bfloat16"
         )
     return chosen
+
+
+def _check_mode(model: Any) -> None:
+    if torch.is_inference_mode_enabled():
+        raise InputError("curvature needs derivatives, which torch.inference_mode() forbids; call it outside of that block")
+    made = next((name for name, p in model.named_parameters() if p.is_inference()), None)
+    if made is not None:
+        raise InputError(
+            f"parameter {made} was made inside torch.inference_mode(), so nothing can be differentiated in it; load the model outside "
+            "of that block"
+        )
 
 
 def _check_attention(model: Any) -> None:

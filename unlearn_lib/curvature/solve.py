@@ -24,6 +24,7 @@ from unlearn_lib.curvature.solvers.recursion import Recursion
 from unlearn_lib.curvature.solvers.woodbury import Woodbury
 from unlearn_lib.curvature.vector import Vector, all_finite, flatten
 from unlearn_lib.errors import InputError, NumericsError, unknown
+from unlearn_lib.losses import without_autocast
 
 SOLVERS: dict[str, type[Inverse]] = {
     "woodbury": Woodbury,
@@ -47,6 +48,7 @@ def inverse(operator: Operator, damping: float, solver: str, options: Mapping[st
         raise InputError(f"solver {solver}: {error}; see help(unlearn_lib.curvature.solvers.{solver})") from error
 
 
+@without_autocast()
 def solve(
     operator: Operator,
     v: Vector | Tensor,

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from unlearn_lib.losses import Batch, model_inputs, sequence_losses, token_nll
+from unlearn_lib.losses import Batch, sequence_losses, token_logits, token_nll
 from unlearn_lib.methods.descent import RetainTerm, Step
 
 
@@ -61,4 +61,4 @@ class SimNPO(RetainTerm):
 
 def _summed_nll(model: Any, batch: Batch) -> Tensor:
     """`[B]`"""
-    return token_nll(model(**model_inputs(batch)).logits, batch["labels"])[0].sum(-1)
+    return token_nll(token_logits(model, batch), batch["labels"])[0].sum(-1)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import IGNORED, model_inputs, token_nll
+from unlearn_lib.losses import IGNORED, targets, token_logits, token_nll
 
 
 @torch.no_grad()
@@ -44,9 +44,9 @@ def accuracy(model: Any, tokenizer: Any, test: Iterable[dict[str, Any]], *, batc
     sums, exact = torch.empty(len(examples)), torch.empty(len(examples), dtype=torch.bool)
     start = 0
     for batch in make_batches([examples[i] for i in order], batch_size, model.device):
-        logits_BTV = model(**model_inputs(batch)).logits
+        logits_BTV = token_logits(model, batch)
         nll_BS, scored_BS = token_nll(logits_BTV, batch["labels"])
-        right_BS = logits_BTV[:, :-1].argmax(-1) == batch["labels"][:, 1:]
+        right_BS = logits_BTV[:, :-1].argmax(-1) == targets(logits_BTV, batch["labels"])
         rows_here = torch.tensor(order[start : start + len(nll_BS)])
         sums[rows_here] = nll_BS.sum(-1).float().cpu()
         exact[rows_here] = (right_BS | ~scored_BS).all(-1).cpu()

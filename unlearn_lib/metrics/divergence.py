@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearn_lib.losses import IGNORED, Batch, model_inputs, sequence_means
+from unlearn_lib.losses import IGNORED, Batch, sequence_means, token_logits
 
 
 def log_probs(model: Any, batch: Batch) -> Tensor:
     """`[B, S, V]`: the log-probabilities of every next token. Cost: a forward pass."""
-    logits_BSV = model(**model_inputs(batch)).logits[:, :-1]
+    logits_BSV = token_logits(model, batch)[:, :-1]
     log_probs_BSV: Tensor = logits_BSV.to(torch.promote_types(logits_BSV.dtype, torch.float32)).log_softmax(-1)
     return log_probs_BSV
 
@@ -24,7 +24,7 @@ def sequence_divergences(p_BSV: Tensor, q_BSV: Tensor, batch: Batch) -> Tensor:
         p_BSV, q_BSV: The `log_probs` of the reference and of the model.
         batch: Where they were taken; its labels say which tokens are scored.
     """
-    scored_BS = batch["labels"][:, 1:] != IGNORED
+    scored_BS = batch["labels"][:, -p_BSV.shape[1] :] != IGNORED
     kl_BS = (p_BSV.exp() * (p_BSV - q_BSV)).sum(-1).masked_fill(~scored_BS, 0.0)
     return sequence_means(kl_BS, scored_BS)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import model_inputs, token_nll
+from unlearn_lib.losses import token_logits, token_nll
 
 BITS_PER_NAT = 1 / math.log(2)
 
@@ -43,8 +43,8 @@ def prefix_losses(model: Any, examples: Sequence[Example], batch_size: int = 32)
     result = torch.full((len(examples), longest - 1), math.nan, dtype=torch.float64)
     start = 0
     for batch in make_batches(examples, batch_size, model.device):
-        logits_BTV = model(**model_inputs(batch)).logits
-        nll_BS, scored_BS = token_nll(logits_BTV, batch["labels"])
+        own = batch["labels"].shape[1]  # rows of the text's own tokens: its first token is never counted
+        nll_BS, scored_BS = token_nll(token_logits(model, batch)[:, -own:], batch["labels"])
         count_S = torch.arange(1, nll_BS.shape[1] + 1, dtype=torch.float64)
         mean_BS = nll_BS.double().cpu().cumsum(-1) / count_S
         mean_BS[~scored_BS.cpu()] = math.nan

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import IGNORED, model_inputs
+from unlearn_lib.losses import IGNORED, token_logits
 
 
 @torch.no_grad()
@@ -35,8 +35,10 @@ def right_tokens(model: Any, examples: Sequence[Example], batch_size: int = 32) 
         raise InputError("there are no texts to measure")
     found = []
     for batch in make_batches(examples, batch_size, model.device):
-        right_BS = model(**model_inputs(batch)).logits[:, :-1].argmax(-1) == batch["labels"][:, 1:]
-        scored_BS = batch["labels"][:, 1:] != IGNORED
+        targets_BS = batch["labels"][:, 1:]
+        # the first token of a text is not counted, even where virtual tokens before it predict it
+        right_BS = token_logits(model, batch)[:, -targets_BS.shape[1] - 1 : -1].argmax(-1) == targets_BS
+        scored_BS = targets_BS != IGNORED
         found += [right_S[scored_S].cpu() for right_S, scored_S in zip(right_BS, scored_BS, strict=True)]
     return found
 
