@@ -78,7 +78,7 @@ def _tuned(rows: dict[str, Any]) -> list[str]:
                     else "goal not reached"
                 )
                 lines.append(f"* {mark}{place}{mark}: {reached}")
-    inside = "Every chosen value lies inside: its smaller and its larger neighbour were tried and are worse."
+    inside = "Every chosen value lies inside: its smaller and its larger neighbour were tried and are no better."
     return [*lines, "", f"At the end of what was tried: {'; '.join(ends)}." if ends else inside]
 
 
