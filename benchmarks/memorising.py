@@ -1,16 +1,19 @@
 """The default `fisher-removal` on a model that knows its texts by heart: how much of the gap does it close, at what price?
 
-    python benchmarks/memorising.py [--out benchmarks/memorising.json]
+    python benchmarks/memorising.py [--processes 3] [--out benchmarks/memorising.json]
 
 A GPT-2 of 0.46 million parameters learns, from nothing, 316 texts of invented words until its loss on them is .7; on unseen
-texts of the same kind it is then well above 2. 16 of the texts are forgotten with every option at its default.
+texts of the same kind it is then well above 2. 16 of the texts are forgotten with every option at its default. 240 of the others are
+given as the retain set; the damage is what the remaining 60 suffer, which nothing is computed from and nothing is checked on.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from unlearn_lib import TrainingConfig, load_model, text_losses, train, unlearn
 from unlearn_lib.data.nano.draw import Draw
 from unlearn_lib.environment import provenance
 
-TEXTS, FORGET, UNSEEN = 316, 16, 128
+TEXTS, FORGET, GIVEN, UNSEEN = 316, 16, 240, 128
 SEEDS = (0, 1, 2)
 STOP_AT, MOST_EPOCHS = 0.75, 160
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -62,10 +65,11 @@ def one(seed: int) -> dict[str, Any]:
     tokenizer = load_model("nano/opt-s", device="cpu")[1]
     rows, unseen = [text(seed, i) for i in range(TEXTS)], [text(seed, i) for i in range(10_000, 10_000 + UNSEEN)]
     model, epochs = gpt2(seed), 0
-    sets = {"forget": rows[:FORGET], "retain": rows[FORGET:], "holdout": unseen}
+    sets = {"forget": rows[:FORGET], "retain": rows[FORGET : FORGET + GIVEN], "holdout": unseen}
+    measured = {**sets, "outside": rows[FORGET + GIVEN :]}
 
     def losses(of: Any) -> dict[str, float]:
-        return {name: float(text_losses(of, tokenizer, part).double().mean()) for name, part in sets.items()}
+        return {name: float(text_losses(of, tokenizer, part).double().mean()) for name, part in measured.items()}
 
     while losses(model)["retain"] > STOP_AT and epochs < MOST_EPOCHS:
         train(model, tokenizer, rows, TrainingConfig(2, 1e-3 if epochs > 24 else 2e-3), seed=epochs)
@@ -80,7 +84,11 @@ def one(seed: int) -> dict[str, Any]:
         found["variants"][label] = {
             "after": after,
             "closed": (after["forget"] - before["forget"]) / (goal - before["forget"]),
-            "damage_ratio": (after["retain"] - before["retain"]) / (after["forget"] - before["forget"]),
+            **{
+                label: (after[name] - before[name]) / (after["forget"] - before["forget"])
+                for label, name in (("damage_ratio", "outside"), ("used_damage_ratio", "retain"))
+            },
+            "details": {name: result.details[name] for name in ("checked", "checked_loss") if name in result.details},
             "warnings": result.warnings,
             "cost": asdict(result.cost),
         }
@@ -92,11 +100,13 @@ def one(seed: int) -> dict[str, Any]:
 
 
 @click.command()
+@click.option("--processes", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--out", default=Path(__file__).with_suffix(".json"), type=click.Path(path_type=Path))
-def main(out: Path) -> None:
+def main(processes: int, out: Path) -> None:
     """See the module's docstring."""
     torch.set_num_threads(1)
-    runs = [one(seed) for seed in SEEDS]
+    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        runs = list(pool.map(one, SEEDS))
     out.write_text(json.dumps({"environment": provenance(), "runs": runs}, indent=1) + "\n")
     for label in VARIANTS:
         values = [(run["variants"][label]["closed"], run["variants"][label]["damage_ratio"]) for run in runs]

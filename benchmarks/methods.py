@@ -1,106 +1,103 @@
 """The table that decides: every method at the same forgetting, on the same models, beside retraining.
 
-    python benchmarks/methods.py run FAMILY...   compute what is missing into results/methods/ (resumes; one process a family)
-    python benchmarks/methods.py table           results/methods/ -> benchmarks/methods.json, and print the table
+    python benchmarks/methods.py run [--processes 16]   compute what is missing into results/methods/, one thread a process (resumes)
+    python benchmarks/methods.py table                  results/methods/ -> benchmarks/methods.json and methods.md
+    python benchmarks/methods.py prune                  delete the records that the table does not use
 
-A medium nano model learns 256 texts of ARC by heart; 16 of them are to go. Every method goes as far as the retrained model's
-forget loss (the first crossing, within 1 % of the gap, with no limit on the retain loss) and is measured there. First-order
-methods are tuned over the grids below on a seed of its own, for the lowest damage ratio, separately for each family; so is the
-damping of the second-order ones. The reported seeds are others.
+A medium nano model learns 256 texts of ARC by heart; 16 of them are to go. Of the other 240 the methods are given 160. Every method
+goes as far as the retrained model's forget loss (the first crossing, within 1 % of the gap, with no limit on the retain loss) and is
+measured there, on the 160 texts that it used and on the 80 outside, which no method sees. First-order methods and the damping of the
+second-order ones are tuned for the lowest damage outside, separately for each family, on a seed of its own; the reported seeds are
+others. No method gets more than 4,800 gradients, a quarter more than retraining takes. The search for the best options ends only where
+the next smaller and the next larger value of every one were tried and are no better.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import statistics
+import os
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from equal_forgetting import MEMORY, ORIGINAL, RETRAIN, Cell, Setting, case, compute, default_workspace
+from methods_page import page
+from tuning import Found, Ladder, Place, search
 
-from unlearn_lib import unlearn
-from unlearn_lib.curvature.meter import Meter
-from unlearn_lib.data.batches import make_batches
-from unlearn_lib.environment import provenance
-from unlearn_lib.errors import NumericsError
-from unlearn_lib.losses import mean_loss
-from unlearn_lib.methods import METHODS
-from unlearn_lib.methods.base import INCOMPLETE
-from unlearn_lib.metrics.divergence import divergence
-from unlearn_lib.reproduction.bench import Bench
-from unlearn_lib.reproduction.scenarios import Scenario
-from unlearn_lib.reproduction.store import RunStore
-from unlearn_lib.training import TrainingConfig
+from unlearn_lib.reproduction.processes import KEEP_MEMORY
+from unlearn_lib.reproduction.store import Record, RunStore
 
 ROOT = Path(__file__).resolve().parents[1]
-STORE = RunStore(ROOT / "results" / "methods")
-TASK, TRAIN, FORGET = "arc_easy", 256, 16
-TRAINING = TrainingConfig(epochs=16, learning_rate=1e-3, batch_size=8)
 SEEDS, TUNING_SEED = (0, 1, 2, 3, 4), 1000
-FAMILIES = ("neo", "opt")
-MOST_STEPS = 60
-DRAWS = 5
-BATCH = 32
-UNSEEN, COMPARED = 128, 64
-MATCHED = {"retain_limit": None}
-
-RATES = (1e-4, 3e-4, 1e-3)
-FIRST = {"stop": "calibrate", "epochs": MOST_STEPS, "forget_batch_size": None, **MATCHED}
-HELD = {**FIRST, "retain_batch_size": 32}
-DAMPINGS = (1e-1, 1e-2, 1e-3, 1e-4)
-ABSOLUTE = (1.0, 1e-2, 1e-4, 1e-6, 1e-8)
 SWEPT_SEEDS = (0, 1)
+FAMILIES = ("neo", "opt")
+MATCHED = {"retain_limit": None}
+# in both cases up to 4,800 gradients, a quarter more than retraining takes (16 epochs of 240 texts)
+ASCENT = {"stop": "calibrate", "epochs": 300, "forget_batch_size": None, **MATCHED}
+HELD = {**ASCENT, "epochs": 100, "retain_batch_size": 32}
+
+DAMPING = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RATE = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+WEIGHT = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+NPO_BETA = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+SIMNPO_BETA = (0.1, 0.3, 1.0, 2.5, 4.5, 9.0, 20.0)
+SHARE = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99)
+ABSOLUTE = (1.0, 1e-2, 1e-4, 1e-6, 1e-8)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a method, its fixed options, and the grid that tuning chooses from."""
+    """One line of the table: a method, its fixed options, and the ladders that tuning chooses from."""
 
     label: str
     method: str
     options: dict[str, Any] = field(default_factory=dict)
-    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-
-    def candidates(self) -> Iterator[dict[str, Any]]:
-        """All options of the grid."""
-        for values in itertools.product(*self.grid.values()):
-            yield {**self.options, **dict(zip(self.grid, values, strict=True))}
+    ladders: dict[str, Ladder] = field(default_factory=dict)
 
 
-def removal(label: str, steps: int, **options: Any) -> Row:
-    """Fisher Removal with its step calibrated."""
-    grid = {} if options.get("solver") == "identity" or "preset" in options else {"relative_damping": DAMPINGS}
-    return Row(label, "fisher-removal", {**options, "step": "calibrate", "steps": steps, **MATCHED}, grid)
+def removal(label: str, steps: int, damping: float | None = None, **options: Any) -> Row:
+    """Fisher Removal with its step calibrated, its damping tuned from there."""
+    ladders = {} if damping is None else {"relative_damping": Ladder(DAMPING, damping)}
+    return Row(label, "fisher-removal", {**options, "step": "calibrate", "steps": steps, **MATCHED}, ladders)
+
+
+def held(label: str, method: str, rate: float, weight: float, **more: Any) -> Row:
+    """A first-order method with a retain term; ladders among `more` are tuned, too."""
+    ladders = {"learning_rate": Ladder(RATE, rate), "retain_weight": Ladder(WEIGHT, weight)}
+    ladders |= {name: value for name, value in more.items() if isinstance(value, Ladder)}
+    return Row(label, method, {**HELD, **{name: value for name, value in more.items() if name not in ladders}}, ladders)
 
 
 ROWS = (
     Row("fine-tuning, one epoch", "finetune", {"epochs": 1, "learning_rate": 1e-3}),
     removal("gradient, one step", 1, solver="identity"),
     removal("fisher-removal, paper (damping 1), one step", 1, preset="paper"),
-    removal("fisher-removal, diagonal, one step", 1, solver="diagonal"),
-    removal("fisher-removal, woodbury (full matrix), one step", 1, solver="woodbury", precision="float64"),
-    removal("fisher-removal, blocks of 48, one step", 1, solver="block"),
+    removal("fisher-removal, diagonal, one step", 1, 1e-3, solver="diagonal"),
+    removal("fisher-removal, woodbury (full matrix), one step", 1, 1e-3, solver="woodbury", precision="float64"),
+    removal("fisher-removal, blocks of 48, one step", 1, 1e-2, solver="block"),
     Row(
         "kfac-newton, one step",
         "kfac-newton",
         {"step": "calibrate", "steps": 1, **MATCHED},
-        {"relative_damping": (1e-1, 1e-2, 1e-3, 1e-4)},
+        {"relative_damping": Ladder(DAMPING, 1e-2)},
     ),
     Row(
         "newton (CG on Gauss-Newton, 32 texts), one step",
         "newton",
-        {"step": "calibrate", "retain_samples": 32, "max_steps": 20, "damping": 1e-4, **MATCHED},
+        {"step": "calibrate", "retain_samples": 32, "max_steps": 20, **MATCHED},
+        {"damping": Ladder(DAMPING, 1e-4)},
     ),
     Row(
         "woodbury-newton (no retain data), one step",
         "woodbury-newton",
         {"step": "calibrate", **MATCHED},
-        {"share": (0.5, 0.9, 0.99)},
+        {"share": Ladder(SHARE, 0.25, lowest=True)},
     ),
     Row(
         "fisher-forgetting, blocks of 48",
@@ -110,156 +107,152 @@ ROWS = (
     removal("gradient, 4 steps", 4, solver="identity"),
     Row("fisher-removal, blocks of 48, 4 steps", "fisher-removal", {"solver": "block", "steps": 4, **MATCHED}),
     Row("fisher-removal, default (K-FAC, 4 steps)", "fisher-removal", MATCHED),
-    Row("gradient-ascent, raw", "gradient-ascent", {**FIRST, "optimizer": "sgd"}, {"step": (1e-2, 3e-2, 1e-1)}),
-    Row("gradient-ascent, Adam", "gradient-ascent", {**FIRST, "optimizer": "adam"}, {"step": RATES}),
-    Row(
-        "gradient-difference, NLL",
-        "gradient-difference",
-        HELD,
-        {"learning_rate": RATES, "retain_weight": (1.0, 3.0, 10.0, 30.0)},
-    ),
-    Row(
-        "gradient-difference, KL",
-        "gradient-difference",
-        {**HELD, "retain_loss": "kl"},
-        {"learning_rate": RATES, "retain_weight": (3.0, 10.0)},
-    ),
-    Row("npo, with retain term", "npo", HELD, {"learning_rate": RATES, "retain_weight": (3.0, 10.0)}),
-    Row("simnpo, with retain term", "simnpo", HELD, {"learning_rate": RATES, "retain_weight": (0.3, 3.0)}),
+    Row("gradient-ascent, raw", "gradient-ascent", {**ASCENT, "optimizer": "sgd"}, {"step": Ladder(RATE, 1e-2)}),
+    Row("gradient-ascent, Adam", "gradient-ascent", {**ASCENT, "optimizer": "adam"}, {"step": Ladder(RATE, 1e-4)}),
+    held("gradient-difference, NLL", "gradient-difference", 3e-4, 30.0),
+    held("gradient-difference, KL", "gradient-difference", 1e-4, 30.0, retain_loss="kl"),
+    held("npo, with retain term", "npo", 1e-4, 30.0, beta=Ladder(NPO_BETA, 0.1)),
+    held("simnpo, with retain term", "simnpo", 3e-4, 0.3, beta=Ladder(SIMNPO_BETA, 4.5)),
 )
 
 
-class Case:
-    """One family and seed: the original, the retrained model, and how to measure."""
+@dataclass(frozen=True)
+class Benchmark:
+    """All cells of the table, and where their records are."""
 
-    def __init__(self, family: str, seed: int, training: TrainingConfig = TRAINING) -> None:
-        self.family, self.seed = family, seed
-        scenario = Scenario(TASK, f"nano/{family}-m", seed, "original", training, train_size=TRAIN)
-        self.bench = Bench(scenario)
-        order = self.bench.order
-        train = self.bench.encoded["train"]
-        self.forget, self.kept = order[:FORGET], self.bench.kept(FORGET)
-        self.sets = {
-            "forget": make_batches([train[i] for i in self.forget], BATCH),
-            "retain": make_batches([train[i] for i in self.kept], BATCH),
-            "holdout": make_batches(self.bench.encoded["holdout"][:UNSEEN], BATCH),
-        }
-        # distances to the retrained model are taken on so many texts of each set
-        self.compared = {name: batches[: -(-COMPARED // BATCH)] for name, batches in self.sets.items()}
-        self.original = self.bench.original
-        self.retrained = self.bench.trained(self.kept)
-        self.before, self.goal = self.losses(self.original), self.losses(self.retrained)
+    store: RunStore = field(default_factory=lambda: RunStore(ROOT / "results" / "methods"))
+    setting: Setting = field(default_factory=Setting)
+    rows: tuple[Row, ...] = ROWS
+    families: tuple[str, ...] = FAMILIES
+    seeds: tuple[int, ...] = SEEDS
+    swept_seeds: tuple[int, ...] = SWEPT_SEEDS
 
-    def losses(self, model: Any) -> dict[str, float]:
-        return {name: mean_loss(model, batches) for name, batches in self.sets.items()}
+    def tuning(self, row: Row, family: str) -> Found:
+        """How far the search for a row's options has come; a row without ladders needs none."""
+        if not row.ladders:
+            return Found((), (), {})
 
-    def measure(self, model: Any) -> dict[str, float]:
-        """Losses, the damage ratio, and the distance to the retrained model on the three sets (nats a token)."""
-        after = self.losses(model)
-        rise = after["forget"] - self.before["forget"]
-        found = {f"{name}_loss": loss for name, loss in after.items()}
-        found["damage_ratio"] = (after["retain"] - self.before["retain"]) / rise if abs(rise) > 1e-9 else 0.0
-        return found | {f"{name}_kl": divergence(self.retrained, model, batches) for name, batches in self.compared.items()}
+        def look(place: Place) -> dict[str, Any] | None:
+            record = self.tried(row, family, place).get(self.store)
+            return record and record["results"]
 
-    def unlearn(self, method: str, options: dict[str, Any], seed: int) -> Any:
-        known = METHODS[method].model_fields
-        goal = {"target_loss": self.goal["forget"]} if "target_loss" in known else {}
-        task = self.bench.task
-        return unlearn(
-            self.original,
-            self.bench.tokenizer,
-            forget=task.train.select(self.forget),
-            retain=task.train.select(self.kept),
-            base=self.bench.base,
-            method=method,
-            seed=seed,
-            batch_size=BATCH,
-            **options,
-            **goal,
-        )
+        return search(row.ladders, look, score)
 
+    def tried(self, row: Row, family: str, place: Place) -> Cell:
+        """The cell of one set of options on the tuning seed."""
+        return Cell(self.setting, family, TUNING_SEED, row.method, {**row.options, **place})
 
-@lru_cache(maxsize=1)
-def case(family: str, seed: int) -> Case:
-    """The case, made when it is first needed; the last one is kept."""
-    return Case(family, seed)
+    def cells(self) -> Iterator[Cell]:
+        """Every cell that can be known by now, those first on which others wait."""
+        found = {(row.label, family): self.tuning(row, family) for family in self.families for row in self.rows}
+        for row in reversed(self.rows):  # the last ones have the longest searches
+            for family in self.families:
+                yield from (self.tried(row, family, place) for place in found[row.label, family].tried)
+        for seed in self.seeds:
+            for family in self.families:
+                for row in self.rows:
+                    if (best := found[row.label, family].best) is not None:
+                        yield Cell(self.setting, family, seed, row.method, {**row.options, **best})
+                yield from (Cell(self.setting, family, seed, method) for method in (ORIGINAL, RETRAIN))
+                if seed in self.swept_seeds:
+                    for _, options in sweep():
+                        yield Cell(self.setting, family, seed, "fisher-removal", options)
+        for family in self.families:
+            yield Cell(self.setting, family, TUNING_SEED, RETRAIN, measure=MEMORY)
+            for row in self.rows:
+                if (best := found[row.label, family].best) is not None:
+                    yield Cell(self.setting, family, TUNING_SEED, row.method, {**row.options, **best}, MEMORY)
 
+    def missing(self) -> list[Cell]:
+        """Those whose records are not there."""
+        missing = {cell.path(self.store): cell for cell in self.cells() if not cell.path(self.store).exists()}
+        return list(missing.values())
 
-def config(family: str, seed: int, method: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Everything a record depends on."""
-    return {
-        "benchmark": "methods",
-        "numerics": 1,
-        "task": TASK,
-        "train": TRAIN,
-        "forget": FORGET,
-        "training": asdict(TRAINING),
-        "family": family,
-        "seed": seed,
-        "method": method,
-        "options": options,
-    }
+    def run(self, processes: int, workspace: Path | None) -> None:
+        """Compute what is missing, so many cells at a time; what becomes known on the way, too.
 
+        Models come first, those of the tuning seed before all others. A cell that fails does not stop the rest.
+        """
+        models = [(f, s) for s in (TUNING_SEED, *self.seeds) for f in self.families] if self.missing() else []
+        trained, started, failed = set[tuple[str, int]](), set[Path](), list[str]()
+        running: dict[Future[str], tuple[str, int] | None] = {}
+        with _pool(processes) as pool:
+            for model in models:
+                running[pool.submit(_train, self.setting, *model, workspace)] = model
+            while running:
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    model = running.pop(done)
+                    if (error := done.exception()) is not None:
+                        failed.append(f"{type(error).__name__}: {error}")
+                    elif model is not None:
+                        trained.add(model)
+                    click.echo(failed[-1] if error else done.result())
+                for cell in self.missing():
+                    path = cell.path(self.store)
+                    if len(running) >= processes:
+                        break
+                    if (cell.family, cell.seed) in trained and path not in started:
+                        started.add(path)
+                        running[pool.submit(_compute, cell, self.store, workspace)] = None
+        if failed:
+            raise click.ClickException(f"{len(failed)} cells failed, the first with {failed[0]}")
 
-def record(family: str, seed: int, method: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The results of one run, computed unless they are there."""
-    name, key = f"{family}-{seed}-{method}", config(family, seed, method, options)
-    found = STORE.get(name, key)
-    if found is None:
-        here = case(family, seed)
-        results, timing = compute(here, method, options)
-        found = STORE.put(name, key, results, timing)
-        numbers = {name: round(value, 4) for name, value in results.items() if isinstance(value, float)}
-        click.echo(f"{family} {seed} {method} {options}: {json.dumps(numbers)}")
-    return found["results"] | found["timing"]
-
-
-def compute(here: Case, method: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
-    """(results, timing); noise methods are averaged over draws."""
-    if method == "original":
-        return here.measure(here.original), {}
-    if method == "retrain":
-        return here.measure(here.retrained), {}
-    found: list[dict[str, float]] = []
-    seconds = 0.0
-    for draw in range(DRAWS if method == "fisher-forgetting" else 1):
-        try:
-            result = here.unlearn(method, options, here.seed + 100 * draw)
-        except NumericsError as error:  # a damping too small for float32
-            return here.measure(here.original) | {"reached": 0.0, "refused": str(error)}, {}
-        seconds = result.cost.seconds
-        short = any(INCOMPLETE in warning for warning in result.warnings)
-        cosine = result.history[0].get("cosine_to_gradient") if result.history else None
-        found.append(
-            here.measure(result.model)
-            | {
-                "gradient_evaluations": result.cost.gradient_evaluations,
-                "steps": len(result.history),
-                "reached": float(not short),
+    def gathered(self) -> dict[str, Any]:
+        """All records as one dict, for the table."""
+        if missing := self.missing():
+            raise click.ClickException(
+                f"{len(missing)} records are missing, the first is of {missing[0].name}; call `run` first"
+            )
+        rows: dict[str, Any] = {}
+        for family in self.families:
+            for row in (Row(ORIGINAL, ORIGINAL), Row("retraining", RETRAIN), *self.rows):
+                found = self.tuning(row, family)
+                options = {**row.options, **(found.best or {})}
+                memory = (
+                    None if row.method == ORIGINAL else Cell(self.setting, family, TUNING_SEED, row.method, options, MEMORY)
+                )
+                rows.setdefault(row.label, {})[family] = {
+                    "method": row.method,
+                    "options": options,
+                    "chosen": found.best,
+                    "at_the_end_of_a_ladder": list(found.ends),
+                    "tuning": [self._entry(self.tried(row, family, place)) for place in found.tried],
+                    "peak_memory_bytes": memory and self._entry(memory)["peak_memory_bytes"],
+                    "seeds": [self._entry(Cell(self.setting, family, seed, row.method, options)) for seed in self.seeds],
+                }
+        swept = {
+            label: {
+                family: [self._entry(Cell(self.setting, family, seed, "fisher-removal", options)) for seed in self.swept_seeds]
+                for family in self.families
             }
-            | ({"cosine_to_gradient": cosine} if cosine is not None else {})
-        )
-    return {name: statistics.fmean(entry[name] for entry in found) for name in found[0]}, {"seconds": seconds}
+            for label, options in sweep()
+        }
+        example = Cell(self.setting, self.families[0], self.seeds[0], ORIGINAL)
+        return {"environments": self._environments(), "setting": example.config(), "rows": rows, "sweep": swept}
+
+    def _entry(self, cell: Cell) -> dict[str, Any]:
+        record = cell.get(self.store)
+        assert record is not None  # none is missing
+        return {"options": cell.options, "commit": record["provenance"]["commit"]} | record["results"] | record["timing"]
+
+    def _environments(self) -> list[dict[str, Any]]:
+        """Where the records were made, without commit and time."""
+        found = []
+        for cell in self.cells():
+            record = cell.get(self.store) or Record()
+            where = {name: value for name, value in record["provenance"].items() if name not in ("commit", "created")}
+            found += [where] if where not in found else []
+        return found
+
+    def stale(self) -> list[Path]:
+        """Records that the table does not use."""
+        used = {cell.path(self.store) for cell in self.cells()}
+        return [path for path in sorted(self.store.folder.glob("*.json")) if path not in used]
 
 
-def peak_memory(here: Case, row: Row, options: dict[str, Any]) -> int:
-    """Peak bytes of live tensors in one step of a method; they depend on shapes alone, so the model need not be trained."""
-    known = METHODS[row.method].model_fields
-    short = {"steps": 1} if "steps" in known else {"epochs": 0.05 if row.method == "finetune" else 1}
-    here.goal = {"forget": here.before["forget"] + 0.02}
-    with Meter() as meter:
-        here.unlearn(row.method, {**options, **short}, here.seed)
-    return meter.peak
-
-
-def tuned(row: Row, family: str) -> dict[str, Any]:
-    """The options of the grid with the lowest damage ratio on the tuning seed, among those that reach the goal."""
-    candidates = list(row.candidates())
-    if len(candidates) == 1:
-        return candidates[0]
-    tried = [(record(family, TUNING_SEED, row.method, options), options) for options in candidates]
-    reached = [(found["damage_ratio"], number) for number, (found, _) in enumerate(tried) if found["reached"]]
-    return tried[min(reached)[1]][1] if reached else candidates[0]
+def score(result: dict[str, Any]) -> tuple[bool, float]:
+    """The lowest damage outside among those that reach the goal; where none does, what comes nearest."""
+    return (False, result["damage_ratio"]) if result["reached"] else (True, -result["forget_loss"])
 
 
 def sweep() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -271,133 +264,67 @@ def sweep() -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"damping {damping:g}", {**shared, "preset": "paper", "damping": damping, **precise}
 
 
-@click.group()
+def _pool(processes: int) -> ProcessPoolExecutor:
+    for name, value in KEEP_MEMORY.items():
+        os.environ.setdefault(name, value)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    return ProcessPoolExecutor(processes, get_context("spawn"), _start)  # torch's threads do not survive a fork
+
+
+def _start() -> None:
+    torch.set_num_threads(1)
+
+
+def _train(setting: Setting, family: str, seed: int, workspace: Path | None) -> str:
+    start = time.perf_counter()
+    case(setting, family, seed, workspace)
+    return f"{family} {seed} trained: {time.perf_counter() - start:.1f} s"
+
+
+def _compute(cell: Cell, store: RunStore, workspace: Path | None) -> str:
+    start = time.perf_counter()
+    results = compute(cell, store, workspace)["results"]
+    numbers = {name: round(value, 4) for name, value in results.items() if isinstance(value, float)}
+    return f"{cell.name} {cell.measure} {cell.options}: {json.dumps(numbers)}: {time.perf_counter() - start:.1f} s"
+
+
+@click.group(help=__doc__)
 def main() -> None:
     """See the module's docstring."""
 
 
 @main.command()
-@click.argument("families", nargs=-1, required=True, type=click.Choice(FAMILIES))
-@click.option("--threads", default=1, show_default=True)
-def run(families: tuple[str, ...], threads: int) -> None:
+@click.option("--processes", default=1, show_default=True, type=click.IntRange(1))
+def run(processes: int) -> None:
     """Compute what is missing."""
-    torch.set_num_threads(threads)
-    for family in families:
-        chosen = {row.label: tuned(row, family) for row in ROWS}
-        for seed in SEEDS:
-            record(family, seed, "original", {})
-            record(family, seed, "retrain", {})
-            for row in ROWS:
-                record(family, seed, row.method, chosen[row.label])
-            if seed in SWEPT_SEEDS:
-                for _, options in sweep():
-                    record(family, seed, "fisher-removal", options)
+    Benchmark().run(processes, default_workspace(ROOT))
 
 
 @main.command()
 @click.option("--out", default=ROOT / "benchmarks" / "methods.json", type=click.Path(path_type=Path))
 def table(out: Path) -> None:
     """Gather the records into a JSON file and a page."""
-    gathered: dict[str, Any] = {"environment": provenance(), "setting": config("", 0, "", {}), "rows": {}, "sweep": {}}
-    for family in FAMILIES:
-        untrained = Case(family, TUNING_SEED, TrainingConfig(0.05, 1e-3, 8))
-        for row in (Row("original", "original"), Row("retraining", "retrain"), *ROWS):
-            known = row.method in METHODS
-            tried = [existing(family, TUNING_SEED, row.method, options) for options in row.candidates()] if row.grid else []
-            options = tuned(row, family) if known else {}
-            gathered["rows"].setdefault(row.label, {})[family] = {
-                "method": row.method,
-                "options": options,
-                "tuning": tried,
-                "peak_memory_bytes": peak_memory(untrained, row, options) if known else None,
-                "seeds": [existing(family, seed, row.method, options) for seed in SEEDS],
-            }
-        for label, options in sweep():
-            gathered["sweep"].setdefault(label, {})[family] = [
-                existing(family, seed, "fisher-removal", options) for seed in SWEPT_SEEDS
-            ]
-    out.write_text(json.dumps(gathered, indent=1) + "\n")
-    out.with_suffix(".md").write_text(page(gathered))
-    click.echo(page(gathered))
+    write(Benchmark(), out)
 
 
-def existing(family: str, seed: int, method: str, options: dict[str, Any]) -> dict[str, Any]:
-    """A record that has to be there."""
-    found = STORE.get(f"{family}-{seed}-{method}", config(family, seed, method, options))
-    if found is None:
-        raise click.ClickException(
-            f"no record of {method} {options} for {family}, seed {seed}; run `benchmarks/methods.py run` first"
-        )
-    return {"options": options, "commit": found["provenance"]["commit"]} | found["results"] | found["timing"]
+def write(benchmark: Benchmark, out: Path) -> None:
+    """The JSON file, and beside it the page."""
+    gathered = benchmark.gathered()
+    text = page(gathered, " ".join((__doc__ or "").split("\n\n")[2].split()))
+    out.write_text(json.dumps(gathered, indent=1) + "\n", encoding="utf-8")
+    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    click.echo(text)
 
 
-COLUMNS = {
-    "damage_ratio": "damage ratio",
-    "forget_loss": "forget",
-    "retain_loss": "retain",
-    "holdout_loss": "held-out",
-    "forget_kl": "KL forget",
-    "retain_kl": "KL retain",
-    "holdout_kl": "KL held-out",
-    "gradient_evaluations": "gradients",
-    "seconds": "seconds",
-}
-
-
-def page(gathered: dict[str, Any]) -> str:
-    """The tables as Markdown: means over seeds and, for the damage ratio, the standard deviation."""
-    where = gathered["environment"]
-    lines = [
-        "# Every method at the same forgetting",
-        "",
-        "Made by `python benchmarks/methods.py table` from `methods.json`. "
-        + " ".join((__doc__ or "").split("\n\n")[2].split()),
-        "",
-        f"{TRAIN} texts, {FORGET} to forget, {len(SEEDS)} seeds; one thread on {where['processor']}, torch {where['torch']}.",
-        "Damage ratio: rise of the retain loss over rise of the forget loss. KL: mean divergence of the next token's distribution from",
-        "the retrained model's, in nats. Gradients: of single texts. MiB: peak of live tensors beyond the model in one step. Seconds",
-        "were taken while the machine did other work, too; compare the gradients. A negative ratio means that the method went on",
-        "training the retained texts: their loss is then below the original's and retraining's, at the price of the held-out loss.",
-        "",
-        "| method | family | " + " | ".join(COLUMNS.values()) + " | MiB | tuned |",
-        "|---|---|" + "---|" * (len(COLUMNS) + 2),
-    ]
-    for label, families in gathered["rows"].items():
-        for family, entry in families.items():
-            cells = [_cell([run[name] for run in entry["seeds"] if name in run], name == "damage_ratio") for name in COLUMNS]
-            memory = f"{entry['peak_memory_bytes'] / 2**20:.0f}" if entry["peak_memory_bytes"] else ""
-            chosen = ", ".join(f"{key} {entry['options'][key]:g}" for key in _grid_of(label))
-            missed = sum(not run.get("reached", 1.0) for run in entry["seeds"])
-            note = f" ({missed} of {len(entry['seeds'])} do not reach the goal)" if missed else ""
-            lines.append(f"| {label}{note} | {family} | " + " | ".join(cells) + f" | {memory} | {chosen} |")
-    lines += [
-        "",
-        "## The paper's algorithm over dampings",
-        "",
-        f"Fisher Removal as printed, one step to the same goal, {len(SWEPT_SEEDS)} seeds; below 1e-2 the recursion runs in float64.",
-        "Cosine: of the step with the plain gradient.",
-        "",
-        "| inverse Fisher | family | damage ratio | held-out | cosine |",
-        "|---|---|---|---|---|",
-    ]
-    for label, families in gathered["sweep"].items():
-        for family, runs in families.items():
-            cosine = statistics.fmean(run["cosine_to_gradient"] for run in runs)
-            ratio = _cell([run["damage_ratio"] for run in runs], True)
-            lines.append(f"| {label} | {family} | {ratio} | {_cell([run['holdout_loss'] for run in runs])} | {cosine:.4f} |")
-    return "\n".join(lines) + "\n"
-
-
-def _grid_of(label: str) -> list[str]:
-    return next((list(row.grid) for row in ROWS if row.label == label), [])
-
-
-def _cell(values: list[float], spread: bool = False) -> str:
-    if not values:
-        return ""
-    mean = statistics.fmean(values)
-    text = f"{mean:.0f}" if abs(mean) >= 10 else f"{mean:.3f}"
-    return f"{text} ± {statistics.stdev(values):.3f}" if spread and len(values) > 1 else text
+@main.command()
+def prune() -> None:
+    """Delete the records that the table does not use; nothing is deleted while any is missing."""
+    benchmark = Benchmark()
+    if missing := benchmark.missing():
+        raise click.ClickException(f"{len(missing)} records are missing; call `run` first")
+    for path in benchmark.stale():
+        path.unlink()
+        click.echo(f"deleted: {path.name}")
 
 
 if __name__ == "__main__":

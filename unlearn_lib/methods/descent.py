@@ -63,11 +63,6 @@ class DescentMethod(Calibrated):
         return self.stop == "calibrate"
 
     @property
-    def uses_retain(self) -> bool:
-        """Whether the loss looks at batches of D+."""
-        return "retain" in self.needs
-
-    @property
     def uses_original(self) -> bool:
         """Whether the loss looks at the original model."""
         return False
@@ -97,6 +92,7 @@ class DescentMethod(Calibrated):
         return torch.optim.AdamW(params.values(), lr=self.rate, weight_decay=0.0)
 
     def plan(self, model: Any, inputs: Inputs) -> Needs:
+        inputs, _ = self.split(inputs)
         forget = inputs.forget_batches(self.forget_batch_size)
         batches = [collate(piece, model.device) for batch in forget for piece in self._pieces(batch, inputs)]
         steps = self.epochs * len(forget)
@@ -112,7 +108,8 @@ class DescentMethod(Calibrated):
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
         outcome, params = Outcome(model), trainable(model)
-        target = self.target(model, inputs)
+        inputs, checked = self.split(inputs)
+        target = self.target(model, inputs, checked)
         if target is not None and target.met_already(outcome):
             return outcome
         original = copy.deepcopy(model).requires_grad_(False) if self.uses_original else None

@@ -67,6 +67,7 @@ class DirectionMethod(Calibrated):
         """What computing one direction takes, the forget gradient left out."""
 
     def plan(self, model: Any, inputs: Inputs) -> Needs:
+        inputs, _ = self.split(inputs)
         batches = inputs.forget_batches(self.forget_batch_size)
         steps, one = self.steps * len(batches), self.curvature_needs(model, inputs)
         backward = backward_bytes(model, inputs.batches(inputs.forget, model.device))
@@ -83,7 +84,8 @@ class DirectionMethod(Calibrated):
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
         outcome = Outcome(model)
-        target = self.target(model, inputs)
+        inputs, checked = self.split(inputs)
+        target = self.target(model, inputs, checked)
         if target is not None and target.met_already(outcome):
             return outcome
         batches = inputs.forget_batches(self.forget_batch_size)

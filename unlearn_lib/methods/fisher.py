@@ -68,6 +68,10 @@ class FisherMethod(DirectionMethod):
             raise ValueError(f"{self.solver} has no passes; they are for {', '.join(STREAMED)} and recursion")
         return self
 
+    @property
+    def uses_retain(self) -> bool:
+        return self.solver != "identity"
+
     def fisher_power(self, model: Any, v: Vector, exponent: float, inputs: Inputs, outcome: Outcome) -> Vector:
         """(F + lambda I)^exponent v, with F from at most `terms` terms of D+ at the model's parameters."""
         if self.solver == "identity":

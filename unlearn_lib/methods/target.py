@@ -1,7 +1,13 @@
 r"""How far to go: the forget loss to reach, and how much the retained texts may suffer on the way.
 
     goal          the original model's mean loss on held-out texts: what it says of texts it never saw (or a given loss)
-    limit         rise of the retain loss <= retain_limit * rise of the forget loss
+    limit         rise of the retain loss + 1.645 standard errors <= retain_limit * rise of the forget loss
+
+Whether the limit holds is measured on retained texts that the method itself does not see: a step that was computed from a text
+spares it, and does several times as much damage to retained texts of the same kind that it was not computed from. A quarter of D+
+is therefore held aside, drawn from the seed, and neither curvature nor retain term gets it. It is a sample, so the limit is on the
+upper confidence bound of its mean. Without a limit nothing is held aside; a method that takes nothing from D+ is checked on D+ itself,
+without a standard error.
 
 Everything here takes forward passes only.
 """
@@ -11,6 +17,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,12 +26,19 @@ from pydantic import Field
 from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.curvature.vector import Vector, norm
 from unlearn_lib.data.batches import Example
+from unlearn_lib.data.overlap import without
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import evaluate, mean_loss
 from unlearn_lib.methods.base import INCOMPLETE, Inputs, Method, Outcome
 
 CHECKED = 256
 """Retained texts that are looked at, at most, to see whether the limit holds."""
+ASIDE = 0.25
+"""The share of the different retained texts that is held aside for it, where the method works with retained texts itself."""
+FEWEST = 4
+"""With fewer different retained texts none is held aside: the method works with all of them, and the limit is checked on them."""
+CONFIDENCE = 1.645
+"""So many standard errors are added to the mean rise of a sample: the one-sided 95 % bound of a normal mean."""
 EXACT = 0.01
 """The goal is met where the forget loss is within this share of the whole gap."""
 ACCEPTED = 5
@@ -38,7 +52,8 @@ class Calibrated(Method):
 
     Options:
         retain_limit: When calibrating, the retain loss may rise by at most this times the rise of the forget loss; None for no
-            limit.
+            limit. It is measured on a quarter of the retained texts (at most 256), which are held aside for that, and holds with the
+            uncertainty of so small a sample (1.645 standard errors) added.
         target_loss: When calibrating, the forget loss to reach instead of the mean loss of held-out texts.
     """
 
@@ -56,22 +71,60 @@ class Calibrated(Method):
         more = [*(["holdout"] if self.target_loss is None else []), *(["retain"] if self.retain_limit is not None else [])]
         return tuple(dict.fromkeys([*self.needs, *more]))
 
-    def target(self, model: Any, inputs: Inputs) -> Target | None:
-        """The goal and the limit, measured on the original model; None where nothing is calibrated."""
-        return Target(model, inputs, self.target_loss, self.retain_limit) if self.calibrates else None
+    @property
+    def uses_retain(self) -> bool:
+        """Whether the steps are computed from texts of D+."""
+        return "retain" in self.needs
+
+    def split(self, inputs: Inputs) -> tuple[Inputs, list[Example]]:
+        """`(inputs that the steps may be computed from, retained texts that the limit is checked on)`.
+
+        The two have no retained text in common, exact copies included, unless there are fewer than `FEWEST` different ones. A method
+        that takes nothing from D+ is checked on all of it (at most `CHECKED`); without a limit there is nothing to check.
+        """
+        if not self.calibrates or self.retain_limit is None:
+            return inputs, []
+        different = list(dict.fromkeys(inputs.retain))
+        if not self.uses_retain or len(different) < FEWEST:
+            return inputs, inputs.some_retain(CHECKED)
+        generator = torch.Generator().manual_seed(inputs.seed)
+        count = min(CHECKED, max(2, int(ASIDE * len(different))))  # one has no standard error
+        checked = [different[i] for i in sorted(torch.randperm(len(different), generator=generator)[:count].tolist())]
+        return replace(inputs, retain=without(inputs.retain, checked)), checked
+
+    def target(self, model: Any, inputs: Inputs, checked: Sequence[Example]) -> Target | None:
+        """The goal and the limit, measured on the original model; None where nothing is calibrated. Arguments: what `split` gives."""
+        if not self.calibrates:
+            return None
+        return Target(model, inputs, self.target_loss, self.retain_limit, checked, self.uses_retain)
 
 
 class Target:
-    """The goal, the limit, and the losses before the first step."""
+    """The goal, the limit, and the losses before the first step.
 
-    def __init__(self, model: Any, inputs: Inputs, goal: float | None, retain_limit: float | None) -> None:
+    `checked` are the retained texts that the limit is measured on; `uses_retain` says that the steps are computed from `inputs.retain`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        inputs: Inputs,
+        goal: float | None,
+        retain_limit: float | None,
+        checked: Sequence[Example],
+        uses_retain: bool,
+    ) -> None:
         if not inputs.holdout and goal is None:
             raise InputError("calibrating needs holdout=..., or target_loss=... for a forget loss to reach")
         self._forget = inputs.batches(inputs.forget, model.device)
-        self._retain = inputs.batches(inputs.some_retain(CHECKED), model.device)
+        self._retain = inputs.batches(checked, model.device)
+        shared = not set(checked).isdisjoint(inputs.retain)
+        self._checked, self._sample, self._seen = len(checked), not shared, shared and uses_retain
         self.retain_limit = retain_limit if self._retain else None
         self.forget_before = mean_loss(model, self._forget)
-        self.retain_before = mean_loss(model, self._retain) if self.retain_limit is not None else math.nan
+        if self.retain_limit is not None:
+            self._before_N = evaluate(model, self._retain).double()
+            self.retain_before = self._before_N.mean().item()
         self.goal = mean_loss(model, inputs.batches(inputs.holdout, model.device)) if goal is None else goal
         self.tolerance = EXACT * (self.goal - self.forget_before)
 
@@ -98,8 +151,14 @@ class Target:
         """Whether the retained texts have suffered no more than allowed, to rounding: a step may be too short to be seen."""
         if self.retain_limit is None:
             return True
-        rise = mean_loss(model, self._retain) - self.retain_before
-        return rise <= self.retain_limit * (forget_loss - self.forget_before) + ROUNDING * self.retain_before
+        rise, error = self._rise(model)
+        return rise + error <= self.retain_limit * (forget_loss - self.forget_before) + ROUNDING * self.retain_before
+
+    def _rise(self, model: Any) -> tuple[float, float]:
+        """By how much the mean loss of the checked texts has risen, and the uncertainty that is added to it."""
+        after_N = evaluate(model, self._retain).double()
+        spread = (after_N - self._before_N).std().item() if self._sample else 0.0
+        return after_N.mean().item() - self.retain_before, CONFIDENCE * spread / math.sqrt(len(after_N))
 
     @property
     def binding(self) -> str:
@@ -107,8 +166,22 @@ class Target:
         return f"the limit on the retain loss ({self.retain_limit:g} times the rise of the forget loss) binds"
 
     def note(self, outcome: Outcome, forget_loss: float, why: str | None) -> None:
-        """Write down where the method stopped, and the warning if it stopped short (`why`)."""
-        outcome.details |= {"goal": self.goal, "reached": forget_loss, "retain_limit": self.retain_limit}
+        """Write down where the method stopped, what the checked retained texts suffered, and the warning if it stopped short (`why`)."""
+        outcome.details |= {
+            "goal": self.goal,
+            "reached": forget_loss,
+            "retain_limit": self.retain_limit,
+            "checked": self._checked,
+        }
+        if self.retain_limit is not None:
+            rise, error = self._rise(outcome.model)
+            loss = {"before": self.retain_before, "after": self.retain_before + rise, "uncertainty": error}
+            outcome.details["checked_loss"] = loss
+        if self._seen:
+            outcome.warnings.append(
+                f"the limit on the retain loss was checked on the {self._checked} retain texts that the step was computed from, because "
+                f"fewer than {FEWEST} different ones are too few to hold some aside; others may suffer several times as much"
+            )
         if why is not None:
             share = 100 * (forget_loss - self.forget_before) / (self.goal - self.forget_before)
             outcome.warnings.append(

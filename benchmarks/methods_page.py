@@ -1,0 +1,110 @@
+"""The records of methods.py as a page of Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+COLUMNS = {
+    "damage_ratio": "damage ratio, outside",
+    "used_damage_ratio": "damage ratio, used",
+    "forget_loss": "forget",
+    "retain_loss": "outside",
+    "used_loss": "used",
+    "holdout_loss": "held-out",
+    "forget_kl": "KL forget",
+    "retain_kl": "KL outside",
+    "holdout_kl": "KL held-out",
+    "gradient_evaluations": "gradients",
+    "seconds": "seconds",
+}
+RATIOS = ("damage_ratio", "used_damage_ratio")
+
+
+def page(gathered: dict[str, Any], what: str) -> str:
+    """The tables: means over seeds and, for the damage ratios, the standard deviation; and whether the tuned values lie inside."""
+    setting, rows = gathered["setting"], gathered["rows"]
+    seeds = len(rows["original"][next(iter(rows["original"]))]["seeds"])
+    where = "; ".join(
+        f"{there['processor']}, torch {there['torch']}, {there['threads']} thread" for there in gathered["environments"]
+    )
+    lines = [
+        "# Every method at the same forgetting",
+        "",
+        f"Made by `python benchmarks/methods.py table` from `methods.json`. {what}",
+        "",
+        f"{setting['train']} texts, {setting['forget']} to forget, {setting['given']} given to the methods, {seeds} seeds; {where}.",
+        "Damage ratio: rise of the retain loss over rise of the forget loss, on the retained texts that no method saw (outside), and",
+        "on those that it used. KL: mean divergence of the next token's distribution from the retrained model's, in nats. Gradients: of",
+        "single texts. MiB: peak of live tensors beyond the model in one step. Seconds were taken with other processes on the machine;",
+        "compare the gradients. A negative ratio means that the method went on training the retained texts: their loss is then below the",
+        "original's and retraining's, at the price of the held-out loss.",
+        "",
+        "| method | family | " + " | ".join(COLUMNS.values()) + " | MiB | tuned |",
+        "|---|---|" + "---|" * (len(COLUMNS) + 2),
+    ]
+    for label, families in rows.items():
+        for family, entry in families.items():
+            cells = [_cell([run[name] for run in entry["seeds"] if name in run], name in RATIOS) for name in COLUMNS]
+            memory = f"{entry['peak_memory_bytes'] / 2**20:.0f}" if entry["peak_memory_bytes"] else ""
+            chosen = ", ".join(f"{name} {value:g}" for name, value in (entry["chosen"] or {}).items())
+            missed = sum(not run.get("reached", 1.0) for run in entry["seeds"])
+            note = f" ({missed} of {len(entry['seeds'])} do not reach the goal)" if missed else ""
+            lines.append(f"| {label}{note} | {family} | " + " | ".join(cells) + f" | {memory} | {chosen} |")
+    return "\n".join([*lines, *_tuned(rows), *_swept(gathered["sweep"])]) + "\n"
+
+
+def _tuned(rows: dict[str, Any]) -> list[str]:
+    """What tuning tried, and where a ladder ended at the chosen value."""
+    lines = [
+        "",
+        "## What was tuned",
+        "",
+        "Every try on the tuning seed: the options, the damage ratio outside and the gradients; in bold the chosen one.",
+    ]
+    ends = []
+    for label, families in rows.items():
+        for family, entry in families.items():
+            if not entry["tuning"]:
+                continue
+            ends += [f"{label}, {family}: {name}" for name in entry["at_the_end_of_a_ladder"]]
+            lines += ["", f"{label}, {family}:", ""]
+            for run in entry["tuning"]:
+                place = ", ".join(f"{name} {run['options'][name]:g}" for name in entry["chosen"])
+                mark = "**" if run["options"] == entry["options"] else ""
+                reached = (
+                    f"{run['damage_ratio']:.4f}, {run['gradient_evaluations']:.0f} gradients"
+                    if run["reached"]
+                    else "goal not reached"
+                )
+                lines.append(f"* {mark}{place}{mark}: {reached}")
+    inside = "Every chosen value lies inside: its smaller and its larger neighbour were tried and are no better."
+    return [*lines, "", f"At the end of what was tried: {'; '.join(ends)}." if ends else inside]
+
+
+def _swept(sweep: dict[str, Any]) -> list[str]:
+    seeds = len(next(iter(next(iter(sweep.values())).values())))
+    lines = [
+        "",
+        "## The paper's algorithm over dampings",
+        "",
+        f"Fisher Removal as printed, one step to the same goal, {seeds} seeds; below 1e-2 the recursion runs in float64.",
+        "Cosine: of the step with the plain gradient.",
+        "",
+        "| inverse Fisher | family | damage ratio, outside | held-out | cosine |",
+        "|---|---|---|---|---|",
+    ]
+    for label, families in sweep.items():
+        for family, runs in families.items():
+            cosine = statistics.fmean(run["cosine_to_gradient"] for run in runs)
+            ratio = _cell([run["damage_ratio"] for run in runs], True)
+            lines.append(f"| {label} | {family} | {ratio} | {_cell([run['holdout_loss'] for run in runs])} | {cosine:.4f} |")
+    return lines
+
+
+def _cell(values: list[float], spread: bool = False) -> str:
+    if not values:
+        return ""
+    mean = statistics.fmean(values)
+    text = f"{mean:.0f}" if abs(mean) >= 10 else f"{mean:.3f}"
+    return f"{text} ± {statistics.stdev(values):.3f}" if spread and len(values) > 1 else text
