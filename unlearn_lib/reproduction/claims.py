@@ -142,7 +142,7 @@ def first_order_costs(e: Evidence) -> Judgement:
     comparisons = []
     for method, growing in grows.items():
         for doubled in ("t", "r"):
-            found, claimed = counts.loc[method, doubled] / counts.loc[method, "first"], 2 if doubled == growing else 1
+            found, claimed = float((counts[doubled] / counts["first"])[method]), 2 if doubled == growing else 1
             what = f"growth of {paper.METHODS[method]}'s gradients when {doubled} is doubled:"
             comparisons.append(ratio_of(what, (found, found, found), claimed - 0.1, claimed + 0.1))
     kept = e.utility.task.map(NANO.train_sizes) - e.utility.removed

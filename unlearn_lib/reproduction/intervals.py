@@ -132,11 +132,11 @@ def _beyond(found: Interval) -> bool:
 
 def over_cells(runs: pd.DataFrame, measure: str) -> pd.DataFrame:
     """For each method and number of removed samples: the mean of a measure over all cells (task, model), each a mean over its
-    seeds, with the interval over the cells."""
+    seeds, with the `clustered` interval."""
     cells = runs.groupby(["method", "removed", "task", "family", "size"], sort=False)[measure].mean().reset_index()
     rows = []
     for (method, removed), group in cells.groupby(["method", "removed"], sort=False):
-        mean, low, high = interval(group[measure])
+        mean, low, high = clustered(group.set_index(["task", "family", "size"])[measure])
         rows.append({"method": method, "removed": removed, "cells": len(group), "mean": mean, "low": low, "high": high})
     return pd.DataFrame(rows)
 
