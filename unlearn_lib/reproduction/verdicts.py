@@ -45,7 +45,7 @@ clusters, and the interval is the two-way cluster-robust one {{cite:p}}`cameron2
 clusters less one: with four tasks, three degrees of freedom. Where there are fewer, nothing can be said about other tasks or models,
 and the interval is over the original models (task, model and seed). Differences are taken within the same task, model and seed. The
 paper's printed cells are treated alike. Where the best of several settings is compared, for every seed it is chosen on
-the other seeds. Counts have no interval.
+the other seeds. Counts of gradients have no interval, and a share of printed samples has the exact binomial one.
 
 The models are small (0.2, 0.9 and 2.9 million weights), pre-trained from scratch on generated text,
 and answer generated questions: a verdict says what happens there, not what would happen to a model of 125 million weights.
