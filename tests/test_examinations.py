@@ -1,20 +1,12 @@
-"""Intervals, units, orders and verdicts, by hand-computed cases."""
+"""Intervals, units and orders, by hand-computed cases."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from unlearn_lib.reproduction import claims, examinations, intervals, tradeoff, units
-from unlearn_lib.reproduction.case_claims import CASE_CLAIMS
-from unlearn_lib.reproduction.evidence import Effect, Evidence
-from unlearn_lib.reproduction.runs import load
-from unlearn_lib.reproduction.store import RunStore
-from unlearn_lib.reproduction.verdicts import page
-
-ROOT = Path(__file__).parents[1]
+from unlearn_lib.reproduction import examinations, intervals, tradeoff, units
 
 
 def test_interval_by_hand() -> None:
@@ -95,23 +87,3 @@ def test_points_of_the_tradeoff() -> None:
     assert found.exposure_drop_mean.tolist() == pytest.approx([0.0, 1.5])
     assert found.epsilon.tolist()[1] == pytest.approx(0.99)
     assert found.seeds.tolist() == [1, 2]
-
-
-def test_an_effect_needs_its_whole_interval() -> None:
-    assert Effect((-1, -2, -0.1), 3).below
-    assert not Effect((-1, -2, 0.1), 3).below
-    assert Effect((1, 0.1, 2), 3).above
-    assert Effect((0, -2, 2), 3).within(2.5)
-    assert not Effect((0, -2, 3), 3).within(2.5)
-    assert not Effect((-1, math.nan, math.nan), 1).below  # one value proves nothing
-
-
-def test_the_committed_verdicts_are_those_of_the_committed_records() -> None:
-    store = RunStore(ROOT / "results" / "nano")
-    assert page(Evidence(lambda wanted: load(wanted, store))) == (ROOT / "book" / "verdicts.md").read_text()
-
-
-def test_every_claim_has_a_page_and_a_notebook() -> None:
-    for claim in (*claims.CLAIMS, *CASE_CLAIMS):
-        assert "p. " in claim.page, claim.words
-        assert claim.words.endswith(".")

@@ -254,13 +254,14 @@ def reproduce(
 @_plain_errors
 def verdicts() -> None:
     """Judge the paper's claims by the committed records and write book/verdicts.md."""
+    from unlearn_lib.files import write_text
     from unlearn_lib.reproduction.evidence import Evidence
     from unlearn_lib.reproduction.session import begin
     from unlearn_lib.reproduction.verdicts import page
 
     session = begin()
     path = session.root / "book" / "verdicts.md"
-    path.write_text(page(Evidence(session.records)))
+    write_text(path, page(Evidence(session.records)))
     click.echo(f"written: {os.path.relpath(path)}")
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from unlearn_lib.errors import InputError
+from unlearn_lib.files import write_text
 from unlearn_lib.progress import Say
 from unlearn_lib.reproduction import colab, made
 from unlearn_lib.reproduction.inventory import ITEMS
@@ -50,17 +51,17 @@ def build(root: Path, report: Say = print, repository: str | None = None) -> Pat
     result = subprocess.run(
         [str(command), "build", "src", "--config", str(config), "--path-output", ".", "--all", "-W", "-n", "--keep-going"],
         cwd=out,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        env={**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONUTF8": "1"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
-    (out / "book.log").write_text(result.stdout + result.stderr)
+    write_text(out / "book.log", result.stdout + result.stderr)
     if result.returncode:
         complaints = [line for line in (result.stdout + result.stderr).splitlines() if "WARNING" in line or "ERROR" in line]
         raise InputError("the book did not build; see build/book.log:\n" + "\n".join(complaints[:20]))
     for page in (out / "_build" / "html").rglob("*.html"):
-        page.write_text(mended(page.read_text()))
+        write_text(page, mended(page.read_text(encoding="utf-8")))
     return out / "_build" / "html" / "index.html"
 
 
@@ -70,11 +71,11 @@ def configure(root: Path, out: Path, repository: str | None) -> Path:
 
     if repository is None:
         return root / "_config.yml"
-    config = yaml.safe_load((root / "_config.yml").read_text())
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     config["repository"] = {"url": f"https://github.com/{repository}", "branch": colab.BRANCH}
     config["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
     config["html"]["use_repository_button"] = True
-    (out / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True))
+    write_text(out / "_config.yml", yaml.safe_dump(config, allow_unicode=True))
     return out / "_config.yml"
 
 
@@ -103,14 +104,13 @@ def stage(root: Path, executed: Path, target: Path) -> None:
 
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(root / "book", target / "book")
-    toc = yaml.safe_load((target / "book" / "_toc.yml").read_text())
+    toc = yaml.safe_load((target / "book" / "_toc.yml").read_text(encoding="utf-8"))
     texts = made.pages(root)
     for path, text in texts.items():
-        (target / path).parent.mkdir(exist_ok=True)
-        (target / path).with_suffix(".md").write_text(text)
+        write_text((target / path).with_suffix(".md"), text)
     below = [{"file": f"{made.FOLDER}/{identifier}", "title": item.title} for identifier, item in ITEMS.items()]
     toc["parts"][-1]["chapters"].append({"file": made.FOLDER, "sections": below})
-    (target / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
+    write_text(target / "_toc.yml", yaml.safe_dump(toc, sort_keys=False))
     (target / "book" / "_toc.yml").unlink()
     (target / "notebooks").mkdir()
     for identifier, item in ITEMS.items():

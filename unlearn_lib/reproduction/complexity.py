@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -21,17 +23,24 @@ METHODS: dict[str, dict[str, Any]] = {
     "retrain": {"epochs": 5, "train_batch_size": 8},
     "finetune": {"epochs": 1, "train_batch_size": 8},
     "gradient-ascent": {"preset": "paper", "step": 1e-3},
-    "fisher-removal": {"preset": "paper", "step": 1e-3, "retain_batch_size": 1},
-    "fisher-forgetting": {"preset": "paper", "retain_batch_size": 1},
+    "fisher-removal": {"preset": "paper", "step": 1e-3, "retain_batch_size": 1, "width": 1},
+    "fisher-forgetting": {"preset": "paper", "retain_batch_size": 1, "width": 1},
 }
+FISHER = ("fisher-removal", "fisher-forgetting")
+OTHERS = ("retrain", "finetune", "gradient-ascent")
 
 
 def growth(
-    settings: list[tuple[int, int, int]], model_name: str = "nano/opt-s", batches: int = 1, seed: int = 0
+    settings: Sequence[tuple[int, int, int]],
+    model_name: str = "nano/opt-s",
+    batch: int | None = None,
+    seed: int = 0,
+    methods: Sequence[str] = tuple(METHODS),
 ) -> pd.DataFrame:
-    """Gradient evaluations of the paper's five methods for several (t, r, m): texts to remove, texts that remain, Fisher terms.
+    """Gradient evaluations of the paper's methods for several (t, r, m): texts to remove, texts that remain, Fisher terms.
 
-    The samples to remove come in `batches` batches, each of which has its own Fisher, as in algorithms 2 and 3.
+    The samples to remove come in batches of `batch` texts (None: all in one), each of which has its own Fisher, as in algorithms 2
+    and 3. Blocks have a width of one: what they cost is not counted here, and the number of gradients does not depend on it.
     """
     model, tokenizer = load_model(model_name, device="cpu")
     task = load_task(
@@ -39,9 +48,10 @@ def growth(
     )
     rows = []
     for t, r, m in settings:
-        for method, options in METHODS.items():
+        for method in methods:
+            options = METHODS[method]
             own = {**options, "terms": m} if method.startswith("fisher") else options
-            split: dict[str, Any] = {} if method in ("retrain", "finetune") else {"forget_batch_size": t // batches}
+            split: dict[str, Any] = {} if method in ("retrain", "finetune") else {"forget_batch_size": batch or t}
             result = unlearn(
                 model,
                 tokenizer,
@@ -55,6 +65,32 @@ def growth(
             )
             rows.append({"method": method, "t": t, "r": r, "m": m, "gradients": round(result.cost.gradient_evaluations)})
     return pd.DataFrame(rows)
+
+
+def sweep(texts: Sequence[int], terms: Sequence[int], batch: int | None = None, seed: int = 0) -> pd.DataFrame:
+    """Gradient evaluations of the Fisher methods over all pairs of t in `texts` and m in `terms`, a text in a term; see `growth`."""
+    settings = [(t, max(terms), m) for t in texts for m in terms]
+    return growth(settings, batch=batch, seed=seed, methods=FISHER)
+
+
+def fitted(counts: pd.DataFrame) -> pd.DataFrame:
+    """For each method the coefficients a, b, c of `gradients` = a t + b m + c t m by least squares, and the largest residual."""
+    rows = {}
+    for method, table in counts.groupby("method", sort=False):
+        X = np.stack([table.t, table.m, table.t * table.m], axis=1).astype(float)
+        found, *_ = np.linalg.lstsq(X, table.gradients.to_numpy(float), rcond=None)
+        residual = np.abs(X @ found - table.gradients).max()
+        rows[method] = {"t": found[0], "m": found[1], "t m": found[2], "largest residual": residual}
+    return pd.DataFrame(rows).T
+
+
+def doubled(counts: pd.DataFrame, *names: str) -> pd.Series:
+    """By which factor the gradients grow when the named ones of t and m are doubled, up to the end of the sweep, for each method."""
+    end = {"t": counts.t.max(), "m": counts.m.max()}
+    start = {name: value // 2 if name in names else value for name, value in end.items()}
+    by = counts.set_index(["method", "t", "m"]).gradients
+    methods = counts.method.drop_duplicates()
+    return pd.Series({method: by[method, end["t"], end["m"]] / by[method, start["t"], start["m"]] for method in methods})
 
 
 def block_costs(settings: list[tuple[int, int]], model_name: str = "nano/opt-s", seed: int = 0) -> pd.DataFrame:

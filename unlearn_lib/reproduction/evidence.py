@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from unlearn_lib.reproduction import case_grids, case_tables, examinations, grids, paper, tables, tradeoff
-from unlearn_lib.reproduction.intervals import interval
+from unlearn_lib.reproduction import case_grids, case_tables, complexity, examinations, grids, paper, tables, tradeoff
+from unlearn_lib.reproduction.intervals import Interval, clustered
 from unlearn_lib.reproduction.profiles import NANO
 from unlearn_lib.reproduction.scenarios import Scenario
 from unlearn_lib.reproduction.settings import PAPER_CYCLE_SIZE
@@ -21,23 +21,9 @@ CELL = ["task", "family", "size", "removed"]
 class Effect(NamedTuple):
     """A mean over cells with its interval, ours and, where the paper prints the cells, the paper's."""
 
-    ours: tuple[float, float, float]
+    ours: Interval
     cells: int
-    paper: tuple[float, float, float] | None = None
-
-    @property
-    def below(self) -> bool:
-        """Whether our interval lies below zero."""
-        return self.ours[2] < 0
-
-    @property
-    def above(self) -> bool:
-        """Whether our interval lies above zero."""
-        return self.ours[1] > 0
-
-    def within(self, limit: float) -> bool:
-        """Whether our interval lies between minus and plus a limit."""
-        return -limit <= self.ours[1] and self.ours[2] <= limit
+    paper: Interval | None = None
 
 
 class Evidence:
@@ -91,13 +77,26 @@ class Evidence:
         table = paper.reported("utility_and_exposure")
         return table.assign(removed=table.removed * NANO.cycle_size // PAPER_CYCLE_SIZE)
 
-    def seconds(self, method: str, other: str) -> tuple[tuple[float, float, float], pd.Series]:
+    @cached_property
+    def fisher_costs(self) -> pd.DataFrame:
+        """Gradients of the Fisher methods, counted now while t and m are doubled, one at a time and together."""
+        return complexity.sweep((4, 8), (4, 8))
+
+    @cached_property
+    def other_costs(self) -> pd.DataFrame:
+        """Gradients of the other methods (rows), counted now: "first", with t doubled, and with r doubled."""
+        settings = {"first": (4, 8, 1), "t": (8, 8, 1), "r": (4, 16, 1)}
+        counts = complexity.growth(list(settings.values()), methods=complexity.OTHERS).set_index(["method", "t", "r", "m"])
+        table = counts.gradients.unstack(["t", "r", "m"])
+        return pd.DataFrame({name: table[setting] for name, setting in settings.items()})
+
+    def seconds(self, method: str, other: str) -> tuple[Interval, pd.Series]:
         """The ratio of two methods' seconds in the first cycle, of the smallest models as in the paper: ours, its interval over tasks
         and families, and the paper's by task."""
         first = self.utility[(self.utility.removed == NANO.cycle_size) & (self.utility["size"] == "s")]
         ours = first.groupby(["method", "task", "family", "size"]).seconds.mean()
         theirs = paper.printed("runtime").set_index(["method", "task"]).seconds
-        return interval(ours[method] / ours[other]), theirs[method] / theirs[other]
+        return clustered(ours[method] / ours[other]), theirs[method] / theirs[other]
 
     def level(self, method: str, measure: str, removed: int | None = None) -> Effect:
         """The mean of a measure over the cells (task, model, removed samples) of the utility tables."""
@@ -132,11 +131,11 @@ def _cells(table: pd.DataFrame, method: str, measure: str, removed: int | None) 
 
 
 def _effect(ours: pd.Series, theirs: pd.Series | None) -> Effect:
-    return Effect(interval(ours), len(ours), None if theirs is None else interval(theirs))
+    return Effect(clustered(ours), len(ours), None if theirs is None else clustered(theirs))
 
 
-def paired(one: pd.DataFrame, other: pd.DataFrame, measure: str) -> Effect:
-    """The mean difference of a measure between two selections of a sweep's runs, paired by family and seed."""
-    keys = ["family", "seed"]
-    difference = one.set_index(keys)[measure] - other.set_index(keys)[measure]
-    return Effect(interval(difference), len(difference))
+def paired_ratio(one: pd.DataFrame, other: pd.DataFrame, measure: str) -> Effect:
+    """The mean ratio of a measure between two selections of a sweep's runs, paired by task, family and seed."""
+    keys = ["task", "family", "seed"]
+    quotient = one.set_index(keys)[measure] / other.set_index(keys)[measure]
+    return Effect(clustered(quotient), len(quotient))

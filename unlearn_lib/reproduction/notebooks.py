@@ -65,7 +65,7 @@ def parse(notebook: Path, given: Mapping[str, str]) -> dict[str, Any]:
 def fingerprint(notebook: Path, values: Mapping[str, Any], root: Path) -> str:
     """A hash of all an executed notebook depends on: its cells, its parameters, the library, the records, the versions."""
     digest = hashlib.sha256()
-    cells = json.loads(notebook.read_text())["cells"]
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     digest.update(repr([(cell["cell_type"], cell["source"], cell["metadata"]) for cell in cells]).encode())
     digest.update(json.dumps(dict(values), sort_keys=True).encode())
     digest.update(repr([(name, version(name)) for name in LIBRARIES] + [sys.version_info[:3]]).encode())
@@ -95,7 +95,7 @@ def execute(notebook: Path, target: Path, values: Mapping[str, Any], root: Path)
     import papermill
 
     mark = fingerprint(notebook, values, root)
-    if target.exists() and json.loads(target.read_text())["metadata"].get(STAMP, {}).get("fingerprint") == mark:
+    if target.exists() and json.loads(target.read_text(encoding="utf-8"))["metadata"].get(STAMP, {}).get("fingerprint") == mark:
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:

@@ -54,7 +54,7 @@ def printed(name: str) -> pd.DataFrame:
         exposure_histogram    Figures 6, 7: state, low, high, count
         exposure_summary      Figure 7: method, mean, above_6
     """
-    return pd.read_csv(REPORTED / f"{name}.csv")
+    return pd.read_csv(REPORTED / f"{name}.csv", encoding="utf-8")
 
 
 def reported(name: str) -> pd.DataFrame:

@@ -165,7 +165,7 @@ class Profile:
     def kept_manifest(self) -> dict[str, Any]:
         """The manifest of the models that the records in this checkout were made with; empty where there is none."""
         path = manifest_beside_records(project_root(), self)
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"files": {}, "models": {}}
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"files": {}, "models": {}}
         return found
 
 

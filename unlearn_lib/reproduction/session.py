@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unlearn_lib.errors import InputError
 from unlearn_lib.reproduction import profiles, runs
 from unlearn_lib.reproduction.inventory import project_root
 from unlearn_lib.reproduction.profile import Profile
@@ -38,8 +39,9 @@ def begin(profile: str = "nano", device: str = "auto", recompute: bool = False) 
     """Start a notebook.
 
     Raises:
-        InputError: An unknown profile or device.
+        InputError: An unknown profile or device, or a switch that is neither true nor false.
     """
+    recompute = switch("recompute", recompute)
     chosen = profiles.find(profile)
     warnings.filterwarnings("ignore", message="IProgress not found")  # raised by the next imports
     from unlearn_lib.models import resolve_device
@@ -49,3 +51,20 @@ def begin(profile: str = "nano", device: str = "auto", recompute: bool = False) 
     quiet_libraries()
     use_style()
     return Session(project_root(), chosen, str(resolve_device(device)), recompute)
+
+
+def switch(name: str, value: object) -> bool:
+    """The value of a notebook's parameter that is true or false.
+
+    papermill's `-p NAME VALUE` makes a bool of `True` and `False` only: `no` and `false` stay texts, and every text that is not empty
+    counts as true in Python.
+
+    Raises:
+        InputError: It is not a bool.
+    """
+    if not isinstance(value, bool):
+        raise InputError(
+            f"the parameter {name} is either True or False, not {value!r}; with papermill write -p {name} True or -p {name} False, with "
+            f"unlearn reproduce -p {name}=true or -p {name}=false"
+        )
+    return value

@@ -43,7 +43,7 @@ class RunStore:
         if not path.exists():
             return None
         try:
-            record: Record = json.loads(path.read_text())
+            record: Record = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise InputError(f"the record {path} is not valid JSON ({error}); delete it and run again") from error
         if record.get("config") != json.loads(json.dumps(config)):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from unlearn_lib.files import write_text
 from unlearn_lib.reproduction import paper, profiles
 from unlearn_lib.reproduction.scenarios import ORIGINAL
 from unlearn_lib.reproduction.settings import PAPER_CYCLE_SIZE
@@ -222,9 +223,9 @@ def counts(compared: pd.DataFrame) -> pd.DataFrame:
 def save_table(table: pd.DataFrame, name: str, folder: Path, records: Sequence[Record]) -> Path:
     """Write the data of a table as `name.csv`, and what it was made from as `name.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
     made_from = {"records": sorted(key(record["config"])[:12] for record in records), "from": provenance_line(records)}
-    (folder / f"{name}.json").write_text(json.dumps(made_from, indent=1) + "\n")
+    write_text(folder / f"{name}.json", json.dumps(made_from, indent=1) + "\n")
     return folder / f"{name}.csv"
 
 
