@@ -97,7 +97,7 @@ def main(out: Path) -> None:
     """See the module's docstring."""
     torch.set_num_threads(1)
     runs = [one(seed) for seed in SEEDS]
-    out.write_text(json.dumps({"environment": provenance(), "runs": runs}, indent=1) + "\n")
+    out.write_text(json.dumps({"environment": provenance(), "runs": runs}, indent=1) + "\n", encoding="utf-8")
     for label in VARIANTS:
         values = [(run["variants"][label]["closed"], run["variants"][label]["damage_ratio"]) for run in runs]
         closed, damage = (statistics.fmean(column) for column in zip(*values, strict=True))

@@ -316,8 +316,8 @@ def table(out: Path) -> None:
             gathered["sweep"].setdefault(label, {})[family] = [
                 existing(family, seed, "fisher-removal", options) for seed in SWEPT_SEEDS
             ]
-    out.write_text(json.dumps(gathered, indent=1) + "\n")
-    out.with_suffix(".md").write_text(page(gathered))
+    out.write_text(json.dumps(gathered, indent=1) + "\n", encoding="utf-8")
+    out.with_suffix(".md").write_text(page(gathered), encoding="utf-8")
     click.echo(page(gathered))
 
 

@@ -58,6 +58,14 @@ def _say(message: str) -> None:
     click.echo(f"unlearn: {' '.join(shown(message).splitlines())}", err=True)
 
 
+def _tell(line: str) -> None:
+    """A line for the user while results are being made. That nobody reads it any more (`| head`) does not stop the work."""
+    try:
+        click.echo(shown(line))
+    except OSError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="unlearn")
 def main() -> None:
@@ -165,7 +173,7 @@ def run(
         for line in running.plan(request, rows):
             click.echo(line)
         return
-    click.echo(f"written: {running.run(request, rows, click.echo)}")
+    _tell(f"written: {running.run(request, rows, _tell)}")
 
 
 @main.command()
@@ -271,13 +279,14 @@ def reproduce(
 @_plain_errors
 def verdicts() -> None:
     """Judge the paper's claims by the committed records and write book/verdicts.md."""
+    from unlearn_lib.files import write_text
     from unlearn_lib.reproduction.evidence import Evidence
     from unlearn_lib.reproduction.session import begin
     from unlearn_lib.reproduction.verdicts import page
 
     session = begin()
     path = session.root / "book" / "verdicts.md"
-    path.write_text(page(Evidence(session.records)), encoding="utf-8")
+    write_text(path, page(Evidence(session.records)))
     click.echo(f"written: {os.path.relpath(path)}")
 
 

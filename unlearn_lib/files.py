@@ -212,52 +212,18 @@ def _put(temporary: Path, target: Path, inside: bool) -> None:
 @contextmanager
 def _only_writer(lock: Path, path: str | Path) -> Iterator[None]:
     """Hold a lock file for a block. The lock ends with its process, however that ends, so that none is ever stale."""
-    handle = _locked(lock)
-    if handle is None:
-        raise FileExistsError(f"another process is writing {path}: choose another folder, or wait for it to end")
+    from filelock import FileLock, Timeout
+
+    held = FileLock(lock, timeout=0, mode=0o600)
+    try:
+        held.acquire()
+    except Timeout as error:
+        raise FileExistsError(f"another process is writing {path}: choose another folder, or wait for it to end") from error
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def _locked(lock: Path) -> int | None:
-    """An open handle on the locked file, None where another process has it."""
-    while True:
-        handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            _lock(handle)
-            if _same(handle, lock):
-                return handle
-        except BlockingIOError:
-            os.close(handle)
-            return None
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)  # its owner removed the file between our opening and our locking it
-
-
-def _same(handle: int, lock: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), lock.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _lock(handle: int) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows; that nothing is overwritten holds without a lock, too
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError as error:  # file systems without locks
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise
+        lock.unlink(missing_ok=True)  # while it is held: nobody waits for it, and filelock sees a file that is gone
+        held.release()
 
 
 def as_os_error(error: Exception) -> OSError | None:
