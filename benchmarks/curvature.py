@@ -234,7 +234,7 @@ def peer(python: str, model: Any, batch: dict[str, Tensor], v: Vector) -> list[R
             exact = make(model, [batch], precision="float64") @ wide
             save_file({key: t.cpu().contiguous() for key, t in exact.items()}, f"{folder}/{name}.safetensors")
         script = Path(__file__).with_name("curvlinops_peer.py")
-        done = subprocess.run([python, str(script), folder], capture_output=True, text=True, check=False)
+        done = subprocess.run([python, str(script), folder], capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise click.ClickException(f"curvlinops in {python} failed: {done.stderr.strip().splitlines()[-1]}")
     rows: list[Row] = json.loads(done.stdout.splitlines()[-1])
@@ -278,7 +278,7 @@ def main(device: str, python: str | None, out: Path) -> None:
     if python:
         report["curvlinops"] = peer(python, model, batch, v)
         show("curvlinops, same products, in its own gradients", report["curvlinops"])
-    out.write_text(json.dumps(report, indent=1) + "\n")
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     click.echo(f"\nwritten: {out}")
 
 

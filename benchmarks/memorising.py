@@ -107,7 +107,7 @@ def main(processes: int, out: Path) -> None:
     torch.set_num_threads(1)
     with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         runs = list(pool.map(one, SEEDS))
-    out.write_text(json.dumps({"environment": provenance(), "runs": runs}, indent=1) + "\n")
+    out.write_text(json.dumps({"environment": provenance(), "runs": runs}, indent=1) + "\n", encoding="utf-8")
     for label in VARIANTS:
         values = [(run["variants"][label]["closed"], run["variants"][label]["damage_ratio"]) for run in runs]
         closed, damage = (statistics.fmean(column) for column in zip(*values, strict=True))

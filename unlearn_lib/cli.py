@@ -4,6 +4,7 @@ before the minutes given were over (the same command continues), 130 interrupted
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ import click
 
 from unlearn_lib import __version__
 from unlearn_lib.errors import HubUnavailableError, InputError, NumericsError
+from unlearn_lib.files import KeptError, shown
 
 
 def _plain_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -23,13 +25,16 @@ def _plain_errors(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a locale that lacks a letter of a name or a text stops nothing
         try:
             command(*args, **kwargs)
         except (InputError, HubUnavailableError) as error:
-            click.echo(f"unlearn: {error.args[0]}", err=True)
+            _say(str(error.args[0]))
             sys.exit(2)
-        except NumericsError as error:
-            click.echo(f"unlearn: {error}", err=True)
+        except (NumericsError, KeptError) as error:
+            _say(str(error))
             sys.exit(3)
         except MemoryError:
             click.echo(
@@ -38,15 +43,27 @@ def _plain_errors(command: Callable[..., None]) -> Callable[..., None]:
             )
             sys.exit(3)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            if error.errno is None:
                 raise
-            click.echo(f"unlearn: {error.strerror} ({error.filename or 'while writing'}); nothing was written", err=True)
-            sys.exit(3 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 2)
+            _say(f"{error.strerror} ({error.filename or 'while writing'}); nothing was written")
+            sys.exit(3 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG) else 2)
         except KeyboardInterrupt:
             click.echo("unlearn: interrupted; nothing was written", err=True)
             sys.exit(130)
 
     return wrapper
+
+
+def _say(message: str) -> None:
+    click.echo(f"unlearn: {' '.join(shown(message).splitlines())}", err=True)
+
+
+def _tell(line: str) -> None:
+    """A line for the user while results are being made. That nobody reads it any more (`| head`) does not stop the work."""
+    try:
+        click.echo(shown(line))
+    except OSError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -102,6 +119,12 @@ def methods(as_json: bool) -> None:
     is_flag=True,
     help="Say what would be done and what it needs, also of a model that is not here; compute and write nothing.",
 )
+@click.option(
+    "--dtype",
+    default="stored",
+    show_default=True,
+    help="Number format of the written model: stored (as the given one is), float32, bfloat16 or float16.",
+)
 @click.option("--show-texts", is_flag=True, help="Show what forget texts say in the report; otherwise none is shown.")
 @_plain_errors
 def run(
@@ -119,6 +142,7 @@ def run(
     max_length: int | None,
     only_plan: bool,
     show_texts: bool,
+    dtype: str,
 ) -> None:
     """Make a model of your own forget texts.
 
@@ -142,13 +166,14 @@ def run(
         batch_size=batch_size,
         max_length=max_length,
         show_texts=show_texts,
+        dtype=dtype,
     )
     rows = running.check(request)
     if only_plan:
         for line in running.plan(request, rows):
             click.echo(line)
         return
-    click.echo(f"written: {running.run(request, rows, click.echo)}")
+    _tell(f"written: {running.run(request, rows, _tell)}")
 
 
 @main.command()

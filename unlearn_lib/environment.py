@@ -29,7 +29,7 @@ def provenance() -> dict[str, Any]:
 def _commit() -> str:
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", *words], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+            ["git", *words], capture_output=True, encoding="utf-8", check=True, cwd=Path(__file__).parent
         ).stdout.strip()
 
     try:
@@ -40,7 +40,7 @@ def _commit() -> str:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

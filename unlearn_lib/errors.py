@@ -20,3 +20,11 @@ class NumericsError(ArithmeticError):
 def unknown(kind: str, name: object, valid: Iterable[str]) -> InputError:
     """One sentence for every unknown name, with the valid ones."""
     return InputError(f"unknown {kind} {str(name)!r}; choose one of: {', '.join(valid)}")
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's message; with the next one where the first only announces it, and the error's name where it says nothing."""
+    if isinstance(error, KeyError):
+        return f"{error} is not known or not there"
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") and len(lines) > 1 else lines[0]

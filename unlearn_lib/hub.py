@@ -84,11 +84,20 @@ def weights_revision(name: str, revision: str | None = None) -> str | None:
     return found[0] if found else None
 
 
+def weights_folder(name: str, revision: str | None = None) -> Path | None:
+    """The folder of the cache that holds a model's safetensors, None where it holds none.
+
+    Raises:
+        InputError: As `weights_revision`.
+    """
+    found = weights_revision(name, revision)
+    if found is None:
+        return None
+    files = (in_cache(name, file, found) for file in ("model.safetensors", "model.safetensors.index.json"))
+    return next(file for file in files if file is not None).parent
+
+
 def commits(name: str) -> dict[str, str] | None:
     """The commits of the hub that the cached configuration and weights of a model are from; None where one of them is not here."""
-    config, weights = in_cache(name), weights_revision(name)
-    if config is None or weights is None:
-        return None
-    files = (in_cache(name, file, weights) for file in ("model.safetensors", "model.safetensors.index.json"))
-    path = next(file for file in files if file is not None)
-    return {"config": config.parent.name, "weights": path.parent.name}
+    config, weights = in_cache(name), weights_folder(name)
+    return None if config is None or weights is None else {"config": config.parent.name, "weights": weights.name}

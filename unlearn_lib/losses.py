@@ -94,8 +94,10 @@ def sequence_means(nll_BS: Tensor, scored_BS: Tensor) -> Tensor:
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
-    """The arguments of a forward pass: the batch without its labels, and no key-value cache."""
-    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    """The arguments of a forward pass: the batch without its labels, and no key-value cache. `position_ids` `[B, T]`, where a batch
+    has them (texts packed into one sequence, padding on the left), are the model's to obey."""
+    given = {key: batch[key] for key in ("input_ids", "attention_mask", "position_ids") if key in batch}
+    return {**given, "use_cache": False}
 
 
 def sequence_losses(model: Any, batch: Batch) -> Tensor:

@@ -84,7 +84,7 @@ class Recipe:
     def manifest(self) -> dict[str, Any]:
         """`files` (SHA-256 by path) and `models` (size, tokens, losses, cost by name) of what was trained; empty before."""
         path = self.folder / "manifest.json"
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"files": {}, "models": {}}
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"files": {}, "models": {}}
         return found
 
     def trained(self, name: str) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 
 from unlearn_lib.data.files import Row, read_rows, sha256
 from unlearn_lib.errors import InputError
-from unlearn_lib.files import new_folder, refuse_to_overwrite, write_text
+from unlearn_lib.files import in_utf8, new_folder, refuse_to_overwrite, shown, write_text
 from unlearn_lib.progress import Say
 
 SCHEMA_VERSION = 1
@@ -33,6 +36,7 @@ class Request:
     batch_size: int = 8
     max_length: int | None = None
     show_texts: bool = False
+    dtype: str = "stored"
 
 
 def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:
@@ -61,13 +65,24 @@ def check(request: Request) -> dict[str, list[Row]]:
         InputError: A file, method, option or folder that cannot be used.
     """
     from unlearn_lib.methods import choose
+    from unlearn_lib.models import find
+    from unlearn_lib.stored_formats import check_written
 
+    check_written(request.dtype)
     choose(request.method, request.options, [*request.files, *(["base"] if request.base else [])])
     if request.out is not None:
+        if not in_utf8(request.out):
+            raise InputError(
+                f"--out {shown(request.out)} is not UTF-8 here, and the libraries that write a model take no other names; choose another, "
+                "or set PYTHONUTF8=1 if only the locale is not"
+            )
         try:
             refuse_to_overwrite(request.out)
         except FileExistsError as error:
             raise InputError(str(error)) from error
+    for name in (request.model, request.base):
+        if name is not None:
+            find(name)
     return {name: read_rows(path) for name, path in request.files.items()}
 
 
@@ -106,19 +121,37 @@ def plan(request: Request, rows: Mapping[str, list[Row]]) -> list[str]:
 def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
     """Do it; returns the folder written.
 
+    The folder is tried before anything is loaded. The model is worked on in float32, and written, and measured, in the number format
+    that it was stored in, or in `request.dtype`.
+
     Raises:
         InputError, NumericsError: As `unlearn`. Nothing is written then.
+        OSError: The folder cannot be written.
+        KeptError: It could not be put in its place; the finished one is kept, and the message says where.
     """
-    from unlearn_lib.models import load_model, save_model
+    assert request.out is not None
+    try:
+        with new_folder(request.out) as folder:
+            _fill(folder, request, rows, say)
+    except FileExistsError as error:
+        raise InputError(str(error)) from error
+    return request.out
+
+
+def _fill(folder: Path, request: Request, rows: Mapping[str, list[Row]], say: Say) -> None:
+    from unlearn_lib.models import load_model, save_model, stored_formats
     from unlearn_lib.progress import ProgressBar, quiet_libraries
     from unlearn_lib.report.measure import measure
     from unlearn_lib.report.page import render
     from unlearn_lib.report.texts import forget_texts
+    from unlearn_lib.stored_formats import cast_weights, formats_to_write, round_weights, summary
     from unlearn_lib.unlearning import carry_out, prepare
 
-    assert request.out is not None
     quiet_libraries()
     model, tokenizer = load_model(request.model, device=request.device)
+    stored = stored_formats(request.model)
+    formats = formats_to_write(model, stored, request.dtype)
+    check_space(folder, model, formats)
     prepared = prepare(model, tokenizer, **_arguments(request, rows), options=request.options)
     # all held-out texts, in both pictures
     sets = {
@@ -129,33 +162,54 @@ def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
     say(
         f"{request.method}: {len(sets['forget'])} texts to forget, {len(sets['retain'])} to retain, {len(sets['holdout'])} held out"
     )
-    with new_folder(request.out) as folder:
-        before = measure(model, sets, request.batch_size)
-        with ProgressBar(request.method) as progress:
-            result = carry_out(prepared, model, tokenizer, progress)
-        after = measure(result.model, sets, request.batch_size)
-        report = {
-            **_describe(request, rows, model, sets),
-            "config": result.config,
-            "losses": {name: {"before": before.mean_loss(name), "after": after.mean_loss(name)} for name in PARTS},
-            "metrics": {"before": dict(before.metrics), "after": dict(after.metrics)},
-            "forget_texts": forget_texts(rows["forget"], sets["forget"], before, after, show=request.show_texts),
-            "solution": _solution(result.solution),
-            "cost": vars(result.cost),
-            "history": result.history,
-            "details": result.details,
-            "warnings": result.warnings,
-        }
-        save_model(result.model, result.tokenizer, folder / "model")
-        write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-        write_text(folder / "report.html", render(report, before.losses, after.losses))
+    before = measure(model, sets, request.batch_size)
+    with ProgressBar(request.method) as progress:
+        result = carry_out(prepared, model, tokenizer, progress)
+    round_weights(result.model, formats)
+    after = measure(result.model, sets, request.batch_size)
+    report = {
+        **_describe(request, rows, model, sets),
+        "config": result.config,
+        "losses": {name: {"before": before.mean_loss(name), "after": after.mean_loss(name)} for name in PARTS},
+        "metrics": {"before": dict(before.metrics), "after": dict(after.metrics)},
+        "forget_texts": forget_texts(rows["forget"], sets["forget"], before, after, show=request.show_texts),
+        "solution": _solution(result.solution),
+        "cost": vars(result.cost),
+        "history": result.history,
+        "details": result.details,
+        "warnings": result.warnings,
+    }
+    report["model"]["dtype"] = {
+        "stored": summary(formats_to_write(model, stored)) if stored else None,
+        "worked_in": summary(dict(zip(formats, (p.dtype for p in model.parameters()), strict=False))),
+        "written": summary(formats),
+    }
+    cast_weights(result.model, formats)
+    save_model(result.model, result.tokenizer, folder / "model")
+    write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(folder / "report.html", render(report, before.losses, after.losses))
     for warning in result.warnings:
         say(f"warning: {warning}")
     if request.show_texts:
         say(f"note: both reports show {len(report['forget_texts'])} forget texts in full")
+    if summary(formats) != report["model"]["dtype"]["worked_in"]:
+        how = "as it was stored" if request.dtype == "stored" else "as asked"
+        say(f"note: the model is written in {summary(formats)}, {how}, and measured so; it was worked on in float32")
     for name in (name for name in PARTS if name in before.losses):
         say(f"{name} loss: {before.mean_loss(name):.3f} -> {after.mean_loss(name):.3f}")
-    return request.out
+
+
+def check_space(folder: Path, model: Any, formats: Mapping[str, Any]) -> None:
+    """Raise where the disk has no room for the weights, before they are computed.
+
+    Raises:
+        OSError: ENOSPC, as writing them would.
+    """
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    needed, free = sum(sizes[name] * dtype.itemsize for name, dtype in formats.items()), shutil.disk_usage(folder).free
+    if free < needed:
+        where = f"{folder.parent}, which has {free / 2**20:,.1f} MiB free, and the model takes {needed / 2**20:,.1f} MiB"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), where)
 
 
 def _arguments(request: Request, rows: Mapping[str, list[Row]]) -> dict[str, Any]:
@@ -180,7 +234,7 @@ def _describe(request: Request, rows: Mapping[str, list[Row]], model: Any, sets:
         "model": {"name": request.model, "base": request.base, "type": model.config.model_type, **_parameters(model)},
         "data": {
             name: {
-                "path": str(request.files[name]),
+                "path": shown(request.files[name]),
                 "rows": len(rows[name]),
                 "used": len(sets[name]),
                 "sha256": sha256(request.files[name]),

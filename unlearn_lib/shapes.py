@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unlearn_lib.adapters import is_adapter, load_adapter
 from unlearn_lib.errors import HubUnavailableError, InputError
 from unlearn_lib.hub import hub_reachable, in_cache, weights_revision
-from unlearn_lib.models import DTYPES, RECIPES, adapter_base, first_line, load_model
+from unlearn_lib.models import DTYPES, RECIPES, adapter_base, check_files, find, load_model, load_tokenizer
 from unlearn_lib.published import PUBLISHED, published_config
+from unlearn_lib.suited import check_tokenizer, refused
 
 
 @dataclass
@@ -38,6 +40,7 @@ def load_for_plan(name: str, device: str = "auto") -> ForPlan:
         InputError: As `load_model`; a configuration that transformers does not know.
         HubUnavailableError: No folder, no network, no configuration in the cache, and none of the paper's six models.
     """
+    find(name)  # refuses what is no name of a model
     if weights_are_here(name):
         return ForPlan(*load_model(name, device=device), weights=True)
     return load_shape(name)
@@ -49,7 +52,7 @@ def weights_are_here(name: str) -> bool:
     True also for what is no model at all: `load_model` has the error for it.
     """
     folder = Path(name)
-    if (folder / "adapter_config.json").is_file():
+    if is_adapter(folder):
         return weights_are_here(adapter_base(folder))
     if (folder / "config.json").is_file():
         return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*"))
@@ -65,21 +68,31 @@ def load_shape(name: str) -> ForPlan:
         InputError, HubUnavailableError: As `load_for_plan`.
     """
     folder = Path(name)
-    if (folder / "adapter_config.json").is_file():
-        base = load_shape(adapter_base(folder))
-        from peft import PeftModel
+    if is_adapter(folder):
+        notes: list[str] = []
 
-        return ForPlan(PeftModel.from_pretrained(base.model, folder, is_trainable=True).eval(), base.tokenizer, base.notes)
+        def of_base(base: str) -> tuple[Any, Any]:
+            found = load_shape(base)
+            notes.extend(found.notes)
+            return found.model, found.tokenizer
+
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        model, tokenizer = load_adapter(folder, of_base, adapter_base(folder), lambda path: load_tokenizer(path, options))
+        return _fitting(name, ForPlan(model, tokenizer, notes))
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AutoModelForCausalLM
 
     config, tokenizer, notes = _configuration(name)
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            model = AutoModelForCausalLM.from_config(config, dtype=DTYPES["float32"], attn_implementation="eager")
-    except ValueError as error:
-        raise InputError(f"the configuration of {name} is not that of a causal language model: {first_line(error)}") from error
-    return ForPlan(model.eval(), tokenizer, notes)
+    with refused(f"the configuration of {name} cannot be used"), FakeTensorMode(allow_non_fake_inputs=True):
+        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES["float32"], attn_implementation="eager")
+    return _fitting(name, ForPlan(model.eval(), tokenizer, notes))
+
+
+def _fitting(name: str, found: ForPlan) -> ForPlan:
+    if found.tokenizer is not None:
+        with refused(f"the model {name} cannot be loaded"):
+            check_tokenizer(found.model, found.tokenizer)
+    return found
 
 
 def _configuration(name: str) -> tuple[Any, Any, list[str]]:
@@ -92,10 +105,12 @@ def _configuration(name: str) -> tuple[Any, Any, list[str]]:
     options: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
     if folder or not offline or in_cache(name) is not None:
         try:
-            return AutoConfig.from_pretrained(name, **options), _tokenizer(name, options), []
-        except (OSError, ValueError) as error:
+            check_files(find(name), options)
+            with refused(f"the configuration of {name} cannot be read"):
+                return AutoConfig.from_pretrained(name, **options), _tokenizer(name, options), []
+        except InputError:
             if published is None:
-                raise InputError(f"the configuration of {name} cannot be read: {first_line(error)}") from error
+                raise
     if published is None:
         raise HubUnavailableError(
             f"model {name!r} is no folder here, the Hugging Face hub cannot be reached, and the local cache holds no config.json "
@@ -106,11 +121,7 @@ def _configuration(name: str) -> tuple[Any, Any, list[str]]:
 
 
 def _tokenizer(name: str, options: dict[str, Any]) -> Any:
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError, ImportError):
+        return load_tokenizer(name, options)
+    except InputError:
         return None
-    # where its files are missing, some are made with an empty vocabulary, and give no token for any text
-    return tokenizer if tokenizer("a text", add_special_tokens=False)["input_ids"] else None

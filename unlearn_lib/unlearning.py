@@ -19,6 +19,7 @@ from unlearn_lib.losses import evaluate, without_autocast
 from unlearn_lib.methods import Inputs, Method, choose
 from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov
 from unlearn_lib.models import load_model
+from unlearn_lib.suited import check_tokenizer
 from unlearn_lib.training import Progress
 
 
@@ -162,6 +163,8 @@ def prepare(
 
     For a plan `tokenizer` may be None: every text then counts as `max_length` tokens.
     """
+    if tokenizer is not None:
+        check_tokenizer(model, tokenizer)
     given = {"retain": retain, "holdout": holdout, "base": base}
     chosen = choose(method, options or {}, [name for name, value in given.items() if value is not None])
     if batch_size < 1:
