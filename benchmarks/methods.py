@@ -288,6 +288,11 @@ def _compute(cell: Cell, store: RunStore, workspace: Path | None) -> str:
     return f"{cell.name} {cell.measure} {cell.options}: {json.dumps(numbers)}: {time.perf_counter() - start:.1f} s"
 
 
+SEEDED = click.option(
+    "--seeds", default=len(SEEDS), show_default=True, type=click.IntRange(2, len(SEEDS)), help="how many seeds are reported"
+)
+
+
 @click.group(help=__doc__)
 def main() -> None:
     """See the module's docstring."""
@@ -295,16 +300,18 @@ def main() -> None:
 
 @main.command()
 @click.option("--processes", default=1, show_default=True, type=click.IntRange(1))
-def run(processes: int) -> None:
+@SEEDED
+def run(processes: int, seeds: int) -> None:
     """Compute what is missing."""
-    Benchmark().run(processes, default_workspace(ROOT))
+    Benchmark(seeds=SEEDS[:seeds]).run(processes, default_workspace(ROOT))
 
 
 @main.command()
+@SEEDED
 @click.option("--out", default=ROOT / "benchmarks" / "methods.json", type=click.Path(path_type=Path))
-def table(out: Path) -> None:
+def table(seeds: int, out: Path) -> None:
     """Gather the records into a JSON file and a page."""
-    write(Benchmark(), out)
+    write(Benchmark(seeds=SEEDS[:seeds]), out)
 
 
 def write(benchmark: Benchmark, out: Path) -> None:
@@ -317,9 +324,10 @@ def write(benchmark: Benchmark, out: Path) -> None:
 
 
 @main.command()
-def prune() -> None:
+@SEEDED
+def prune(seeds: int) -> None:
     """Delete the records that the table does not use; nothing is deleted while any is missing."""
-    benchmark = Benchmark()
+    benchmark = Benchmark(seeds=SEEDS[:seeds])
     if missing := benchmark.missing():
         raise click.ClickException(f"{len(missing)} records are missing; call `run` first")
     for path in benchmark.stale():

@@ -1,12 +1,12 @@
 r"""How far to go: the forget loss to reach, and how much the retained texts may suffer on the way.
 
     goal          the original model's mean loss on held-out texts: what it says of texts it never saw (or a given loss)
-    limit         rise of the retain loss + 1.645 standard errors <= retain_limit * rise of the forget loss
+    limit         rise of the retain loss + its standard error <= retain_limit * rise of the forget loss
 
 Whether the limit holds is measured on retained texts that the method itself does not see: a step that was computed from a text
 spares it, and does several times as much damage to retained texts of the same kind that it was not computed from. A quarter of D+
-is therefore held aside, drawn from the seed, and neither curvature nor retain term gets it. It is a sample, so the limit is on the
-upper confidence bound of its mean. Without a limit nothing is held aside; a method that takes nothing from D+ is checked on D+ itself,
+is therefore held aside, drawn from the seed, and neither curvature nor retain term gets it. It is a sample, so the
+standard error of its mean is added. Without a limit nothing is held aside; a method that takes nothing from D+ is checked on D+ itself,
 without a standard error.
 
 Everything here takes forward passes only.
@@ -37,8 +37,6 @@ ASIDE = 0.25
 """The share of the different retained texts that is held aside for it, where the method works with retained texts itself."""
 FEWEST = 4
 """With fewer different retained texts none is held aside: the method works with all of them, and the limit is checked on them."""
-CONFIDENCE = 1.645
-"""So many standard errors are added to the mean rise of a sample: the one-sided 95 % bound of a normal mean."""
 EXACT = 0.01
 """The goal is met where the forget loss is within this share of the whole gap."""
 ACCEPTED = 5
@@ -53,7 +51,7 @@ class Calibrated(Method):
     Options:
         retain_limit: When calibrating, the retain loss may rise by at most this times the rise of the forget loss; None for no
             limit. It is measured on a quarter of the retained texts (at most 256), which are held aside for that, and holds with the
-            uncertainty of so small a sample (1.645 standard errors) added.
+            standard error of so small a sample added.
         target_loss: When calibrating, the forget loss to reach instead of the mean loss of held-out texts.
     """
 
@@ -155,10 +153,10 @@ class Target:
         return rise + error <= self.retain_limit * (forget_loss - self.forget_before) + ROUNDING * self.retain_before
 
     def _rise(self, model: Any) -> tuple[float, float]:
-        """By how much the mean loss of the checked texts has risen, and the uncertainty that is added to it."""
+        """By how much the mean loss of the checked texts has risen, and the standard error that is added to it."""
         after_N = evaluate(model, self._retain).double()
         spread = (after_N - self._before_N).std().item() if self._sample else 0.0
-        return after_N.mean().item() - self.retain_before, CONFIDENCE * spread / math.sqrt(len(after_N))
+        return after_N.mean().item() - self.retain_before, spread / math.sqrt(len(after_N))
 
     @property
     def binding(self) -> str:
@@ -175,7 +173,7 @@ class Target:
         }
         if self.retain_limit is not None:
             rise, error = self._rise(outcome.model)
-            loss = {"before": self.retain_before, "after": self.retain_before + rise, "uncertainty": error}
+            loss = {"before": self.retain_before, "after": self.retain_before + rise, "standard_error": error}
             outcome.details["checked_loss"] = loss
         if self._seen:
             outcome.warnings.append(
