@@ -76,7 +76,8 @@ def unlearn(
             One in bfloat16 is worked on in float32, and the result is in bfloat16 again.
         tokenizer: Its tokenizer.
         forget: D-, a `datasets.Dataset` or a sequence of dicts with the column `text` (or `prompt` and `completion`, or `messages`).
-        retain: D+, likewise; needed by most methods. Its exact duplicates of forget texts are dropped.
+        retain: D+, likewise; needed by most methods. Its exact duplicates of forget texts are dropped. With a `retain_limit` a quarter
+            of it is held aside to measure the limit on.
         holdout: Texts of the same kind that were never trained on, needed by `step="calibrate"` (the default of
             `fisher-removal`), which stops where the forget loss reaches their mean loss. Half of them are kept for the report.
         base: The checkpoint that `retrain` starts from: a model, or anything `load_model` takes.
