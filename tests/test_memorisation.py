@@ -18,19 +18,32 @@ from unlearn_lib.metrics.memorisation import (
 )
 
 
-class Counting:
+class Counting(torch.nn.Module):
     """After token t it predicts t + 1; nothing else."""
 
     device = torch.device("cpu")
 
-    def __call__(self, input_ids: torch.Tensor, **_: Any) -> Any:
-        return SimpleNamespace(logits=torch.nn.functional.one_hot((input_ids + 1) % 50, 50).float())
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
+        return SimpleNamespace(logits=self.scores(input_ids))
 
-    def generate(self, prompts: torch.Tensor, max_new_tokens: int, **_: Any) -> torch.Tensor:
-        rows = [prompts]
-        for _ in range(max_new_tokens):
-            rows.append(rows[-1][:, -1:] + 1)
-        return torch.cat(rows, dim=1)
+    def scores(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot((ids + 1) % 50, 50).float()
+
+    def generate(self, ids: torch.Tensor, generation_config: Any, logits_processor: Any, **_: Any) -> torch.Tensor:
+        for _ in range(generation_config.max_new_tokens):
+            ids = torch.cat([ids, logits_processor(ids, self.scores(ids[:, -1])).argmax(-1, keepdim=True)], dim=1)
+        return ids
+
+
+class Saying(Counting):
+    """It predicts the same token always."""
+
+    def __init__(self, token: int) -> None:
+        super().__init__()
+        self.token = token
+
+    def scores(self, ids: torch.Tensor) -> torch.Tensor:
+        return super().scores(torch.full_like(ids, self.token - 1))
 
 
 def text(*ids: int, scored_from: int = 0) -> Example:
