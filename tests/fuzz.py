@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from unlearn_lib.errors import InputError
+
 MANY = 10_000
 
 
@@ -51,6 +53,18 @@ def memory(most_mib: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def outcome(call: Callable[[], list[Any]]) -> tuple[list[Any], str | None]:
+    """`(result, None)`, or `([], sentence)` where it was refused, in one short sentence that can be shown."""
+    try:
+        return call(), None
+    except InputError as error:
+        sentence = str(error)
+    assert "\n" not in sentence
+    assert len(sentence) < 800
+    assert sentence.encode().decode() == sentence
+    return [], sentence
 
 
 # JSON as text, right and wrong: what no writer makes is in it, too.

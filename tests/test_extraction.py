@@ -101,7 +101,7 @@ def test_only_what_ends_a_text_is_taken_from_a_model(nano: Any) -> None:
     expected = continuations(model, examples, Draws(prefix=5, number=3), seed=1)
     own = model.generation_config
     model.generation_config = copy.deepcopy(own)
-    model.generation_config.update(num_return_sequences=3, repetition_penalty=9.0, top_k=1, num_beams=2, eos_token_id=[1])
+    model.generation_config.update(num_return_sequences=3, repetition_penalty=9.0, top_k=1, num_beams=3, eos_token_id=[1])
     changed = model.generation_config
     assert continuations(model, examples, Draws(prefix=5, number=3), seed=1) == expected
     assert model.generation_config is changed

@@ -8,12 +8,11 @@ from typing import Any
 
 import click.testing
 import pytest
-from fuzz import NAMES, fuzz, inputs, json_texts, memory, spoiled
+from fuzz import NAMES, fuzz, inputs, json_texts, memory, outcome, spoiled
 from hypothesis import strategies as st
 
 from unlearn_lib.data.files import read_rows, write_rows
 from unlearn_lib.data.given import rows_of
-from unlearn_lib.errors import InputError
 
 # everything UTF-8 can say, with a weight on what readers trip over
 TEXTS = st.text(max_size=30) | st.text(alphabet="a ,;\"'\n\r\t\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\x00\ufeff\\", max_size=12)
@@ -35,13 +34,9 @@ def read_or_refused(path: Path) -> Callable[[bytes], None]:
 
     def check(content: bytes) -> None:
         path.write_bytes(content)
-        try:
-            rows = read_rows(path)
-        except InputError as error:
-            assert str(error).startswith(str(path))
-            assert "\n" not in str(error)
-            assert len(str(error)) < 600
-            str(error).encode()
+        rows, refusal = outcome(lambda: read_rows(path))
+        if refusal is not None:
+            assert refusal.startswith(str(path))
         else:
             assert rows
             again.write_bytes(write_rows(rows).encode())
@@ -141,13 +136,16 @@ def test_spoiled_parquet(number: int, tmp_path: Path) -> None:
 @inputs()
 def test_python_data_of_any_kind(number: int) -> None:
     leaves = (
-        st.none() | st.booleans() | st.integers() | st.floats() | st.binary(max_size=4) | st.text(st.characters(), max_size=8) | st.just(10**5000)
-    )  # fmt: skip
+        st.sampled_from([None, True, float("nan"), b"bytes"])
+        | st.sampled_from(["enormous"]).map(lambda _: 10**5000)
+        | st.integers()
+        | st.text(st.characters(), max_size=8)  # also halves of surrogate pairs
+    )
     anything = st.recursive(
         leaves,
         lambda inner: (
             st.lists(inner, max_size=3)
-            | st.dictionaries(st.sampled_from(NAMES) | st.integers(), inner, max_size=4)
+            | st.dictionaries(st.sampled_from(NAMES) | st.integers() | st.booleans().map(lambda _: 10**5000), inner, max_size=4)
             | st.tuples(inner)
             | st.frozensets(st.integers(), max_size=2)
         ),
@@ -156,14 +154,8 @@ def test_python_data_of_any_kind(number: int) -> None:
     messages = st.lists(st.fixed_dictionaries({"role": anything, "content": anything}), max_size=2)
 
     def check(data: Any) -> None:
-        try:
-            rows = rows_of(data, "forget")
-        except InputError as error:
-            assert "\n" not in str(error)
-            assert len(str(error)) < 800
-            str(error).encode()
-        else:
-            assert rows_of(rows) == rows
+        rows, _ = outcome(lambda: rows_of(data, "forget"))
+        assert rows_of(rows) == rows
 
     fuzz(
         number,
@@ -188,7 +180,8 @@ def test_the_command_line_says_one_sentence(number: int, tmp_path: Path) -> None
         path = tmp_path / f"a{suffix}"
         path.write_bytes(content)
         # the model is looked for after the texts were read
-        result = runner.invoke(main, ["run", "--model", str(tmp_path / "none"), "--forget", str(path), "--out", str(tmp_path / "out"), "--method", "gradient-ascent"])  # fmt: skip
+        options = {"model": tmp_path / "none", "forget": path, "out": tmp_path / "out", "method": "gradient-ascent"}
+        result = runner.invoke(main, ["run", *(f"--{name}={value}" for name, value in options.items())])
         assert result.exit_code == 2, result.output
         assert isinstance(result.exception, SystemExit)
         assert result.stderr.startswith("unlearn: ")

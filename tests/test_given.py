@@ -16,7 +16,6 @@ from unlearn_lib import InputError, text_losses, train, unlearn
 from unlearn_lib.data.batches import context_length, sequence_length
 from unlearn_lib.data.files import write_rows
 from unlearn_lib.data.given import rows_of
-from unlearn_lib.data.rows import LARGEST
 from unlearn_lib.training import TrainingConfig
 
 TEXTS = ["A map of Tarn.", "The mill at Keld\u2028and its wheel."]
@@ -97,10 +96,10 @@ def test_the_rest_is_refused_in_one_sentence(data: Any, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_stream_without_an_end_is_refused() -> None:
-    text = "a" * (LARGEST // 4)
-    with pytest.raises(InputError, match="more than 4 GiB of text in its first 4 rows, or no end"):
-        rows_of({"text": text} for _ in iter(int, 1))
+def test_a_stream_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlearn_lib.data.given.LARGEST", 4 << 20)
+    with pytest.raises(InputError, match="more than 4 MiB of text in its first 5 rows, or no end"):
+        rows_of({"text": "a" * (1 << 20)} for _ in iter(int, 1))
 
 
 def test_every_call_takes_them(tiny: Any, tokenizer: Any) -> None:
@@ -121,7 +120,7 @@ def test_every_call_takes_them(tiny: Any, tokenizer: Any) -> None:
         with pytest.raises(InputError, match="is one dict"):
             call(model, tokenizer, {"text": TEXTS})
     with pytest.raises(InputError, match="the retain set has several splits"):
-        unlearn(model, tokenizer, forget=TEXTS, retain=DatasetDict(a=Dataset.from_list(ROWS)))
+        unlearn(model, tokenizer, forget=TEXTS, retain=DatasetDict(a=Dataset.from_list(ROWS)), method="gradient-difference")
     with pytest.raises(InputError, match="empty"):
         text_losses(model, tokenizer, [])
 

@@ -35,7 +35,7 @@ def rows_of(data: Any, name: str = "", *, blank: bool = False) -> list[Row]:
         size += sum(len(value) for value in one.values())
         if size > LARGEST:
             raise InputError(
-                f"{what} has more than {LARGEST / 2**30:.0f} GiB of text in its first {number + 1:,} rows, or no end; take a part of it"
+                f"{what} has more than {LARGEST / 2**20:,.0f} MiB of text in its first {number + 1:,} rows, or no end; take a part of it"
             )
     return rows
 

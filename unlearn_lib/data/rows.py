@@ -24,6 +24,8 @@ LARGEST = 4 << 30
 """Bytes of text that a data set may have at most, where its size is not known before it is read: some 10^9 tokens."""
 DEEPEST = 50
 """How deep lists and objects inside messages may be nested; calls of tools need about 5."""
+MOST_BITS = 1024
+"""Of a whole number inside messages: the largest that other readers of JSON take is a double's."""
 _KINDS = {type(None): "null", bytes: "bytes", bool: "true or false", int: "a number", float: "a number", str: "a string"}
 
 
@@ -83,7 +85,10 @@ def write_rows(rows: Iterable[Row]) -> str:
 
 def shown(name: object, most: int = 40) -> str:
     """A name from a user's data for a message: at most so many characters, all of which a terminal can show."""
-    text = str(name)
+    try:
+        text = str(name)
+    except ValueError:  # a whole number of thousands of digits
+        text = f"a {type(name).__name__}"
     text = text if len(text) <= most else text[:most] + "..."
     return text if text.isprintable() else ascii(text)
 
@@ -116,6 +121,8 @@ def _plain(value: Any, where: str, depth: int) -> Any:
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, (list, tuple)):
         return [_plain(inner, where, depth + 1) for inner in value]
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise InputError(f"{where} holds a number of {value.bit_length():,} bits; write it as a string")
     if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise InputError(f"{where} holds {shown(value)}, which JSON has no value for")
