@@ -42,6 +42,45 @@ def test_exposures_against_direct_evaluation(tiny: Any, tokenizer: Any, texts: l
     assert found.maximum == math.log(len(references))
 
 
+def test_of_a_prompt_and_completion_only_the_completion_counts(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
+    """A completion of m tokens against the first m scored tokens of every reference, each given its own prompt."""
+    model = tiny()
+    rows = [
+        {"prompt": row["text"][:n], "completion": row["text"][n : n + 9]} for n, row in zip((5, 30, 12), texts, strict=False)
+    ]
+    others = [{"prompt": row["text"][:n], "completion": row["text"][n : n + 40]} for n, row in enumerate(texts[20:30], 5)]
+    samples, references = encode(rows, tokenizer, 256).examples, encode([*others, *texts[30:]], tokenizer, 256).examples
+    whole = evaluate(model, make_batches(samples, 2))
+    for losses, sample, loss in zip(prefix_losses(model, samples), samples, whole, strict=True):
+        prompt = sample.labels.count(-100)
+        assert losses[len(sample.input_ids) - 2].item() == pytest.approx(loss.item())
+        assert torch.isnan(losses[: prompt - 1]).all()
+        assert torch.isfinite(losses[prompt - 1 : len(sample.input_ids) - 1]).all()
+    found = exposures(model, samples, references)
+    for sample, nats in zip(samples, found.nats_n, strict=True):
+        m = sum(label != -100 for label in sample.labels) - 1  # without the end-of-text token
+        own = evaluate(model, make_batches([Example(sample.input_ids[:-1], sample.labels[:-1])], 1))
+        cut = []
+        for r in references:
+            end = [i for i, label in enumerate(r.labels) if i and label != -100][m - 1] + 1
+            cut.append(Example(r.input_ids[:end], r.labels[:end]))
+        rank = 1 + sum(loss <= own for loss in evaluate(model, make_batches(cut, 1)))
+        assert nats.item() == pytest.approx(math.log(len(references) / rank))
+
+
+def test_one_token_says_nothing(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
+    """Of a text of one token nothing is scored: it ties with every reference. A completion of one token is a measurement."""
+    model, references = tiny(), encode(texts[25:], tokenizer, 256).examples
+    end = tokenizer.eos_token_id
+    one, two = Example((5, end), (5, end)), Example((5, 6, end), (5, 6, end))
+    answer = Example((7, 5, 6, end), (-100, -100, 6, end))
+    nothing = pytest.approx(math.log(len(references) / (len(references) + 1)))
+    assert exposures(model, [one], references).nats_n.tolist() == [nothing]
+    together = exposures(model, [one, two, answer], references)
+    assert together.nats_n[0].item() == nothing
+    assert together.nats_n[1:].tolist() == [exposures(model, [sample], references).nats_n.item() for sample in (two, answer)]
+
+
 def test_too_short_references_are_refused(tiny: Any, tokenizer: Any) -> None:
     long, short = (encode([{"text": text}], tokenizer, 256).examples for text in ("a map of Tarn and Keld", "a"))
     with pytest.raises(InputError, match="use longer references"):

@@ -1,5 +1,6 @@
 """Extraction by sampling: the measures by hand, the draws against greedy decoding, and a text that a model knows by heart."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -91,3 +92,33 @@ def test_a_text_that_ends_with_its_prefix_is_refused(nano: Any) -> None:
     model, _ = nano
     with pytest.raises(InputError, match="text 1 has 3 tokens"):
         continuations(model, [example(*range(12)), example(1, 2, 3)])
+
+
+def test_only_what_ends_a_text_is_taken_from_a_model(nano: Any) -> None:
+    """Several end tokens (the generation settings of chat models), several sequences, beams: the draws are the same."""
+    model, tokenizer = nano
+    examples = encode([{"text": "The brinwort flowers in deep winter, and so does the heath."}], tokenizer, 64).examples
+    expected = continuations(model, examples, Draws(prefix=5, number=3), seed=1)
+    own = model.generation_config
+    model.generation_config = copy.deepcopy(own)
+    model.generation_config.update(num_return_sequences=3, repetition_penalty=9.0, top_k=1, num_beams=3, eos_token_id=[1])
+    changed = model.generation_config
+    assert continuations(model, examples, Draws(prefix=5, number=3), seed=1) == expected
+    assert model.generation_config is changed
+    # a token that was drawn early ends a draw now, in either configuration
+    stop = expected[0][0][3]
+    for where in (model.generation_config, model.config):
+        where.eos_token_id = [1, stop]
+        drawn = continuations(model, examples, Draws(prefix=5, number=3), seed=1)
+        assert drawn[0][0] == expected[0][0][: expected[0][0].index(stop) + 1]
+        where.eos_token_id = 1
+    for where in (model.generation_config, model.config):
+        where.eos_token_id = None
+    assert {len(row) for row in continuations(model, examples, Draws(prefix=5, number=3))[0]} == {
+        len(examples[0].input_ids) - 5
+    }
+
+
+def test_draws_out_of_range_are_refused(nano: Any) -> None:
+    with pytest.raises(InputError, match="must be at least 1"):
+        continuations(nano[0], [example(*range(12))], Draws(prefix=0))

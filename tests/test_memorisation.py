@@ -18,19 +18,32 @@ from unlearn_lib.metrics.memorisation import (
 )
 
 
-class Counting:
+class Counting(torch.nn.Module):
     """After token t it predicts t + 1; nothing else."""
 
     device = torch.device("cpu")
 
-    def __call__(self, input_ids: torch.Tensor, **_: Any) -> Any:
-        return SimpleNamespace(logits=torch.nn.functional.one_hot((input_ids + 1) % 50, 50).float())
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
+        return SimpleNamespace(logits=self.scores(input_ids))
 
-    def generate(self, prompts: torch.Tensor, max_new_tokens: int, **_: Any) -> torch.Tensor:
-        rows = [prompts]
-        for _ in range(max_new_tokens):
-            rows.append(rows[-1][:, -1:] + 1)
-        return torch.cat(rows, dim=1)
+    def scores(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot((ids + 1) % 50, 50).float()
+
+    def generate(self, ids: torch.Tensor, generation_config: Any, logits_processor: Any, **_: Any) -> torch.Tensor:
+        for _ in range(generation_config.max_new_tokens):
+            ids = torch.cat([ids, logits_processor(ids, self.scores(ids[:, -1])).argmax(-1, keepdim=True)], dim=1)
+        return ids
+
+
+class Saying(Counting):
+    """It predicts the same token always."""
+
+    def __init__(self, token: int) -> None:
+        super().__init__()
+        self.token = token
+
+    def scores(self, ids: torch.Tensor) -> torch.Tensor:
+        return super().scores(torch.full_like(ids, self.token - 1))
 
 
 def text(*ids: int, scored_from: int = 0) -> Example:
@@ -81,6 +94,65 @@ def test_likelihood_of_a_real_model_does_not_depend_on_padding(tiny: Any, tokeni
         examples = encode(texts[:2], tokenizer, 24).examples
         whole = extraction_likelihood(model, examples, n=1, batch_size=64)
         assert extraction_likelihood(model, examples, n=1, batch_size=1) == pytest.approx(whole)
+
+
+def test_n_grams_count_as_often_as_they_are_written() -> None:
+    """The share of what is written that is in the text: 7 7 7 7, 7 7 7 and 7 7 are, the last 7 is not. Sets give half of it."""
+    assert extraction_likelihood(Saying(7), [text(1, 7, 7, 7, 9)], n=1) == pytest.approx((1 + 1 + 1 + 0) / 4)
+    # pairs: four, three and two times (7, 7), which is in 7 7 7 7 8, 7 7 7 8 and 7 7 8, but not in 7 8
+    assert extraction_likelihood(Saying(7), [text(1, 7, 7, 7, 7, 8)], n=2) == pytest.approx((1 + 1 + 1 + 0) / 4)
+    assert extraction_likelihood(Saying(7), [text(1, 5, 6, 5, 6)], n=1) == 0.0
+
+
+def test_a_prompt_is_not_extracted() -> None:
+    """Prefixes begin with the whole prompt: 9 9 9 is given, then 10 11 comes."""
+    assert extraction_likelihood(Counting(), [text(9, 9, 9, 10, 11, scored_from=3)], n=1) == 1.0
+    assert extraction_likelihood(Counting(), [text(9, 9, 9, 12, 10, scored_from=3)], n=1) == pytest.approx((1 / 2 + 0) / 2)
+    with pytest.raises(InputError, match="EL_3 needs"):
+        extraction_likelihood(Counting(), [text(9, 9, 9, 10, 11, scored_from=3)], n=3)
+
+
+def test_batches_of_prefixes_do_not_matter() -> None:
+    examples = [text(1, 2, 3, 7, 8, 9, 1, 2, 3, 4), text(4, 5, 9, 10, 4, 5)]
+    values = {extraction_likelihood(Counting(), examples, n=2, batch_size=size) for size in (1, 2, 3, 64)}
+    assert len(values) == 1
+
+
+def test_likelihood_of_a_model_does_not_depend_on_its_generation_settings(tiny: Any, tokenizer: Any) -> None:
+    """Greedy decoding by hand, whatever the model's own settings are, which are left as they were; in a peft model, too."""
+    from peft import LoraConfig, get_peft_model
+
+    from unlearn_lib.data.batches import encode
+
+    model, n = tiny("opt"), 2
+    (example,) = encode([{"text": "An elephant is a large animal."}], tokenizer, 12).examples
+    ids, shares = example.input_ids, []
+    for t in range(1, len(ids) - n + 1):
+        written = list(ids[:t])
+        while len(written) < len(ids):
+            written.append(int(model(torch.tensor([written])).logits[0, -1].argmax()))
+        pairs = set(zip(ids[t:], ids[t + 1 :], strict=False))
+        mine = list(zip(written[t:], written[t + 1 :], strict=False))
+        shares.append(sum(pair in pairs for pair in mine) / len(mine))
+    expected = pytest.approx(sum(shares) / len(shares))
+    assert extraction_likelihood(model, [example], n=n) == expected
+    often = max(set(written), key=written.count)
+    model.generation_config.update(
+        num_return_sequences=3, num_beams=3, do_sample=True, temperature=9.0, repetition_penalty=5.0, no_repeat_ngram_size=1,
+        bad_words_ids=[[often]], eos_token_id=[often, 1], forced_eos_token_id=1, min_new_tokens=3, max_new_tokens=4,
+        return_dict_in_generate=True, suppress_tokens=[often],
+    )  # fmt: skip
+    own = model.generation_config
+    assert extraction_likelihood(model, [example], n=n) == expected
+    assert extraction_likelihood(get_peft_model(model, LoraConfig(target_modules=["fc1"])), [example], n=n) == expected
+    assert model.generation_config is own
+
+
+def test_likelihood_of_a_text_that_fills_the_context(tiny: Any) -> None:
+    for family in ("opt", "neo"):
+        model = tiny(family, dtype=torch.float32)
+        ids = tuple(2 + i % 50 for i in range(model.config.max_position_embeddings))
+        assert 0 <= extraction_likelihood(model, [Example(ids, ids)], n=len(ids) - 4) <= 1
 
 
 def test_loss_attack() -> None:

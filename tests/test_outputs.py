@@ -185,7 +185,10 @@ def test_a_name_that_fails_only_when_renamed_is_said_before_the_work(tmp_path: P
 
 
 def test_a_finished_folder_is_kept_where_its_place_was_taken_meanwhile(tmp_path: Path) -> None:
-    with pytest.raises(KeptError, match=r"nothing is lost: it is complete in .*out-kept-") as caught, new_folder(tmp_path / "out") as folder:  # noqa: PT012
+    with (
+        pytest.raises(KeptError, match=r"nothing is lost: it is complete in .*out-kept-") as caught,
+        new_folder(tmp_path / "out") as folder,
+    ):  # noqa: PT012
         (folder / "model").write_text("precious", encoding="utf-8")
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "theirs").write_text("x", encoding="utf-8")

@@ -48,7 +48,9 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
             f"the adapter in {folder} is for {base}, which is an adapter itself; merge that one into its base first (merge_and_unload)"
         )
     if settings.get("task_type") not in (None, "CAUSAL_LM"):
-        raise InputError(f"the adapter in {folder} is not for a causal language model, but for the task {settings['task_type']}")
+        raise InputError(
+            f"the adapter in {folder} is not for a causal language model, but for the task {settings['task_type']}"
+        )
     for key in RUNS_CODE:
         if settings.get(key):
             raise InputError(f"the adapter in {folder} has {key} set, which runs code or reads a pickle; this is never done")
@@ -107,7 +109,12 @@ def _saved_rows(base: Any, stored: Mapping[str, Stored]) -> dict[str, int]:
     for module in (base.get_input_embeddings(), base.get_output_embeddings()):
         for name in (name for name, own in base.named_modules() if own is module and module is not None):
             for key, tensor in stored.items():
-                if f".{name}." in key and key.endswith(".weight") and len(tensor.shape) == 2 and tensor.shape[1] == module.weight.shape[1]:
+                if (
+                    f".{name}." in key
+                    and key.endswith(".weight")
+                    and len(tensor.shape) == 2
+                    and tensor.shape[1] == module.weight.shape[1]
+                ):
                     found[name] = tensor.shape[0]
     return found
 
@@ -122,7 +129,9 @@ def own_tokenizer(folder: Path, of_base: Any, load: Callable[[str], Any]) -> Any
     return of_base
 
 
-def load_adapter(folder: Path, load_base: Callable[[str], tuple[Any, Any]], base: str, load: Callable[[str], Any]) -> tuple[Any, Any]:
+def load_adapter(
+    folder: Path, load_base: Callable[[str], tuple[Any, Any]], base: str, load: Callable[[str], Any]
+) -> tuple[Any, Any]:
     """`(model, tokenizer)` of an adapter's folder.
 
     Args:
@@ -137,5 +146,7 @@ def load_adapter(folder: Path, load_base: Callable[[str], tuple[Any, Any]], base
     try:
         model, tokenizer = load_base(base)
     except (InputError, HubUnavailableError) as error:
-        raise type(error)(f"the adapter in {folder} is for the model {base}, which cannot be loaded: {error.args[0]}") from error
+        raise type(error)(
+            f"the adapter in {folder} is for the model {base}, which cannot be loaded: {error.args[0]}"
+        ) from error
     return put_on(model, folder), own_tokenizer(folder, tokenizer, load)

@@ -15,7 +15,16 @@ from unlearn_lib.errors import HubUnavailableError, InputError, unknown
 from unlearn_lib.files import as_os_error, by_umask, in_utf8, shown
 from unlearn_lib.hub import hub_reachable, in_cache, weights_folder, weights_revision
 from unlearn_lib.suited import check_causal, check_config, check_generation, check_tokenizer, read_generation, refused
-from unlearn_lib.weights import FORMATS, check_complete, check_fetched, check_size, main_format, plain_name, stored_tensors, unwrapped
+from unlearn_lib.weights import (
+    FORMATS,
+    check_complete,
+    check_fetched,
+    check_size,
+    main_format,
+    plain_name,
+    stored_tensors,
+    unwrapped,
+)
 
 RECIPES = {"nano": nano.RECIPE, "gpu": gpu.RECIPE}
 """The sets of models that this repository trains, by the first part of their names."""

@@ -18,7 +18,8 @@ import torch
 
 from unlearn_lib.curvature import EmpiricalFisher, trainable
 from unlearn_lib.curvature.vector import Vector, scale, total
-from unlearn_lib.data.batches import Example, context_length, encode, make_batches
+from unlearn_lib.data.batches import Example, encode, make_batches, sequence_length
+from unlearn_lib.data.given import rows_of
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.training import Progress
 
@@ -109,7 +110,7 @@ def train_private(
     Args:
         model: A causal language model; eager attention, as for all per-sequence gradients.
         tokenizer: Its tokenizer.
-        rows: The texts, in the formats of `encode`.
+        rows: The texts, as `rows_of` takes them.
         config: Noise, clipping, steps.
         seed: Of sampling and noise. (A seeded generator is reproducible, not cryptographic.)
         max_length: Longer texts are cut to this many tokens; default: the model's context.
@@ -124,7 +125,7 @@ def train_private(
     """
     if config.noise_multiplier < 0 or not config.clip_norm > 0 or not 0 < config.delta < 1:
         raise InputError(f"noise_multiplier >= 0, clip_norm > 0 and 0 < delta < 1 are needed, got {config}")
-    examples = encode(rows, tokenizer, max_length or context_length(model, tokenizer)).examples
+    examples = encode(rows_of(rows, "training"), tokenizer, sequence_length(model, tokenizer, max_length)).examples
     if not examples:
         raise InputError("there is nothing to train on: the training set is empty")
     n, params = len(examples), trainable(model)

@@ -18,7 +18,9 @@ from unlearn_lib.errors import HubUnavailableError, InputError, first_line
 
 MOST_LAYERS = 10_000
 LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
-OTHER_HEADS = re.compile(r"For(Sequence|Token|Image)Classification$|ForQuestionAnswering$|ForMultipleChoice$|RewardModel$|DoubleHeads")
+OTHER_HEADS = re.compile(
+    r"For(Sequence|Token|Image)Classification$|ForQuestionAnswering$|ForMultipleChoice$|RewardModel$|DoubleHeads"
+)
 TOKENS = 6
 
 
@@ -35,7 +37,9 @@ def check_config(raw: Any, name: str) -> None:
 
     kind = raw.get("model_type") if isinstance(raw, Mapping) else None
     if not isinstance(kind, str):
-        raise InputError(f"the configuration of {name} cannot be read: it states no model_type; give a saved transformers model")
+        raise InputError(
+            f"the configuration of {name} cannot be read: it states no model_type; give a saved transformers model"
+        )
     if kind not in CONFIG_MAPPING_NAMES:
         own = " The code that comes with it (auto_map) is never run." if "auto_map" in raw else ""
         raise InputError(
@@ -129,7 +133,10 @@ def check_generation(settings: Any) -> None:
     Raises:
         InputError: With transformers' reason.
     """
-    with refused("generation_config.json cannot be used", "; correct it, or remove it if you do not need it"), TemporaryDirectory() as folder:
+    with (
+        refused("generation_config.json cannot be used", "; correct it, or remove it if you do not need it"),
+        TemporaryDirectory() as folder,
+    ):
         settings.save_pretrained(folder)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from unlearn_lib.checkpoints import Checkpoint
-from unlearn_lib.data.batches import Example, collate, context_length, encode
+from unlearn_lib.data.batches import Example, collate, encode, sequence_length
+from unlearn_lib.data.given import rows_of
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import sequence_losses, without_autocast
 
@@ -43,8 +44,8 @@ def train(
     max_length: int | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Fine-tune `model` in place on the rows of a data set (`{"text"}` or `{"prompt", "completion"}`); see `fit`."""
-    examples = encode(rows, tokenizer, max_length or context_length(model, tokenizer)).examples
+    """Fine-tune `model` in place on the rows of a data set (`{"text"}` or `{"prompt", "completion"}`); see `rows_of` and `fit`."""
+    examples = encode(rows_of(rows, "training"), tokenizer, sequence_length(model, tokenizer, max_length)).examples
     return fit(model, examples, config or TrainingConfig(), seed=seed, progress=progress)
 
 

@@ -12,7 +12,8 @@ import torch
 
 from unlearn_lib.cost import Cost, Watch
 from unlearn_lib.curvature import Solution, trainable
-from unlearn_lib.data.batches import Encoded, Example, context_length, encode, make_batches, of_full_length
+from unlearn_lib.data.batches import Encoded, Example, encode, make_batches, of_full_length, sequence_length
+from unlearn_lib.data.given import rows_of
 from unlearn_lib.data.overlap import near_duplicates, without
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import evaluate, without_autocast
@@ -75,7 +76,8 @@ def unlearn(
         model: A transformers causal language model, or a peft adapter on one (then only the adapter changes); it is left unchanged.
             One in bfloat16 is worked on in float32, and the result is in bfloat16 again.
         tokenizer: Its tokenizer.
-        forget: D-, a `datasets.Dataset` or a sequence of dicts with the column `text` (or `prompt` and `completion`, or `messages`).
+        forget: D-, a `datasets.Dataset` or a list of dicts with the column `text` (or `prompt` and `completion`, or `messages`); or
+            whatever else `rows_of` takes: a list of strings, a DataFrame, the path of a file, ...
         retain: D+, likewise; needed by most methods. Its exact duplicates of forget texts are dropped. With a `retain_limit` a quarter
             of it is held aside to measure the limit on.
         holdout: Texts of the same kind that were never trained on, needed by `step="calibrate"` (the default of
@@ -170,7 +172,7 @@ def prepare(
     chosen = choose(method, options or {}, [name for name, value in given.items() if value is not None])
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    length = max_length or context_length(model, tokenizer)
+    length = sequence_length(model, tokenizer, max_length)
     sets = {"forget": _encoded("forget", forget, tokenizer, length)}
     for name, rows in (("retain", retain), ("holdout", holdout)):
         sets[name] = _encoded(name, rows, tokenizer, length) if rows is not None else Encoded((), 0)
@@ -198,7 +200,8 @@ def prepare(
 
 
 def _encoded(name: str, rows: Any, tokenizer: Any, length: int) -> Encoded:
-    if rows is None or len(rows) == 0:
+    rows = rows_of(rows, name)
+    if not rows:
         raise InputError(f"the {name} set is empty; give at least one text")
     return of_full_length(rows, length) if tokenizer is None else encode(rows, tokenizer, length)
 

@@ -66,7 +66,9 @@ def stored_tensors(folder: Path, file: str = WEIGHTS) -> dict[str, Stored]:
         except SafetensorError as error:
             raise InputError(f"{path.name} is damaged or cut short ({error}); copy or download the file again") from error
     packed = [
-        name for name, tensor in tensors.items() if len(tensor.shape) == 2 and tensor.format[:2] in ("F8", "F4", "F6", "I8", "U8", "I4")
+        name
+        for name, tensor in tensors.items()
+        if len(tensor.shape) == 2 and tensor.format[:2] in ("F8", "F4", "F6", "I8", "U8", "I4")
     ]
     if packed:
         raise InputError(
@@ -85,7 +87,9 @@ def check_fetched(folder: Path) -> None:
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         with path.open("rb") as file:
             if file.read(len(LFS)) == LFS:
-                raise InputError(f"{path} is only a pointer of git-LFS; fetch the file itself with `git lfs pull` in its folder")
+                raise InputError(
+                    f"{path} is only a pointer of git-LFS; fetch the file itself with `git lfs pull` in its folder"
+                )
 
 
 def _files(folder: Path, file: str) -> list[Path]:
@@ -164,7 +168,7 @@ def check_complete(model: Any, info: Mapping[str, Any], stored: Mapping[str, Sto
     for name, found, wanted in sorted(info["mismatched_keys"]):
         if found[1:] == wanted[1:] and model.get_parameter(name).shape == model.get_input_embeddings().weight.shape:
             raise InputError(
-                f"the configuration says a vocabulary of {wanted[0]}, and the stored {name} has {found[0]} rows; put \"vocab_size\": "
+                f'the configuration says a vocabulary of {wanted[0]}, and the stored {name} has {found[0]} rows; put "vocab_size": '
                 f"{found[0]} into config.json, or give the weights that belong to it"
             )
         raise InputError(
@@ -197,7 +201,10 @@ def _reason(missing: list[str], unexpected: list[str]) -> str:
     prefixes = {name[: -len(missing[0])] for name in unexpected if missing and name.endswith(f".{missing[0]}")}
     if any(all(name.startswith(prefix) for name in unexpected) for prefix in prefixes):
         return f"every name begins with '{min(prefixes, key=len)}', as a wrapper writes it: save the model inside with its save_pretrained"
-    if any(re.match(r"(score|classifier|classification_head|qa_outputs|v_head|multiple_choice_head)\.", name) for name in unexpected):
+    if any(
+        re.match(r"(score|classifier|classification_head|qa_outputs|v_head|multiple_choice_head)\.", name)
+        for name in unexpected
+    ):
         return "the files hold a model with another head (a classifier, reward or value model): give the language model itself"
     return "the files are of another model or not all of it: save it again with model.save_pretrained"
 
@@ -207,4 +214,8 @@ def main_format(stored: Mapping[str, Stored]) -> torch.dtype:
     counts: dict[str, int] = {}
     for tensor in stored.values():
         counts[tensor.format] = counts.get(tensor.format, 0) + tensor.numel
-    return max(((counts.get(name, 0), dtype) for name, dtype in FORMATS.items()), key=lambda pair: pair[0])[1] if counts else torch.float32
+    return (
+        max(((counts.get(name, 0), dtype) for name, dtype in FORMATS.items()), key=lambda pair: pair[0])[1]
+        if counts
+        else torch.float32
+    )

@@ -174,7 +174,9 @@ def _added_matmul(args: Any, kwargs: Any, results: list[Tensor], rows: list[Tens
 
 
 def _given(args: Any, kwargs: Any, *names: tuple[str, ...]) -> list[Any]:
-    return [args[i] if i < len(args) else next((kwargs[n] for n in options if n in kwargs), None) for i, options in enumerate(names)]
+    return [
+        args[i] if i < len(args) else next((kwargs[n] for n in options if n in kwargs), None) for i, options in enumerate(names)
+    ]
 
 
 def _einsum(args: Any, kwargs: Any, results: list[Tensor], rows: list[Tensor]) -> bool:

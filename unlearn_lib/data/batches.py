@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from unlearn_lib.data.files import row_sha256
+from unlearn_lib.data.given import rows_of
+from unlearn_lib.data.rows import row_sha256
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, Batch
 
@@ -48,12 +49,27 @@ def context_length(model: Any, tokenizer: Any | None) -> int:
     return length
 
 
+def sequence_length(model: Any, tokenizer: Any | None, max_length: int | None = None) -> int:
+    """`max_length`, checked against what the model takes; where it is None, `context_length`.
+
+    Raises:
+        InputError: No whole number, below 2 (the first token of a text is never scored), or more tokens than the model has positions.
+    """
+    if max_length is None:
+        return context_length(model, tokenizer)
+    most: int = getattr(model.config, "max_position_embeddings", None) or UNLIMITED
+    if isinstance(max_length, bool) or not isinstance(max_length, int) or not 2 <= max_length <= most:
+        upper = "" if most == UNLIMITED else f" and at most {most}, the positions of this model"
+        raise InputError(f"max_length is a number of tokens, at least 2{upper}; got {max_length!r}")
+    return max_length
+
+
 def encode(rows: Sequence[dict[str, Any]] | Any, tokenizer: Any, max_length: int) -> Encoded:
     """Encode the rows of a data set in TRL's formats: `{"text"}`, `{"prompt", "completion"}` of which the completion is
     scored, or `{"messages"}`, through the tokenizer's chat template.
 
     Args:
-        rows: A `datasets.Dataset`, or any sequence of dicts, with those columns.
+        rows: A `datasets.Dataset`, or any sequence of dicts, with those columns; see `rows_of`.
         tokenizer: A transformers tokenizer; its EOS token ends every text.
         max_length: Longer texts are cut to this many tokens (without their EOS then) and counted.
 
@@ -63,7 +79,7 @@ def encode(rows: Sequence[dict[str, Any]] | Any, tokenizer: Any, max_length: int
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-text token, and every text must end with one; set tokenizer.eos_token")
     examples, cut = [], 0
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows_of(rows, blank=True)):
         prompt, text = _columns(row, number, tokenizer)
         given = tokenizer(prompt, verbose=False)["input_ids"] if prompt else []
         scored = [*tokenizer(text, verbose=False, add_special_tokens=not prompt)["input_ids"], tokenizer.eos_token_id]

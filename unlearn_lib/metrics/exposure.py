@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import token_logits, token_nll
+from unlearn_lib.losses import IGNORED, token_logits, token_nll
 
 BITS_PER_NAT = 1 / math.log(2)
 
@@ -27,7 +27,8 @@ def exposure(losses_n: Tensor, reference_nR: Tensor) -> Tensor:
 
     Args:
         losses_n: `[n]`, the samples' losses.
-        reference_nR: `[n, R]`, for every sample the losses of R references of its length.
+        reference_nR: `[n, R]`, for every sample the losses of R references of its length. Losses are mean NLLs, the logarithms of
+            perplexities, so the ranks are those of the perplexities.
     """
     rank_n = 1 + (reference_nR <= losses_n.unsqueeze(1)).sum(1)
     return math.log(reference_nR.shape[1]) - rank_n.to(torch.float64).log()
@@ -35,7 +36,8 @@ def exposure(losses_n: Tensor, reference_nR: Tensor) -> Tensor:
 
 @torch.no_grad()
 def prefix_losses(model: Any, examples: Sequence[Example], batch_size: int = 32) -> Tensor:
-    """`[n, T - 1]`: at column k the mean NLL of each sequence's first k + 2 tokens. Shorter sequences are NaN past their end.
+    """`[n, T - 1]`: at column k the mean NLL of the scored tokens among each sequence's first k + 2 tokens. NaN where none of them
+    is scored, and past a sequence's end.
 
     Scored once, a long text so serves as a reference for every shorter length. Cost: one forward pass.
     """
@@ -45,9 +47,8 @@ def prefix_losses(model: Any, examples: Sequence[Example], batch_size: int = 32)
     for batch in make_batches(examples, batch_size, model.device):
         own = batch["labels"].shape[1]  # rows of the text's own tokens: its first token is never counted
         nll_BS, scored_BS = token_nll(token_logits(model, batch)[:, -own:], batch["labels"])
-        count_S = torch.arange(1, nll_BS.shape[1] + 1, dtype=torch.float64)
-        mean_BS = nll_BS.double().cpu().cumsum(-1) / count_S
-        mean_BS[~scored_BS.cpu()] = math.nan
+        mean_BS = nll_BS.double().cpu().cumsum(-1) / scored_BS.double().cpu().cumsum(-1)
+        mean_BS[batch["attention_mask"][:, 1:].cpu() == 0] = math.nan
         result[start : start + len(mean_BS), : mean_BS.shape[1]] = mean_BS
         start += len(mean_BS)
     return result
@@ -66,26 +67,45 @@ class Exposures:
 
 
 def exposures(model: Any, samples: Sequence[Example], references: Sequence[Example]) -> Exposures:
-    """The exposure of every sample against the prefixes of the references that have its length.
+    """The exposure of every sample against the beginnings of the references that have as many scored tokens.
 
-    The end-of-text token, which no prefix has, is left out of a sample's loss.
+    The end-of-text token, which no beginning has, is left out of a sample's loss. Prompts are given and not scored, of samples
+    and references alike. A sample that has nothing else to score (one token) ties with every reference: log R - log (R + 1).
 
     Raises:
-        InputError: No samples, no references, or a reference shorter than the longest sample.
+        InputError: No samples, no references, or a reference that scores fewer tokens than a sample.
 
     Cost: one forward pass over samples and references.
     """
     if not samples or not references:
         raise InputError("exposure needs at least one sample and one reference text")
-    length_n = torch.tensor([len(sample.input_ids) - 1 for sample in samples])
-    shortest = min(len(reference.input_ids) for reference in references)
-    if shortest < int(length_n.max()):
+    own, others = [_scored(sample) for sample in samples], [_scored(reference) for reference in references]
+    last = [len(sample.input_ids) - 1 for sample in samples]
+    own = [positions[:-1] if positions[-1:] == [end] else positions for positions, end in zip(own, last, strict=True)]
+    length_n = torch.tensor([len(positions) for positions in own])
+    longest, shortest = int(length_n.max()), min(map(len, others))
+    if shortest < longest:
         raise InputError(
-            f"the shortest reference text has {shortest} tokens, the longest sample {int(length_n.max())}; use longer references"
+            f"the shortest reference text has {shortest} tokens to score, the longest sample {longest}; use longer references"
         )
-    column_n = length_n - 2
-    own_n = prefix_losses(model, samples).gather(1, column_n.unsqueeze(1)).squeeze(1)
-    longest = int(length_n.max())
-    prefixes = [Example(reference.input_ids[:longest], reference.labels[:longest]) for reference in references]
-    reference_nR = prefix_losses(model, prefixes)[:, column_n].T
+    others = [positions[:longest] for positions in others]
+    ends = [positions[-1] + 1 if positions else 1 for positions in others]
+    cut = [Example(text.input_ids[:end], text.labels[:end]) for text, end in zip(references, ends, strict=True)]
+    own_n = _first_losses(model, samples, own).gather(1, length_n.unsqueeze(1)).squeeze(1)
+    reference_nR = _first_losses(model, cut, others)[:, length_n].T
     return Exposures(exposure(own_n, reference_nR), math.log(len(references)))
+
+
+def _scored(example: Example) -> list[int]:
+    """The positions of the tokens that are scored; the first of a text never is."""
+    return [i for i, label in enumerate(example.labels) if i and label != IGNORED]
+
+
+def _first_losses(model: Any, examples: Sequence[Example], scored: Sequence[Sequence[int]]) -> Tensor:
+    """`[n, most + 1]`: at column m the mean NLL of the first m of the scored positions; 0 for none, NaN where there are fewer."""
+    losses = prefix_losses(model, examples)
+    found = torch.full((len(examples), 1 + max(map(len, scored))), math.nan, dtype=torch.float64)
+    found[:, 0] = 0.0
+    for row, positions in enumerate(scored):
+        found[row, 1 : len(positions) + 1] = losses[row, torch.tensor(positions, dtype=torch.long) - 1]
+    return found

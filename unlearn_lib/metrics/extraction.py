@@ -21,6 +21,7 @@ from rapidfuzz.distance import LCSseq, Levenshtein
 
 from unlearn_lib.data.batches import Example
 from unlearn_lib.errors import InputError
+from unlearn_lib.metrics.generation import end_tokens, write_on
 
 Measure = Literal["run", "rouge", "edit"]
 
@@ -53,25 +54,28 @@ def continuations(
     """For every text, `draws.number` continuations of its first tokens, each as long as the rest or up to an end-of-text token.
 
     Args:
-        model: A causal language model in evaluation mode.
+        model: A causal language model in evaluation mode. Its configurations say what ends a text (one token or several), and
+            nothing else about the drawing.
         examples: Texts of more than `draws.prefix` tokens; their end-of-text token counts as part of the rest.
         draws: Prefix, number and width of the sampling.
         seed: Of the sampling; the global generators are left as they were.
         batch_size: Texts at a time.
 
     Raises:
-        InputError: A text that has nothing after the prefix.
+        InputError: A text that has nothing after the prefix; draws below 1.
 
     Cost: `number` generations of T - k tokens for a text of T tokens.
     """
     draws = draws or Draws()
+    if min(draws.prefix, draws.number, draws.top_k) < 1:
+        raise InputError(f"prefix, number and top_k of the draws must be at least 1, got {draws}")
     short = next((i for i, example in enumerate(examples) if len(example.input_ids) <= draws.prefix), None)
     if short is not None:
         raise InputError(
             f"text {short} has {len(examples[short].input_ids)} tokens, so nothing is left after a prefix of {draws.prefix}; "
             "leave it out or lower the prefix"
         )
-    end = model.config.eos_token_id
+    ends = end_tokens(model)
     found: list[list[tuple[int, ...]]] = []
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -79,21 +83,21 @@ def continuations(
         for first in range(0, len(examples), batch_size):
             group = examples[first : first + batch_size]
             prompts_Bk = torch.tensor([example.input_ids[: draws.prefix] for example in group], device=model.device)
-            drawn_BDT = model.generate(
+            drawn_BDT = write_on(
+                model,
                 prompts_Bk,
-                attention_mask=torch.ones_like(prompts_Bk),
                 do_sample=True,
                 top_k=draws.top_k,
                 top_p=1.0,
                 temperature=1.0,
                 num_return_sequences=draws.number,
                 max_new_tokens=max(len(example.input_ids) for example in group) - draws.prefix,
-                pad_token_id=end,
-                eos_token_id=end,
+                pad_token_id=ends[0] if ends else 0,
+                eos_token_id=list(ends) or None,
             )[:, draws.prefix :].unflatten(0, (len(group), draws.number))
             for example, drawn_DT in zip(group, drawn_BDT.tolist(), strict=True):
                 rest = len(example.input_ids) - draws.prefix
-                found.append([_ended(row[:rest], end) for row in drawn_DT])
+                found.append([_ended(row[:rest], ends) for row in drawn_DT])
     return found
 
 
@@ -117,5 +121,6 @@ def _run(row: Sequence[int], truth: Sequence[int]) -> int:
     return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(row), len(truth)))
 
 
-def _ended(row: Sequence[int], end: int) -> tuple[int, ...]:
-    return tuple(row[: row.index(end) + 1] if end in row else row)
+def _ended(row: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
+    length = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
+    return tuple(row[:length])

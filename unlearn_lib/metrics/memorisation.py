@@ -4,7 +4,8 @@ greedy extraction and extraction strength.
 For a text of T tokens, f greedy:
 
     MA     share of its T - 1 predictions that are the most likely token
-    EL_n   mean over t of |ngrams(f(x_<t)) & ngrams(x_>=t)| / |ngrams(x_>=t)|, t = 1 ... T - n, f(x_<t) of length T - t
+    EL_n   mean over the prefixes x_<t of 1 ... T - n tokens of the share of the n-grams of f(x_<t), which has the length of x_>=t,
+           that are among those of x_>=t. Each is counted as often as it was written, as in the paper and in its authors' code
     ES     1 - k / T for the shortest prefix of k tokens from which greedy decoding gives the rest exactly; 0 if there is none
 """
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, token_logits
+from unlearn_lib.metrics.generation import write_on
 
 
 @torch.no_grad()
@@ -73,42 +75,69 @@ def extracted(right: Sequence[Tensor], prefix: float = 0.5) -> Tensor:
 
 @torch.no_grad()
 def extraction_likelihood(model: Any, examples: Sequence[Example], n: int = 10, batch_size: int = 64) -> float:
-    """EL_n, the mean over the texts that have more than n tokens, between 0 and 1.
+    """EL_n, the mean over the texts that score more than n tokens, between 0 and 1.
+
+    Of a text with a prompt, the prefixes begin with the whole prompt: it is given, and not to be extracted.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        examples: The texts.
+        n: Length of the n-grams.
+        batch_size: Prefixes of a text at a time.
 
     Raises:
-        InputError: No text is longer than n tokens.
+        InputError: No text is longer than n tokens; n below 1.
 
     Cost: T - n greedy generations of up to T - 1 tokens for a text of T tokens.
     """
-    values = [_likelihood(model, example.input_ids, n, batch_size) for example in examples if len(example.input_ids) > n]
+    if n < 1:
+        raise InputError(f"EL_n counts runs of n tokens, n at least 1; got {n}")
+    values = [_likelihood(model, example, n, batch_size) for example in examples if _prefixes(example, n)]
     if not values:
         raise InputError(f"EL_{n} needs texts of more than {n} tokens; lower n")
     return sum(values) / len(values)
 
 
-def _likelihood(model: Any, ids: tuple[int, ...], n: int, batch_size: int) -> float:
-    T, shares = len(ids), []
-    starts = list(range(1, T - n + 1))
+def _prefixes(example: Example, n: int) -> range:
+    """The lengths of the prefixes: at least one token, all of a prompt, and n tokens are left."""
+    prompt = next((i for i, label in enumerate(example.labels) if label != IGNORED), len(example.labels))
+    return range(max(1, prompt), len(example.input_ids) - n + 1)
+
+
+def _likelihood(model: Any, example: Example, n: int, batch_size: int) -> float:
+    ids, starts, shares = example.input_ids, _prefixes(example, n), []
     for first in range(0, len(starts), batch_size):
         group = starts[first : first + batch_size]
-        longest = group[-1]
-        # padded on the left, as generation needs it; the mask says where
-        prompts = torch.tensor([[0] * (longest - t) + list(ids[:t]) for t in group], device=model.device)
-        mask = torch.tensor([[0] * (longest - t) + [1] * t for t in group], device=model.device)
-        tokens = model.generate(
-            prompts,
-            attention_mask=mask,
+        # All begin with the shortest prefix and are led along the text to the end of their own, so that nothing is padded and
+        # no row is longer than the text.
+        written_BT = write_on(
+            model,
+            torch.tensor([ids[: group[0]]] * len(group), device=model.device),
+            [_Given(ids, group)],
             do_sample=False,
-            num_beams=1,
-            max_new_tokens=T - group[0],
+            max_new_tokens=len(ids) - group[0],
             pad_token_id=0,
             eos_token_id=None,
         )
-        for t, row in zip(group, tokens[:, longest:].tolist(), strict=True):
-            truth = _ngrams(ids[t:], n)
-            shares.append(len(_ngrams(tuple(row[: T - t]), n) & truth) / len(truth))
+        for t, row in zip(group, written_BT.tolist(), strict=True):
+            truth = set(_ngrams(ids[t:], n))
+            wrote = _ngrams(tuple(row[t:]), n)
+            shares.append(sum(gram in truth for gram in wrote) / len(wrote))
     return sum(shares) / len(shares)
 
 
-def _ngrams(ids: tuple[int, ...], n: int) -> set[tuple[int, ...]]:
-    return {ids[i : i + n] for i in range(len(ids) - n + 1)}
+class _Given:
+    """Of generation: the next token of row b is the text's own, up to `starts[b]` tokens."""
+
+    def __init__(self, ids: Sequence[int], starts: Sequence[int]) -> None:
+        self.ids, self.starts = ids, torch.tensor(starts)
+
+    def __call__(self, written_BT: Tensor, scores_BV: Tensor) -> Tensor:
+        length = written_BT.shape[1]
+        own_BV = torch.full_like(scores_BV, -torch.inf)
+        own_BV[:, self.ids[min(length, len(self.ids) - 1)]] = 0.0
+        return torch.where((self.starts.to(scores_BV.device) > length).unsqueeze(1), own_BV, scores_BV)
+
+
+def _ngrams(ids: tuple[int, ...], n: int) -> list[tuple[int, ...]]:
+    return [ids[i : i + n] for i in range(len(ids) - n + 1)]
