@@ -27,7 +27,7 @@ def read_rows(path: str | Path) -> list[Row]:
     kinds = {".jsonl": _jsonl, ".json": _jsonl, ".csv": _csv, ".parquet": _parquet}
     if file.suffix.lower() not in kinds:
         raise InputError(f"{path}: the name must end in .jsonl, .csv or .parquet, by which its format is known")
-    rows = [_checked(row, f"{path}:{line}") for line, row in kinds[file.suffix.lower()](file)]
+    rows = [checked_row(row, f"{path}:{line}") for line, row in kinds[file.suffix.lower()](file)]
     if not rows:
         raise InputError(f"{path}: the file has no rows; give at least one text")
     return rows
@@ -49,7 +49,7 @@ def row_sha256(row: Row) -> str:
 
 
 def _jsonl(file: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    for number, line in enumerate(_text(file).split("\n"), 1):
         if line.strip():
             try:
                 yield number, json.loads(line)
@@ -83,7 +83,7 @@ def _text(file: Path) -> str:
 _EXAMPLE = '{"text": "..."}'
 
 
-def _checked(row: Any, where: str) -> Row:
+def checked_row(row: Any, where: str) -> Row:
     if not isinstance(row, dict):
         raise InputError(f"{where}: each row must be an object with named columns, such as {_EXAMPLE}")
     for columns in (("text",), ("prompt", "completion")):
