@@ -2,17 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 import torch
+from killing import CHANGES, Killer
 
 from unlearn_lib import service as service_module
 from unlearn_lib.errors import InputError
@@ -258,80 +259,49 @@ def test_an_interrupted_cycle_can_be_done_again(folder: Path, texts: Texts, monk
     assert not list(folder.glob(".writing-*"))
 
 
-CHANGES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
-
-
-def in_child(folder: Path, rows: Texts, kill_at: int | None, kinds: tuple[str, ...]) -> Iterator[str]:
-    """What a request does to the folder, one audit event after the other, in a process that is killed just before event `kill_at`."""
-    reading, writing = os.pipe()
-    if child := os.fork():
-        os.close(writing)
-        with os.fdopen(reading) as pipe:
-            yield from pipe.read().splitlines()
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status) if kill_at is not None else status == 0
-        return
-    count = 0
-
-    def watch(event: str, args: tuple[Any, ...]) -> None:
-        nonlocal count
-        writes = event != "open" or (isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR))
-        if (
-            event in kinds and writes and str(folder) in os.fspath(args[0])
-            if args and isinstance(args[0], (str, Path))
-            else False
-        ):
-            if count == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            count += 1
-            os.write(writing, f"{event} {args[0]}\n".encode())
-
-    try:
-        service = RemovalService(folder, device="cpu")
-        sys.addaudithook(watch)
-        service.request(rows)
-        os._exit(0)
-    finally:
-        os._exit(1)
+REQUEST = """
+from unlearn_lib.service import RemovalService
+RemovalService(folder, device="cpu").request(rows)
+"""
 
 
 def killed_everywhere(make: Any, texts: Texts, tmp_path: Path, kinds: tuple[str, ...]) -> int:
     """Kill a request of three texts before each of its changes; every time nothing is lost or left."""
-    holdout = [{"text": f"unseen text number {i}"} for i in range(4)]
-    original = make(texts[:8], holdout=[*holdout, texts[0]])
+    unseen = [{"text": f"unseen text number {i}"} for i in range(4)]
+    original = make(texts[:8], holdout=[*unseen, texts[0]])
     copies = tmp_path / "copies"
-    events = list(in_child(copy_of(original, copies / "whole"), texts[:3], None, kinds))
-    assert any("rmtree" in event for event in events)
-    assert any("rename" in event for event in events)
-    for number in range(len(events)):
-        folder = copy_of(original, copies / str(number))
-        assert len(list(in_child(folder, texts[:3], number, kinds))) == number
-        again = RemovalService(folder, device="cpu")
-        where = f"killed before {events[number]}"
-        assert (again.cycle, again.waiting) in ((0, 0), (0, 3), (1, 0)), where
-        if again.cycle == 1:  # opening it was enough
+    with Killer() as killer:
+        whole = killer.run(REQUEST, copy_of(original, copies / "whole"), kinds=kinds, rows=texts[:3])
+        assert whole.signal == 0
+        for number, change in enumerate(whole.changes):
+            folder, where = copy_of(original, copies / str(number)), f"killed before {change}"
+            killed = killer.run(REQUEST, folder, kill_at=number, kinds=kinds, rows=texts[:3])
+            assert (killed.signal, len(killed.changes)) == (signal.SIGKILL, number)
+            again = RemovalService(folder, device="cpu")
+            assert (again.cycle, again.waiting) in ((0, 0), (0, 3), (1, 0)), where
+            if again.cycle == 1:  # opening it was enough
+                assert [holders(folder, row["text"]) for row in texts[:3]] == [[]] * 3, where
+            again.request(texts[:3])
+            assert (again.cycle, again.waiting) == (1, 0), where
+            assert retained(folder) == [row["text"] for row in texts[3:8]], where
             assert [holders(folder, row["text"]) for row in texts[:3]] == [[]] * 3, where
-        again.request(texts[:3])
-        assert (again.cycle, again.waiting) == (1, 0), where
-        assert retained(folder) == [row["text"] for row in texts[3:8]], where
-        assert [holders(folder, row["text"]) for row in texts[:3]] == [[]] * 3, where
-        assert visible(folder) == ["holdout.jsonl", "model-1", "retain-1.jsonl", "state.json"], where
-        service_module.shutil.rmtree(folder)
-    return len(events)
+            assert visible(folder) == ["holdout.jsonl", "model-1", "retain-1.jsonl", "state.json"], where
+            shutil.rmtree(folder)
+    return len(whole.changes)
 
 
 def copy_of(folder: Path, place: Path) -> Path:
-    service_module.shutil.copytree(folder, place)
+    shutil.copytree(folder, place)
     return place
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a copy of this process")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork")
 def test_killed_before_any_rename_or_removal_nothing_is_lost_or_left(make: Any, texts: Texts, tmp_path: Path) -> None:
     assert killed_everywhere(make, texts, tmp_path, ("os.rename", "shutil.rmtree")) >= 6
 
 
 @pytest.mark.nightly
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a copy of this process")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork")
 def test_killed_before_any_change_nothing_is_lost_or_left(make: Any, texts: Texts, tmp_path: Path) -> None:
     assert killed_everywhere(make, texts, tmp_path, CHANGES) >= 30
 
