@@ -68,7 +68,7 @@ def stored_tensors(folder: Path, file: str = WEIGHTS) -> dict[str, Stored]:
     packed = [
         name
         for name, tensor in tensors.items()
-        if len(tensor.shape) == 2 and tensor.format[:2] in ("F8", "F4", "F6", "I8", "U8", "I4")
+        if len(tensor.shape) == 2 and tensor.format.startswith(("F8", "F4", "F6_", "I8", "U8", "I4"))  # F64 is plain
     ]
     if packed:
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
@@ -18,16 +19,29 @@ def completed(
 ) -> Iterator[Any]:
     """The results of `work(*call)`, as they become ready; every process runs `start` first.
 
-    An error or an interruption ends what has not begun.
+    An error or an interruption ends what has not begun. Where this process is killed, its processes end with it.
     """
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    with _environment(KEEP_MEMORY), ProcessPoolExecutor(processes, context, start) as pool:
+    with _environment(KEEP_MEMORY), ProcessPoolExecutor(processes, context, _begin, (start,)) as pool:
         try:
             for done in as_completed([pool.submit(work, *call) for call in calls]):
                 yield done.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _begin(start: Callable[[], None]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    start()
+
+
+def _end_with_parent() -> None:
+    """A process of a pool whose parent was killed would otherwise wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 @contextlib.contextmanager
