@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from unlearn_lib.curvature.derivatives import JacobianGraph, NoGradIsConstant, forward_or_reverse, jvp, vjp
+from unlearn_lib.curvature.experts import eager_experts
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.precision import KeepFloat64
@@ -48,6 +50,8 @@ class EmpiricalRisk(Operator):
             `torch.inference_mode`. All before any derivative is taken.
     """
 
+    mode = "forward"
+
     def __init__(
         self,
         model: Any,
@@ -77,7 +81,13 @@ class EmpiricalRisk(Operator):
         _check_mode(self.model)
 
         def function(params: Vector) -> Tensor:
-            with evaluating(self.model), KeepFloat64() if self.dtype == torch.float64 else nullcontext():
+            has_contents = not any(isinstance(p, FakeTensor) for p in self.params.values())
+            with (
+                evaluating(self.model),
+                KeepFloat64() if self.dtype == torch.float64 else nullcontext(),
+                eager_experts(self.model, contents=has_contents),
+                NoGradIsConstant(),
+            ):
                 return token_logits(self.model, batch, {**self.fixed, **params})
 
         return function
@@ -90,7 +100,12 @@ class EmpiricalRisk(Operator):
     @torch.no_grad()
     def project(self, v: Vector) -> Tensor:
         """`[n]`: G v, the directional derivatives g_i^T v of every sequence's loss, by forward-mode differentiation. Costs 1 gradient."""
-        return torch.cat([jvp(self.losses(batch), (self.params,), (v,))[1] for batch in self.batches])
+        return torch.cat([self._project(self.losses(batch), v) for batch in self.batches])
+
+    def _project(self, losses: Callable[[Vector], Tensor], v: Vector) -> Tensor:
+        return forward_or_reverse(
+            self, lambda: jvp(losses, self.params, v), lambda: JacobianGraph(losses, self.params).push(v)
+        )
 
     @torch.no_grad()
     def adjoint(self, c_n: Tensor) -> Vector:
@@ -99,9 +114,8 @@ class EmpiricalRisk(Operator):
         return total(self._adjoint(batch, c_B) for batch, c_B in zip(self.batches, pieces, strict=True))
 
     def _adjoint(self, batch: Batch, c_B: Tensor) -> Vector:
-        value_B, pullback, *_ = vjp(self.losses(batch), self.params)
-        combination: Vector = pullback(c_B.to(value_B))[0]
-        return combination
+        value_B, pullback = vjp(self.losses(batch), self.params)
+        return pullback(c_B.to(value_B))
 
     def plan(self, solver: str | None = None, **options: Any) -> Plan:
         """The peak memory and gradient evaluations that `solve` with this solver and these options will need, without running it.
