@@ -1,16 +1,25 @@
 """Every kind of peft adapter, as small as it gets, on a tiny Llama with random weights in base and adapter."""
 
+from pathlib import Path
 from typing import Any
 
 import peft
 import torch
-
 from by_reverse_mode import VOCABULARY
 
 PROJECTIONS = ["q_proj", "v_proj", "down_proj"]
 TARGETS: dict[str, Any] = {"target_modules": PROJECTIONS, "task_type": "CAUSAL_LM"}
 PROMPT: dict[str, Any] = {"num_virtual_tokens": 3, "task_type": "CAUSAL_LM"}
 
+FAST = ("loha", "oft", "prompt-tuning")
+REFUSED = {
+    "frod": r"becomes a sparse matrix, which torch differentiates neither forwards nor twice",
+    "lily": r"weighs its experts by a mean over all tokens of a batch",
+    "multitask-prompt-tuning": r"takes the number of a task beside every text \(task_ids\)",
+    "poly": r"takes the number of a task beside every text \(task_ids\)",
+    "shira": r"becomes a sparse matrix, which torch differentiates neither forwards nor twice",
+}
+"""The kinds that do not work, with the reason that is given."""
 ADAPTERS: dict[str, Any] = {
     "lora": lambda: peft.LoraConfig(r=2, **TARGETS),
     "lora/rslora": lambda: peft.LoraConfig(r=2, use_rslora=True, lora_bias=True, **TARGETS),
@@ -45,16 +54,15 @@ ADAPTERS: dict[str, Any] = {
     "pvera": lambda: peft.PveraConfig(r=2, **TARGETS),
     "randlora": lambda: peft.RandLoraConfig(r=2, **TARGETS),
     "road": lambda: peft.RoadConfig(group_size=4, **TARGETS),
-    "shadow": lambda: peft.ShadowConfig(**TARGETS),
+    "shadow": lambda: peft.ShadowConfig(task_type="CAUSAL_LM"),
     "shira": lambda: peft.ShiraConfig(r=2, **TARGETS),
-    "supertuning": lambda: peft.SupertuningConfig(**TARGETS),
+    "supertuning": lambda: peft.SupertuningConfig(sparsity=0.5, **TARGETS),
     "tinylora": lambda: peft.TinyLoraConfig(**TARGETS),
     "trainable-tokens": lambda: peft.TrainableTokensConfig(token_indices=[3, 5, 7], task_type="CAUSAL_LM"),
     "unilora": lambda: peft.UniLoraConfig(r=2, **TARGETS),
     "vblora": lambda: peft.VBLoRAConfig(r=2, num_vectors=6, vector_length=4, topk=2, **TARGETS),
     "vera": lambda: peft.VeraConfig(r=2, **TARGETS),
     "waveft": lambda: peft.WaveFTConfig(n_frequency=6, **TARGETS),
-    "xlora": lambda: None,
     "adaption-prompt": lambda: peft.AdaptionPromptConfig(adapter_len=3, adapter_layers=1, task_type="CAUSAL_LM"),
     "cartridge": lambda: peft.CartridgeConfig(**PROMPT),
     "cpt": lambda: peft.CPTConfig(cpt_token_ids=[3, 5, 7], cpt_mask=[1, 1, 1], cpt_tokens_type_mask=[1, 2, 3], task_type="CAUSAL_LM"),
@@ -80,13 +88,27 @@ def base() -> Any:
 def adapted(name: str) -> Any:
     """The tiny Llama with an adapter that already does something."""
     torch.manual_seed(1)
-    model = peft.get_peft_model(base(), ADAPTERS[name]())
+    model = peft.get_peft_model(base().float(), ADAPTERS[name]())  # some begin with operations of float32
     return _shaken(model.double())
+
+
+def mixture_of_adapters(folder: Path) -> Any:
+    """X-LoRA: two saved adapters, whose weights a classifier of the hidden states chooses for every token."""
+    places = {}
+    for number in range(2):
+        expert = peft.get_peft_model(base().float(), peft.LoraConfig(r=2, **TARGETS))
+        torch.manual_seed(7 + number)
+        _shaken(expert).save_pretrained(folder / str(number))
+        places[str(number)] = str(folder / str(number))
+    below = base().float()
+    below.config.use_cache = False
+    config = peft.XLoraConfig(task_type="CAUSAL_LM", hidden_size=8, xlora_depth=1, adapters=places)
+    return _shaken(peft.get_peft_model(below, config).double())
 
 
 def _shaken(model: Any) -> Any:
     with torch.no_grad():
         for p in model.parameters():
             if p.requires_grad:
-                p.add_(0.2 * torch.randn(p.shape, dtype=torch.float64))
+                p.add_(0.2 * torch.randn(p.shape, dtype=torch.float64).to(p.dtype))
     return model.eval()

@@ -36,20 +36,22 @@ def eager_experts(model: Any) -> Iterator[None]:
 
 
 def logits_of(model: Any, example: Example, params: dict[str, Tensor]) -> Tensor:
-    """`[T, V]` of one sequence, without the positions of virtual tokens before it."""
+    """`[T, V]` of one sequence; `[T + 1, V]` where virtual tokens stand before it, the last of which predicts its first token."""
     ids = torch.tensor([example.input_ids])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     with KeepFloat64():
         z_TV: Tensor = torch.func.functional_call(model, params, kwargs=inputs).logits[0]
-    return z_TV[-len(example.input_ids) :]
+    return z_TV[-len(example.input_ids) - 1 :]
 
 
-def scored(example: Example) -> list[int]:
-    return [t for t in range(1, len(example.labels)) if example.labels[t] != -100]
+def predictions(z_TV: Tensor, example: Example) -> list[tuple[Tensor, int]]:
+    """The logits and the label of every scored token."""
+    labels = example.labels[len(example.labels) - len(z_TV) + 1 :]
+    return [(z_V, label) for z_V, label in zip(z_TV[:-1], labels, strict=True) if label != -100]
 
 
 def loss_of(z_TV: Tensor, example: Example) -> Tensor:
-    return torch.stack([-z_TV[t - 1].log_softmax(-1)[example.labels[t]] for t in scored(example)]).mean()
+    return torch.stack([-z_V.log_softmax(-1)[label] for z_V, label in predictions(z_TV, example)]).mean()
 
 
 class Reference:
@@ -79,10 +81,10 @@ class Reference:
 
     def _gauss_newton(self, z_TV: Tensor, example: Example) -> Tensor:
         total = torch.zeros_like(self.v)
-        for t in scored(example):
-            J_VP = torch.stack([self._grad(entry) for entry in z_TV[t - 1]])
-            p_V = z_TV[t - 1].detach().softmax(-1)
-            total += J_VP.T @ ((p_V.diag() - p_V.outer(p_V)) @ (J_VP @ self.v)) / len(scored(example))
+        for z_V, _ in predictions(z_TV, example):
+            J_VP = torch.stack([self._grad(entry) for entry in z_V])
+            p_V = z_V.detach().softmax(-1)
+            total += J_VP.T @ ((p_V.diag() - p_V.outer(p_V)) @ (J_VP @ self.v)) / len(predictions(z_TV, example))
         return total
 
 

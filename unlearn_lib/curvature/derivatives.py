@@ -109,8 +109,11 @@ class NoGradIsConstant(TorchFunctionMode):
         if func is torch._C._set_grad_enabled:
             self.constant = not args[0]
             return func(*args)
-        with torch.set_grad_enabled(self.outside and not self.constant):
+        if self.outside or not torch.is_grad_enabled():
             out = func(*args, **(kwargs or {}))
+        else:
+            with torch.no_grad():
+                out = func(*args, **(kwargs or {}))
         return tree_map(_constant, out) if self.constant else out
 
 

@@ -200,7 +200,8 @@ class _Moments:
             part = materialise(uses, 0, len(as_matrix(self.like))).double().square().sum(0)
             self.entries = part if self.entries is None else self.entries + part
             return
-        self.positions += float(heard_BT.sum())
+        heard = _for_positions(heard_BT, factored[0])
+        self.positions += float(heard.sum()) / max(1, heard.shape[1] // heard_BT.shape[1])  # of the text or of virtual tokens
         for number, use in enumerate(factored):
             if isinstance(use, Lookup):
                 heard = _for_positions(heard_BT, use)
@@ -259,8 +260,11 @@ def _heard(batch: Batch) -> Tensor:
 
 
 def _for_positions(heard_BT: Tensor, use: Outer | Lookup) -> Tensor:
-    """`[B, S]` for the positions of a use: where heads and the like count as positions, each one of the text is several."""
-    return heard_BT.repeat_interleave(use.right_BTq.shape[1] // heard_BT.shape[1], dim=1)
+    """`[B, S]` for the positions of a use: where heads and the like count as positions, each one of the text is several; virtual
+    tokens stand before the text, and all of it depends on them."""
+    (B, T), S = heard_BT.shape, use.right_BTq.shape[1]
+    virtual = S % T
+    return torch.cat([heard_BT.new_ones(B, virtual), heard_BT.repeat_interleave(S // T, dim=1)], 1)
 
 
 def _mask(use: Use, heard_BT: Tensor) -> Use:
