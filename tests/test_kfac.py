@@ -1,5 +1,6 @@
 """K-FAC and EK-FAC against the dense matrix of the same drawn labels, and against the Gauss-Newton matrix they estimate."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from dense import FAMILIES, batched, build, examples, relative
 from torch import Tensor
 
+from unlearn_lib import unlearn
 from unlearn_lib.curvature import KFAC, EmpiricalFisher, GaussNewton
+from unlearn_lib.curvature.kfac import draw_labels
 from unlearn_lib.curvature.uses import materialise
 from unlearn_lib.curvature.vector import flatten, unflatten
 from unlearn_lib.data.batches import Example
@@ -119,6 +122,51 @@ def test_padding_does_not_count_and_a_seed_repeats() -> None:
     one, two, other = (KFAC(model, [batch], seed=seed).diagonal() for seed in (3, 3, 4))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("float64", 1e-10), ("float32", 1e-4)])
+@pytest.mark.parametrize("correction", [True, False])
+def test_how_the_texts_are_batched_does_not_matter(correction: bool, precision: str, bound: float) -> None:
+    model, sequences = build("gpt-neo"), [*examples(), *examples()[::-1]]
+    together, *others = (
+        KFAC(model, batched(sequences, sizes), correction=correction, samples=2, precision=precision)
+        for sizes in ((10,), (1,) * 10, (2,) * 5, (4, 4, 2), (3, 7))
+    )
+    v = torch.randn(together.size, generator=torch.Generator().manual_seed(0)).to(together.dtype)
+    for other in others:
+        assert relative(other @ v, together @ v) < bound
+        assert relative(other.diagonal(), together.diagonal()) < bound
+
+
+def test_labels_are_drawn_from_the_softmax_and_only_where_they_are_scored() -> None:
+    z_SV = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z_SV[0, 4] = -torch.inf
+    scored_S, generator = torch.tensor([True, False, True]), torch.Generator().manual_seed(1)
+    drawn_nS = draw_labels(z_SV.expand(20_000, 3, 5), scored_S.expand(20_000, 3), generator)
+    assert int(drawn_nS[:, 1].abs().sum()) == 0
+    for s in (0, 2):
+        frequencies_V = torch.bincount(drawn_nS[:, s], minlength=5) / 20_000
+        # four standard errors of the most frequent label
+        assert float((frequencies_V - z_SV[s].softmax(-1)).abs().max()) < 4 * 0.5 / 20_000**0.5
+
+
+def test_unlearning_depends_on_the_seed_and_not_on_the_batch_size(
+    tiny: Callable[..., Any], tokenizer: Any, texts: list[dict[str, str]]
+) -> None:
+    """In float32, with tied embeddings and tokens that are as frequent as others: nearly equal eigenvalues."""
+    model = tiny("gpt-neo", dtype=torch.float32)
+    before = flatten(dict(model.named_parameters())).detach()
+
+    def run(**options: Any) -> tuple[float, Tensor]:
+        result = unlearn(model, tokenizer, forget=texts[:3], retain=texts[3:11], method="fisher-removal", step=1e-4, **options)
+        return result.details["damping"], flatten(dict(result.model.named_parameters())).detach() - before
+
+    damping, moved = run()
+    for batch_size in (1, 3):
+        other_damping, other = run(batch_size=batch_size)
+        assert other_damping == pytest.approx(damping, rel=1e-6)
+        assert relative(other, moved) < 1e-4
+    assert run(seed=1)[0] != pytest.approx(damping, rel=1e-3)
 
 
 def test_refusals() -> None:

@@ -49,6 +49,7 @@ def capture(
     fixed: Mapping[str, Tensor],
     shape: tuple[int, int],
     followed: frozenset[str] = frozenset(),
+    concealed: frozenset[str] = frozenset(),
 ) -> tuple[Tensor, dict[str, list[Use]]]:
     """The losses of a batch and the uses of every parameter.
 
@@ -58,6 +59,7 @@ def capture(
         fixed: The model's other parameters; they meet the text but are not followed.
         shape: `(B, T)`.
         followed: Parameters known not to keep sequences apart.
+        concealed: Parameters known to enter an `autograd.Function`, whose derivative torch functions do not show.
 
     Returns:
         `(losses_B, uses)`; a parameter that is never used has a use without positions, whose gradient is zero.
@@ -68,8 +70,12 @@ def capture(
     """
     watch = _Watch(params, fixed, shape, followed)
     with torch.enable_grad():
+        leaves = {name: params[name].detach().requires_grad_() for name in concealed}
         with watch:
-            losses_B = losses(params)
+            losses_B = losses({**params, **leaves})
+        if watch.concealed:
+            return capture(losses, params, fixed, shape, followed, concealed | watch.concealed)
+        watch.stand_ins.update(leaves)
         if watch.stand_ins and losses_B.requires_grad:
             for name, g in _by_sequence(losses_B, watch.stand_ins, keep=bool(watch.calls)).items():
                 watch.uses[name].append(Direct(_rows_of(g)))
@@ -78,7 +84,7 @@ def capture(
             watch.receive(losses_B, keep=not certain)
             mixed = frozenset() if certain else watch.mixed(losses_B)
             if mixed:
-                return capture(losses, params, fixed, shape, followed | mixed)
+                return capture(losses, params, fixed, shape, followed | mixed, concealed)
     for name, found in watch.uses.items():
         if not found:
             found.append(_no_use(params[name], shape[0]))
@@ -151,6 +157,8 @@ class _Watch(TorchFunctionMode):
         # zeros added to outputs: a backward pass to them goes through every output
         self.anchors: list[Tensor] = []
         self.state = WeakTensorKeyDictionary()  # of the tensors that need a gradient
+        self.concealed: set[str] = set()
+        self.enabled = True  # whether the model itself leaves gradients on
         self.unruled = False  # whether rows have met a function without a rule
         self.phase = "wait"
         self.gradients: dict[int, Tensor] = {}  # of the calls' outputs
@@ -160,9 +168,14 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         leaves, spec = tree_flatten((args, kwargs))
         names = {place: self.names[id(leaf)] for place, leaf in enumerate(leaves) if id(leaf) in self.names}
-        if names and torch.is_grad_enabled():  # without, the model itself takes no gradient here
+        if func is torch._C._set_grad_enabled:
+            self.enabled = args[0]
+        if names and torch.is_grad_enabled():
             return self._with_parameters(func, leaves, spec, names)
         out = func(*args, **kwargs)
+        # inside a no_grad of its own the model takes no gradient; torch alone turns gradients off in the forward of a Function
+        if self.enabled and not torch.is_grad_enabled() and any(_is_real_or_complex(t) for t in _results(func, args, out)):
+            self.concealed.update(names.values())
         self._follow(func, args, kwargs, leaves, out)
         return out
 
@@ -305,6 +318,10 @@ def _results(function: Any, args: Any, out: Any) -> list[Tensor]:
     if out is None and works_in_place(function):  # x[..] = y
         return [args[0]]
     return [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+
+
+def _is_real_or_complex(t: Tensor) -> bool:
+    return t.is_floating_point() or t.is_complex()
 
 
 def _is_batched(leaf: Tensor, out: Tensor) -> bool:

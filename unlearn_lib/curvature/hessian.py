@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.func import vjp
 
+from unlearn_lib.curvature.derivatives import forward_or_reverse, jvp
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.vector import Vector, total
@@ -28,12 +29,11 @@ class Hessian(EmpiricalRisk):
         return total(self._product(batch, v) for batch in self.batches)
 
     def _product(self, batch: Batch, v: Vector) -> Vector:
-        if self.mode == "forward-over-reverse":
-            try:
-                return self._forward_over_reverse(batch, v)
-            except NotImplementedError:  # forward AD of a backward that has none; noticed at the first product
-                self.mode = "double backward"
-        return self.gradient_graph(batch).product(v, keep=False)
+        return forward_or_reverse(
+            self,
+            lambda: self._forward_over_reverse(batch, v),
+            lambda: self.gradient_graph(batch).product(v, keep=False),
+        )
 
     def linearize(self) -> Operator:
         from unlearn_lib.curvature.linearized import LinearizedHessian
@@ -53,7 +53,7 @@ class Hessian(EmpiricalRisk):
             return result
 
         with torch.no_grad():  # without it the pullback keeps a graph of its own: 70 % more memory
-            product: Vector = jvp(gradient, (self.params,), (v,))[1]
+            product: Vector = jvp(gradient, self.params, v)
         return product
 
     def gradient_graph(self, batch: Batch) -> GradientGraph:

@@ -144,8 +144,9 @@ class KFAC(EmpiricalRisk):
     def _draws(self) -> Iterator[tuple[dict[str, list[Use]], Tensor]]:
         """The uses of h_i and the positions that count, batch after batch, draw after draw; the same at every call."""
         for draw in range(self.samples):
-            for number, batch in enumerate(self.batches):
-                generator = torch.Generator(self.device).manual_seed((self.seed * 10_007 + draw) * 1_000_003 + number)
+            # one stream of numbers for all sequences, in their order: how they are cut into batches does not matter
+            generator = torch.Generator(self.device).manual_seed((self.seed * 1_000_003 + draw) % 2**63)
+            for batch in self.batches:
                 B, T = batch["input_ids"].shape
                 _, uses = capture(self._pseudo_losses(batch, generator), self.params, self.fixed, (B, T))
                 heard_BT = _heard(batch).to(self.dtype)
@@ -159,12 +160,26 @@ class KFAC(EmpiricalRisk):
             if not torch.isfinite(z_BTV).all():
                 raise NumericsError("the model's logits are not finite: there are no labels to draw; it has diverged")
             weights_BS = token_weights(z_BTV, batch, self.sequences * self.samples).to(self.dtype).sqrt()
-            flat = z_BTV[:, :-1].detach().softmax(-1).flatten(0, 1)
-            drawn_BS = torch.multinomial(flat, 1, generator=generator).view(weights_BS.shape)
+            drawn_BS = draw_labels(z_BTV[:, :-1].detach(), weights_BS > 0, generator)
             nll_BS, _ = token_nll(z_BTV, torch.nn.functional.pad(drawn_BS, (1, 0)))
             return (nll_BS * weights_BS).sum(1)
 
         return losses
+
+
+def draw_labels(z_BSV: Tensor, scored_BS: Tensor, generator: torch.Generator) -> Tensor:
+    """`[B, S]`: labels drawn from the softmax at the scored positions, and 0 at the others.
+
+    The label with the largest p / q, where the q are exponentially distributed, is distributed as p (the exponential race, or
+    Gumbel's trick). Each sequence takes its own [scored, V] numbers from the generator, so that neither padding nor the other
+    sequences of its batch change what it draws. Rounding in p moves a label only where the first two of the race are that
+    close, once in about 1 / eps draws; in the inverse of the cumulative distribution it would be V times as often.
+    """
+    drawn_BS = torch.zeros_like(scored_BS, dtype=torch.long)
+    for z_SV, scored_S, drawn_S in zip(z_BSV, scored_BS, drawn_BS, strict=True):
+        p_SV = z_SV[scored_S].softmax(-1)
+        drawn_S[scored_S] = (p_SV / torch.empty_like(p_SV).exponential_(generator=generator)).argmax(-1)
+    return drawn_BS
 
 
 class _Moments:
@@ -185,7 +200,8 @@ class _Moments:
             part = materialise(uses, 0, len(as_matrix(self.like))).double().square().sum(0)
             self.entries = part if self.entries is None else self.entries + part
             return
-        self.positions += float(heard_BT.sum())
+        heard = _for_positions(heard_BT, factored[0])
+        self.positions += float(heard.sum()) / max(1, heard.shape[1] // heard_BT.shape[1])  # of the text or of virtual tokens
         for number, use in enumerate(factored):
             if isinstance(use, Lookup):
                 heard = _for_positions(heard_BT, use)
@@ -198,8 +214,9 @@ class _Moments:
     def _moment(self, x_BTs: Tensor) -> Tensor:
         if x_BTs.shape[-1] > self.max_side:
             return x_BTs.double().square().sum((0, 1))
-        x = x_BTs.flatten(0, 1)
-        return (x.T @ x).double()
+        # in float64, since tokens that are as frequent have nearly equal eigenvalues, whose eigenvectors turn with the rounding
+        x = x_BTs.flatten(0, 1).double()
+        return x.T @ x
 
     def eigen(self) -> Eigen:
         """K-FAC's block sum_u L_u (x) R_u / N: eigenvectors of its partial traces, and its diagonal in them (one use: eigenvalues)."""
@@ -243,8 +260,11 @@ def _heard(batch: Batch) -> Tensor:
 
 
 def _for_positions(heard_BT: Tensor, use: Outer | Lookup) -> Tensor:
-    """`[B, S]` for the positions of a use: where heads and the like count as positions, each one of the text is several."""
-    return heard_BT.repeat_interleave(use.right_BTq.shape[1] // heard_BT.shape[1], dim=1)
+    """`[B, S]` for the positions of a use: where heads and the like count as positions, each one of the text is several; virtual
+    tokens stand before the text, and all of it depends on them."""
+    (B, T), S = heard_BT.shape, use.right_BTq.shape[1]
+    virtual = S % T
+    return torch.cat([heard_BT.new_ones(B, virtual), heard_BT.repeat_interleave(S // T, dim=1)], 1)
 
 
 def _mask(use: Use, heard_BT: Tensor) -> Use:

@@ -11,14 +11,11 @@ gradient needs.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from unlearn_lib.curvature.gauss_newton import GaussNewton, softmax_hessian
+from unlearn_lib.curvature.gauss_newton import GaussNewton
 from unlearn_lib.curvature.hessian import Hessian
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.per_sequence import SequenceGradients
-from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
+from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.vector import Vector, total
 
 
@@ -49,28 +46,10 @@ class LinearizedGaussNewton(_Kept):
 
     def __init__(self, gauss_newton: GaussNewton) -> None:
         super().__init__(gauss_newton)
-        self._leaves = [p.detach().requires_grad_() for p in gauss_newton.params.values()]
-        leaves = dict(zip(gauss_newton.params, self._leaves, strict=True))
-        self._graphs = []
-        with torch.enable_grad():
-            for batch in gauss_newton.batches:
-                z_BTV = gauss_newton.logits(batch)(leaves)
-                weights_BS = token_weights(z_BTV, batch, gauss_newton.sequences).to(z_BTV)
-                z_BSV = z_BTV[:, :-1]
-                w_BSV = torch.zeros_like(z_BSV, requires_grad=True)
-                pulled = torch.autograd.grad(z_BSV, self._leaves, w_BSV, create_graph=True, materialize_grads=True)
-                self._graphs.append((z_BSV, w_BSV, pulled, z_BSV.detach().softmax(-1), weights_BS))
+        self._graphs = [gauss_newton.logits_graph(batch) for batch in gauss_newton.batches]
 
     def mv(self, v: Vector) -> Vector:
-        return total(self._product(*graph, v) for graph in self._graphs)
-
-    def _product(
-        self, z_BSV: Tensor, w_BSV: Tensor, pulled: tuple[Tensor, ...], p_BSV: Tensor, weights_BS: Tensor, v: Vector
-    ) -> Vector:
-        (u_BSV,) = torch.autograd.grad(pulled, [w_BSV], [v[name] for name in self.params], retain_graph=True)
-        h_BSV = softmax_hessian(p_BSV, u_BSV, weights_BS)
-        columns = torch.autograd.grad(z_BSV, self._leaves, h_BSV, retain_graph=True, materialize_grads=True)
-        return dict(zip(self.params, columns, strict=True))
+        return total(graph.product(v) for graph in self._graphs)
 
 
 class LinearizedFisher(_Kept):

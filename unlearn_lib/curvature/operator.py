@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MATRIX_LIMIT = 20_000
 # what multiplies or differentiates, in whichever operator defines it
-NUMERICAL = ("mv", "power", "project", "adjoint", "gradient_graph", "linearize", "as_matrix", "diagonal")
+NUMERICAL = ("mv", "power", "project", "adjoint", "gradient_graph", "logits_graph", "linearize", "as_matrix", "diagonal")
 
 
 class Operator(ABC):

@@ -16,7 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 
 from unlearn_lib.curvature.capture import capture
 from unlearn_lib.curvature.meter import Meter
@@ -248,7 +253,13 @@ def _fake(risk: EmpiricalRisk, shape: tuple[int, int]) -> Iterator[tuple[Any, Ba
     fake.fixed = {name: _stand_in(p, mode) for name, p in risk.fixed.items()}
     with mode:
         ids = torch.ones(shape, dtype=torch.long, device=risk.device)
-        yield fake, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.ones_like(ids)}
+        try:
+            yield fake, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.ones_like(ids)}
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise InputError(
+                "there is no plan for this model: what it computes depends on what the texts say, as in experts that sort their tokens, "
+                "and a plan knows their lengths alone; run it without a plan"
+            ) from error
 
 
 def _stand_in(p: Tensor, mode: FakeTensorMode) -> Tensor:

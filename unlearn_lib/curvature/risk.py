@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from unlearn_lib.curvature.derivatives import JacobianGraph, NoGradIsConstant, forward_or_reverse, jvp, vjp
+from unlearn_lib.curvature.experts import eager_experts
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.precision import KeepFloat64
+from unlearn_lib.curvature.rows import works_in_place
 from unlearn_lib.curvature.vector import Vector, total
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, Batch, sequence_means, targets, token_logits, token_nll
@@ -28,6 +31,7 @@ from unlearn_lib.losses import IGNORED, Batch, sequence_means, targets, token_lo
 if TYPE_CHECKING:
     from unlearn_lib.curvature.plan import Plan
 
+BY_TASK = ("POLY", "MULTITASK_PROMPT_TUNING")
 PRECISIONS = {None: None, "float32": torch.float32, "float64": torch.float64}
 
 
@@ -45,8 +49,10 @@ class EmpiricalRisk(Operator):
     Raises:
         InputError: No sequences, a sequence without scored tokens, float16 parameters, attention other than eager, a pattern
             that matches nothing, a model whose parameters are all frozen, a parameter that the model does not use,
-            `torch.inference_mode`. All before any derivative is taken.
+            an adapter that needs more than texts, `torch.inference_mode`. All before any derivative is taken.
     """
+
+    mode = "forward"
 
     def __init__(
         self,
@@ -59,6 +65,7 @@ class EmpiricalRisk(Operator):
         if precision not in PRECISIONS:
             raise InputError(f"unknown precision {precision!r}; choose float32 or float64")
         _check_mode(model)
+        check_adapter(model)
         _check_attention(model)
         self.model, self.batches = model, list(batches)
         self.sequences = _check_batches(self.batches)
@@ -77,7 +84,13 @@ class EmpiricalRisk(Operator):
         _check_mode(self.model)
 
         def function(params: Vector) -> Tensor:
-            with evaluating(self.model), KeepFloat64() if self.dtype == torch.float64 else nullcontext():
+            has_contents = not any(isinstance(p, FakeTensor) for p in self.params.values())
+            with (
+                evaluating(self.model),
+                KeepFloat64() if self.dtype == torch.float64 else nullcontext(),
+                eager_experts(self.model, contents=has_contents),
+                NoGradIsConstant(),
+            ):
                 return token_logits(self.model, batch, {**self.fixed, **params})
 
         return function
@@ -90,7 +103,12 @@ class EmpiricalRisk(Operator):
     @torch.no_grad()
     def project(self, v: Vector) -> Tensor:
         """`[n]`: G v, the directional derivatives g_i^T v of every sequence's loss, by forward-mode differentiation. Costs 1 gradient."""
-        return torch.cat([jvp(self.losses(batch), (self.params,), (v,))[1] for batch in self.batches])
+        return torch.cat([self._project(self.losses(batch), v) for batch in self.batches])
+
+    def _project(self, losses: Callable[[Vector], Tensor], v: Vector) -> Tensor:
+        return forward_or_reverse(
+            self, lambda: jvp(losses, self.params, v), lambda: JacobianGraph(losses, self.params).push(v)
+        )
 
     @torch.no_grad()
     def adjoint(self, c_n: Tensor) -> Vector:
@@ -99,9 +117,8 @@ class EmpiricalRisk(Operator):
         return total(self._adjoint(batch, c_B) for batch, c_B in zip(self.batches, pieces, strict=True))
 
     def _adjoint(self, batch: Batch, c_B: Tensor) -> Vector:
-        value_B, pullback, *_ = vjp(self.losses(batch), self.params)
-        combination: Vector = pullback(c_B.to(value_B))[0]
-        return combination
+        value_B, pullback = vjp(self.losses(batch), self.params)
+        return pullback(c_B.to(value_B))
 
     def plan(self, solver: str | None = None, **options: Any) -> Plan:
         """The peak memory and gradient evaluations that `solve` with this solver and these options will need, without running it.
@@ -119,6 +136,11 @@ class EmpiricalRisk(Operator):
             for batch in (self._short(1), *self.batches):  # a token shows nearly always all; experts may need more
                 with seen:
                     self.logits(batch)(self.params)
+                if seen.sparse:
+                    raise InputError(
+                        f"parameter {min(seen.sparse)} ({len(seen.sparse)} in all) becomes a sparse matrix, which torch differentiates "
+                        "neither forwards nor twice; merge such an adapter into its base, or leave it out with params="
+                    )
                 if not seen.missing:
                     return
         raise InputError(
@@ -170,15 +192,19 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 class _Seen(TorchFunctionMode):
-    """Crosses off the parameters that torch functions take."""
+    """Crosses off the parameters that torch functions take; notes those that become sparse tensors."""
 
     def __init__(self, params: Vector) -> None:
         super().__init__()
-        self.missing = {id(p): name for name, p in params.items()}
+        self.names = {id(p): name for name, p in params.items()}
+        self.missing, self.sparse = dict(self.names), set[str]()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor):  # and not a shape or a dtype that was asked for
+        made = [leaf for leaf in (out, *tree_leaves(out)) if isinstance(leaf, Tensor)]
+        if any(tensor.layout != torch.strided for tensor in made):
+            self.sparse.update(self.names[id(leaf)] for leaf in tree_leaves((args, kwargs)) if id(leaf) in self.names)
+        if made or works_in_place(func):  # and not a shape or a dtype that was asked for
             for leaf in tree_leaves((args, kwargs)):
                 self.missing.pop(id(leaf), None)
         return out
@@ -218,6 +244,25 @@ def _check_mode(model: Any) -> None:
             f"parameter {made} was made inside torch.inference_mode(), so nothing can be differentiated in it; load the model outside "
             "of that block"
         )
+
+
+def check_adapter(model: Any) -> None:
+    """Refuse the peft adapters that take more than texts, or that mix the texts of a batch.
+
+    Raises:
+        InputError: The model has one.
+    """
+    for config in getattr(model, "peft_config", {}).values():
+        if config.peft_type.value == "LILY":
+            raise InputError(
+                "an adapter of kind LILY weighs its experts by a mean over all tokens of a batch, padding included, so that a text's "
+                "loss depends on the texts beside it, and no text has a gradient of its own; use an adapter of another kind"
+            )
+        if config.peft_type.value in BY_TASK:
+            raise InputError(
+                f"an adapter of kind {config.peft_type.value} takes the number of a task beside every text (task_ids), which texts alone "
+                "do not give; merge it into its base, or use an adapter of another kind"
+            )
 
 
 def _check_attention(model: Any) -> None:

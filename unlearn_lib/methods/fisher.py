@@ -81,8 +81,11 @@ class FisherMethod(DirectionMethod):
         examples = inputs.some_retain(self.terms)
         batches = inputs.batches(examples, model.device)
         outcome.details["terms"] = len(examples)
-        kind = KFAC if self.solver == "kfac" else EmpiricalFisher
-        F = kind(model, batches, precision=self.precision)
+        F = (
+            KFAC(model, batches, precision=self.precision, seed=inputs.seed + len(outcome.history))
+            if self.solver == "kfac"
+            else EmpiricalFisher(model, batches, precision=self.precision)
+        )
         damping = self.damping or once_relative(F, self.relative_damping or RELATIVE[self.solver], outcome)
         solution = F.solve(
             F.own_form(v), damping, self.solver, exponent=exponent, tolerance=FORGIVING, **self._solver_options()

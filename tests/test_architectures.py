@@ -1,0 +1,72 @@
+"""Every operator on every architecture that transformers builds from its configuration alone, against plain reverse mode."""
+
+from typing import Any
+
+import pytest
+import torch
+from by_reverse_mode import Reference, errors, examples
+from configurations import CONFIGURATIONS, FAST, NOT_RUN, build
+from dense import batched, relative
+
+from unlearn_lib.curvature import EmpiricalFisher, GaussNewton, Hessian
+from unlearn_lib.errors import InputError
+
+BOUND = 1e-7
+# of transformers and torch, about settings of some architectures
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.nightly) for name in CONFIGURATIONS]
+)
+def test_operators_are_those_of_each_sequence_alone(name: str) -> None:
+    if name in NOT_RUN:
+        pytest.skip(NOT_RUN[name])
+    found = errors(build(name))
+    assert max(found.values()) < BOUND, found
+
+
+def test_how_many_configurations_there_are() -> None:
+    assert len(CONFIGURATIONS.keys() - NOT_RUN.keys()) >= 57
+    assert NOT_RUN.keys() <= CONFIGURATIONS.keys()
+
+
+@pytest.mark.parametrize("name", ["bloom", "mixtral", pytest.param("recurrent_gemma", marks=pytest.mark.nightly)])
+def test_plans_know_the_cost(name: str) -> None:
+    model, batches = build(name), batched(examples(), (2, 1))
+    v = torch.ones(EmpiricalFisher(model, batches).size, dtype=torch.float64)
+    planned = EmpiricalFisher(model, batches).plan("woodbury").gradient_evaluations
+    assert planned == pytest.approx(EmpiricalFisher(model, batches).solve(v, 1.0).gradient_evaluations, rel=0.2)
+    for make in (GaussNewton, Hessian):
+        options: dict[str, Any] = {"max_steps": 2, "linearize": True}
+        real = make(model, batches).solve(v, 100.0, "cg", tolerance=1e-15, throw=False, **options)
+        assert make(model, batches).plan("cg", **options).gradient_evaluations == pytest.approx(real.gradient_evaluations, rel=0.1)
+
+
+def test_a_plan_that_depends_on_the_texts_is_refused() -> None:
+    model = build("jetmoe")
+    with pytest.raises(InputError, match="what it computes depends on what the texts say"):
+        EmpiricalFisher(model, batched(examples(), (3,)), params="*embed_tokens*").plan("woodbury")
+
+
+def test_the_mode_says_how_and_experts_keep_their_kernels() -> None:
+    model, batches = build("bloom"), batched(examples(), (3,))
+    product = GaussNewton(model, batches)
+    assert product.mode == "forward"
+    product @ torch.ones(product.size, dtype=torch.float64)
+    assert product.mode == "double backward"
+    experts = build("mixtral")
+    before = experts.get_experts_implementation()
+    assert before[""] != "eager"
+    EmpiricalFisher(experts, batches).plan("woodbury")
+    GaussNewton(experts, batches) @ torch.ones(GaussNewton(experts, batches).size, dtype=torch.float64)
+    assert experts.get_experts_implementation() == before
+
+
+def test_what_a_model_computes_without_gradients_is_constant_in_forward_mode_too() -> None:
+    """HRM runs its first cycles under no_grad: no derivative goes through them, in whichever mode."""
+    model, batches = build("hrm_text"), batched(examples(), (2, 1))
+    reference = Reference(model, examples())
+    product = GaussNewton(model, batches, params=reference.names)
+    assert relative(product @ reference.v, reference.gauss_newton_v) < BOUND
+    assert product.mode == "forward"
