@@ -224,24 +224,25 @@ def by_heart(tokenizer: Any) -> tuple[Any, list[dict[str, str]]]:
     return model, rows
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_limit_holds_on_retained_texts_that_were_not_given(seed: int, by_heart: Any, tokenizer: Any) -> None:
     """Without the limit the damage is .07 on the given texts and .13 on the others; a limit between the two has to be felt. Of 30
-    texts 7 are checked, so the others may exceed it by a quarter."""
+    texts 15 are checked, so that others may still exceed it, by a quarter of it."""
     model, rows = by_heart
     forget, given, outside, unseen = (rows[part] for part in ASIDE)
     sets = {"forget": forget, "retain": given, "holdout": unseen, "batch_size": 32, "seed": seed, "steps": 2}
-    result = unlearn(model, tokenizer, **sets, retain_limit=0.08)
+    result = unlearn(model, tokenizer, **sets, retain_limit=0.1)
     rise = {
         name: losses(result.model, tokenizer, part) - losses(model, tokenizer, part)
         for name, part in {"forget": forget, "outside": outside}.items()
     }
-    assert rise["forget"] > 0.1
-    assert rise["outside"] <= 1.25 * 0.08 * rise["forget"]
-    assert any(warning.startswith("forgetting_incomplete: the limit on the retain loss (0.08") for warning in result.warnings)
-    assert result.details["checked"] == 7
+    assert rise["forget"] > 0.3
+    assert rise["outside"] <= 1.25 * 0.1 * rise["forget"]
+    short = result.details["reached"] < 0.95 * result.details["goal"]
+    assert short == any("the limit on the retain loss (0.1 times" in warning for warning in result.warnings)
+    assert result.details["checked"] == 15
     checked = result.details["checked_loss"]
-    allowed = 0.08 * rise["forget"] + 1e-5
+    allowed = 0.1 * rise["forget"] + 1e-5
     assert checked["after"] - checked["before"] + checked["standard_error"] <= allowed
 
 
@@ -267,11 +268,11 @@ def test_no_step_is_computed_from_the_checked_texts(
     prepared = prepare(**arguments, method=method, options=limited)
     assert isinstance(prepared.method, Calibrated)
     used, checked = prepared.method.split(prepared.inputs)
-    assert len(checked) == 4
+    assert len(checked) == 9
     assert set(used.retain) | set(checked) == set(prepared.inputs.retain)
     assert set(used.retain).isdisjoint(checked)
     result = unlearn(**arguments, method=method, **limited)
-    assert result.details["checked"] == 4
+    assert result.details["checked"] == 9
     numbers = [i for i, example in enumerate(prepared.inputs.retain) if example in set(used.retain)]
     arguments["retain"] = [arguments["retain"][i] for i in numbers]
     alone = unlearn(**arguments, method=method, **options, retain_limit=None)
@@ -289,8 +290,8 @@ def split(retain: Any, arguments: dict[str, Any], **options: Any) -> tuple[Any, 
 
 def test_copies_of_a_checked_text_are_held_aside_with_it(arguments: dict[str, Any], texts: Any) -> None:
     used, checked = split([row for row in texts[RETAIN] for _ in range(3)], arguments)
-    assert len(used.retain) == 3 * (19 - 4)
-    assert len(checked) == len(set(checked)) == 4
+    assert len(used.retain) == 3 * (19 - 9)
+    assert len(checked) == len(set(checked)) == 9
     assert set(used.retain).isdisjoint(checked)
 
 
@@ -301,7 +302,7 @@ def test_who_takes_nothing_from_the_retained_texts_is_checked_on_all_of_them(arg
         assert result.details["checked_loss"]["standard_error"] == 0.0
 
 
-@pytest.mark.parametrize(("count", "expected"), [(3, (3, 3)), (4, (2, 2)), (19, (15, 4))])
+@pytest.mark.parametrize(("count", "expected"), [(3, (3, 3)), (4, (2, 2)), (19, (10, 9))])
 def test_with_very_few_retained_texts_none_is_held_aside_and_that_is_said(
     count: int, expected: tuple[int, int], arguments: dict[str, Any], texts: Any
 ) -> None:

@@ -78,7 +78,7 @@ def unlearn(
         tokenizer: Its tokenizer.
         forget: D-, a `datasets.Dataset` or a list of dicts with the column `text` (or `prompt` and `completion`, or `messages`); or
             whatever else `rows_of` takes: a list of strings, a DataFrame, the path of a file, ...
-        retain: D+, likewise; needed by most methods. Its exact duplicates of forget texts are dropped. With a `retain_limit` a quarter
+        retain: D+, likewise; needed by most methods. Its exact duplicates of forget texts are dropped. With a `retain_limit` a part
             of it is held aside to measure the limit on.
         holdout: Texts of the same kind that were never trained on, needed by `step="calibrate"` (the default of
             `fisher-removal`), which stops where the forget loss reaches their mean loss. Half of them are kept for the report.

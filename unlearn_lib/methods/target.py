@@ -5,9 +5,9 @@ r"""How far to go: the forget loss to reach, and how much the retained texts may
 
 Whether the limit holds is measured on retained texts that the method itself does not see: a step that was computed from a text
 spares it, and does several times as much damage to retained texts of the same kind that it was not computed from. A quarter of D+
-is therefore held aside, drawn from the seed, and neither curvature nor retain term gets it. It is a sample, so the
-standard error of its mean is added. Without a limit nothing is held aside; a method that takes nothing from D+ is checked on D+ itself,
-without a standard error.
+(of few texts up to half) is therefore held aside, drawn from the seed, and neither curvature nor retain term gets it. It is a
+sample, so the standard error of its mean is added. Without a limit nothing is held aside; a method that takes nothing from D+ is
+checked on D+ itself, without a standard error.
 
 Everything here takes forward passes only.
 """
@@ -34,7 +34,9 @@ from unlearn_lib.methods.base import INCOMPLETE, Inputs, Method, Outcome
 CHECKED = 256
 """Retained texts that are looked at, at most, to see whether the limit holds."""
 ASIDE = 0.25
-"""The share of the different retained texts that is held aside for it, where the method works with retained texts itself."""
+"""The share of the different retained texts that is held aside for it, where the method works with retained texts itself; or `LEAST` of
+them, if that is more, but not more than half."""
+LEAST = 16
 FEWEST = 4
 """With fewer different retained texts none is held aside: the method works with all of them, and the limit is checked on them."""
 EXACT = 0.01
@@ -50,8 +52,8 @@ class Calibrated(Method):
 
     Options:
         retain_limit: When calibrating, the retain loss may rise by at most this times the rise of the forget loss; None for no
-            limit. It is measured on a quarter of the retained texts (at most 256), which are held aside for that, and holds with the
-            standard error of so small a sample added.
+            limit. It is measured on a quarter of the retained texts (at least 16 or half of them, at most 256), which are held aside
+            for that, and holds with the standard error of so small a sample added.
         target_loss: When calibrating, the forget loss to reach instead of the mean loss of held-out texts.
     """
 
@@ -86,7 +88,7 @@ class Calibrated(Method):
         if not self.uses_retain or len(different) < FEWEST:
             return inputs, inputs.some_retain(CHECKED)
         generator = torch.Generator().manual_seed(inputs.seed)
-        count = min(CHECKED, max(2, int(ASIDE * len(different))))  # one has no standard error
+        count = min(CHECKED, max(int(ASIDE * len(different)), min(LEAST, len(different) // 2)))
         checked = [different[i] for i in sorted(torch.randperm(len(different), generator=generator)[:count].tolist())]
         return replace(inputs, retain=without(inputs.retain, checked)), checked
 
