@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from unlearn_lib.data.rows import shown
 from unlearn_lib.environment import provenance
 from unlearn_lib.errors import InputError
 from unlearn_lib.files import write_text
@@ -56,7 +57,7 @@ def parse(notebook: Path, given: Mapping[str, str]) -> dict[str, Any]:
             value = text
         if type(value) is not type(default):
             raise InputError(
-                f"parameter {name} of {notebook.name} is {type(default).__name__} (default {default!r}), got {text!r}"
+                f"parameter {name} of {notebook.name} is {type(default).__name__} (default {default!r}), got {shown(text)!r}"
             )
         values[name] = value
     return values
