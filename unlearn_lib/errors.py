@@ -22,9 +22,14 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {str(name)!r}; choose one of: {', '.join(valid)}")
 
 
+LONGEST = 400
+"""Of a message of another library: some quote a whole file."""
+
+
 def first_line(error: BaseException) -> str:
     """Of an error's message; with the next one where the first only announces it, and the error's name where it says nothing."""
     if isinstance(error, KeyError):
         return f"{error} is not known or not there"
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[:2]) if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    found = " ".join(lines[:2]) if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    return found if len(found) <= LONGEST else f"{found[:LONGEST]}..."

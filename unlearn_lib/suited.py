@@ -50,7 +50,12 @@ def check_config(raw: Any, name: str) -> None:
         raise InputError(
             f"the configuration of {name} is not that of a causal language model: a {kind} is none; give a decoder such as GPT, OPT or Llama"
         )
-    architectures = [str(word) for word in raw.get("architectures") or [] if OTHER_HEADS.search(str(word))]
+    named = raw.get("architectures") or []
+    if not isinstance(named, list):
+        raise InputError(
+            f"the configuration of {name} cannot be read: architectures is no list; give a saved transformers model"
+        )
+    architectures = [str(word) for word in named if OTHER_HEADS.search(str(word))]
     if architectures:
         raise InputError(
             f"the configuration of {name} is not that of a causal language model: its weights are those of a {architectures[0]}; give the "

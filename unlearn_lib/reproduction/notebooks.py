@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from unlearn_lib.data.rows import shown
 from unlearn_lib.environment import provenance
 from unlearn_lib.errors import InputError
 from unlearn_lib.files import write_text
@@ -50,13 +51,13 @@ def parse(notebook: Path, given: Mapping[str, str]) -> dict[str, Any]:
         default = known[name]
         try:
             value = text if isinstance(default, str) else json.loads(text.lower() if isinstance(default, bool) else text)
-        except json.JSONDecodeError:
+            if isinstance(default, float) and type(value) is int:
+                value = float(value)
+        except (ValueError, RecursionError, OverflowError):  # no JSON, or numbers and nesting that Python does not read
             value = text
-        if isinstance(default, float) and type(value) is int:
-            value = float(value)
         if type(value) is not type(default):
             raise InputError(
-                f"parameter {name} of {notebook.name} is {type(default).__name__} (default {default!r}), got {text!r}"
+                f"parameter {name} of {notebook.name} is {type(default).__name__} (default {default!r}), got {shown(text)!r}"
             )
         values[name] = value
     return values
@@ -95,7 +96,7 @@ def execute(notebook: Path, target: Path, values: Mapping[str, Any], root: Path)
     import papermill
 
     mark = fingerprint(notebook, values, root)
-    if target.exists() and json.loads(target.read_text(encoding="utf-8"))["metadata"].get(STAMP, {}).get("fingerprint") == mark:
+    if _mark(target) == mark:
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -113,6 +114,14 @@ def execute(notebook: Path, target: Path, values: Mapping[str, Any], root: Path)
         node.metadata[STAMP] = {"fingerprint": mark, "provenance": provenance()}
         write_text(target, nbformat.writes(node) + "\n")
     return True
+
+
+def _mark(target: Path) -> str | None:
+    """The fingerprint in an executed notebook; None where there is none, or where the file is damaged, which is then made anew."""
+    try:
+        return str(json.loads(target.read_text(encoding="utf-8"))["metadata"][STAMP]["fingerprint"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return None
 
 
 def store_outputs(notebook: Path) -> None:

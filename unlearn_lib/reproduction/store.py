@@ -37,15 +37,17 @@ class RunStore:
         """The record of this configuration, or None.
 
         Raises:
-            InputError: The file was edited or damaged: its configuration is not the one its name stands for.
+            InputError: The file was edited or damaged: no JSON, no record, or not of the configuration its name stands for.
         """
         path = self.path(name, config)
         if not path.exists():
             return None
         try:
             record: Record = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers or nesting that Python does not read
             raise InputError(f"the record {path} is not valid JSON ({error}); delete it and run again") from error
+        if not isinstance(record, dict) or not isinstance(record.get("results"), dict):
+            raise InputError(f"the record {path} holds no results; delete it and run again")
         if record.get("config") != json.loads(json.dumps(config)):
             raise InputError(f"the record {path} does not hold the configuration it is named after; delete it and run again")
         return record
