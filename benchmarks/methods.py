@@ -90,7 +90,7 @@ ROWS = (
     Row(
         "newton (CG on Gauss-Newton, 32 texts), one step",
         "newton",
-        {"step": "calibrate", "retain_samples": 32, "max_steps": 20, **MATCHED},
+        {"step": "calibrate", "steps": 1, "retain_samples": 32, "max_steps": 20, **MATCHED},
         {"damping": Ladder(DAMPING, 1e-4)},
     ),
     Row(
