@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from unlearn_lib.data.batches import Example, make_batches
-from unlearn_lib.losses import evaluate
+from unlearn_lib.data.batches import Example
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
 from unlearn_lib.metrics.memorisation import extracted, extraction_strength, memorisation_accuracy, right_tokens
+from unlearn_lib.outcome import losses_of
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,13 @@ class Measured:
         return float(self.losses[name].double().mean()) if name in self.losses else None
 
 
-def measure(model: Any, sets: Mapping[str, Sequence[Example]], batch_size: int) -> Measured:
-    """Losses of every set that is not empty, and how well the forget set is still known. Cost: a forward pass over each set
-    and one more over the forget set."""
-    losses = {
-        name: evaluate(model, make_batches(examples, batch_size, model.device)).cpu()
-        for name, examples in sets.items()
-        if examples
-    }
+def measure(
+    model: Any, sets: Mapping[str, Sequence[Example]], batch_size: int, losses: Mapping[str, Tensor] | None = None
+) -> Measured:
+    """Losses of every set that is not empty, unless they are known, and how well the forget set is still known. Cost: a forward
+    pass over each set and one more over the forget set."""
+    if losses is None:
+        losses = losses_of(model, sets, batch_size)
     right = right_tokens(model, sets["forget"], batch_size)
     extraction_n = extraction_strength(right)
     metrics: dict[str, float | None] = {
