@@ -11,7 +11,8 @@ forgotten texts' influence and nothing else. An L2 penalty (l2 / 2) |theta|^2 of
 
 How far such a step may be trusted decides everything: on texts that a model knows by heart gradients and curvature are tiny, and
 Newton's own length leads far outside of where the quadratic model holds. So the length is found by measurement: with held-out
-texts by calibration, in four steps with curvature anew for each; without, it is halved until the limit on the retain loss holds.
+texts by calibration, in four steps with curvature anew for each; without, it is halved while that makes the forgetting worth more
+than the damage.
 
 Levenberg-Marquardt compares the change of the objective that the step minimises, L_R - (grad L_R + v)^T x, with the quadratic
 model's promise, and adapts lambda from step to step; a step that makes the objective worse is taken back.
@@ -51,9 +52,11 @@ class Newton(DirectionMethod):
         curvature: "gauss-newton" (positive semi-definite) or "hessian" (needs a damping above its most negative eigenvalue).
         right_hand_side: "forget" or "retain", see above.
         step: 1 is Newton's own length; with Levenberg-Marquardt below 2, where the quadratic model still goes downhill.
-            "calibrate" goes as far as the forget loss needs; "limited" is Newton's own length, halved until `retain_limit` holds. The
-            default is "calibrate" where there are held-out texts (or target_loss), and else "limited", or 1 with several steps.
-        steps: How often the direction is computed anew; the default is 4 with "calibrate", else 1.
+            "calibrate" goes as far as the forget loss needs; "limited" is Newton's own length or a half, a quarter, ... of it, the one
+            at which the forget loss's rise less the retain loss's over `retain_limit` is largest: further on, forgetting would
+            cost more than the limit. The default is "calibrate" where there are held-out texts (or target_loss), and else "limited",
+            or 1 with several steps.
+        steps: How often the direction is computed anew; the default is 4 where step's default is "calibrate", else 1.
         retain_limit: With "calibrate" and "limited".
         damping: lambda >= 0 of the first step; None for `relative_damping` times the mean of the Gauss-Newton matrix' diagonal before
             the first step, which means the same for models of every size.
@@ -77,7 +80,7 @@ class Newton(DirectionMethod):
     curvature: Literal["gauss-newton", "hessian"] = "gauss-newton"
     right_hand_side: Literal["forget", "retain"] = "forget"
     damping: float | None = Field(None, ge=0)
-    relative_damping: float = Field(1.0, gt=0)
+    relative_damping: float = Field(10.0, gt=0)
     l2: float = Field(0.0, ge=0)
     adapt: bool = True
     retain_samples: int = Field(256, ge=1)
@@ -107,7 +110,7 @@ class Newton(DirectionMethod):
             one = (self.steps or 1) == 1 and self.retain_limit is not None
             calibrated = inputs.holdout or self.target_loss is not None
             step = "calibrate" if calibrated else "limited" if one else 1.0
-        steps = self.steps or (4 if step == "calibrate" else 1)
+        steps = self.steps or (4 if self.step is None and step == "calibrate" else 1)
         return self.model_copy(update={"step": step, "steps": steps})
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
@@ -120,20 +123,25 @@ class Newton(DirectionMethod):
     def follow(self, model: Any, d: Vector, inputs: Inputs, outcome: Outcome) -> float:
         if self.step != "limited":
             return super().follow(model, d, inputs, outcome)
+        assert self.retain_limit is not None
         target, params = Target(model, inputs, math.inf, self.retain_limit), trainable(model)
         start = {name: p.detach().clone() for name, p in params.items()}
-        length = 1.0
+        length, best, worth_most = 1.0, 0.0, 0.0
         for _ in range(HALVINGS):
             _put(params, axpy(length, d, start))
-            forget_loss = target.forget_loss(model)
-            if math.isfinite(forget_loss) and target.within_limit(model, forget_loss):
-                return length
+            worth = _worth(target, model)
+            if worth > worth_most:
+                best, worth_most = length, worth
+            elif best:
+                break  # past the best
             length /= 2
-        _put(params, start)
-        outcome.warnings.append(
-            f"{NOTHING}: however short the step, the retain loss rises by more than {self.retain_limit:g} times the rise of the forget loss"
-        )
-        return 0.0
+        _put(params, axpy(best, d, start) if best else start)
+        if not best:
+            outcome.warnings.append(
+                f"{NOTHING}: however short the step, the retain loss rises by more than {self.retain_limit:g} times the rise of the "
+                "forget loss"
+            )
+        return best
 
     def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
         _, v = self._gradients(model, g, inputs, outcome)
@@ -226,6 +234,14 @@ def mean_diagonal(A: Operator, seed: int) -> float:
 def _put(params: Vector, values: Vector) -> None:
     for name, p in params.items():
         p.copy_(values[name])
+
+
+def _worth(target: Target, model: Any) -> float:
+    """The rise of the forget loss less what the rise of the retain loss is worth, over the limit; -inf where a loss is not finite."""
+    assert target.retain_limit is not None
+    gain = target.forget_loss(model) - target.forget_before
+    worth = gain - target.retain_rise(model) / target.retain_limit
+    return worth if math.isfinite(worth) else -math.inf
 
 
 def right_hand_side(kind: str, g_F: Vector, g_R: Vector, ratio: float) -> Vector:
