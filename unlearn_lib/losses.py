@@ -120,6 +120,12 @@ def evaluate(model: Any, batches: list[Batch]) -> Tensor:
     return torch.cat([sequence_losses(model, batch) for batch in batches])
 
 
+def diverged(losses: Tensor) -> bool:
+    """Whether any loss is not finite, or so large (2e9 nats in float32, 1e18 in float64) that neighbouring numbers of its format
+    are 256 nats apart: such logits say nothing."""
+    return not bool((losses.abs() <= 256 / torch.finfo(losses.dtype).eps).all())
+
+
 def mean_loss(model: Any, batches: list[Batch]) -> float:
     """The loss of a set: the mean of its sequences' losses. Cost: one forward pass."""
     return evaluate(model, batches).double().mean().item()

@@ -21,7 +21,9 @@ from unlearn_lib.curvature.vector import Vector, scale, total
 from unlearn_lib.data.batches import Example, encode, make_batches, sequence_length
 from unlearn_lib.data.given import rows_of
 from unlearn_lib.errors import InputError, NumericsError
-from unlearn_lib.training import Progress
+from unlearn_lib.master_weights import master_weights
+from unlearn_lib.seeding import own_draws
+from unlearn_lib.training import Progress, check_trainable, derivatives, refuse_divergence
 
 # Renyi orders that are tried. No epsilon below about log(1 / delta) / (largest order - 1) can be shown, and opacus' own end at 63: 0.19.
 ORDERS = [1.005, 1.01, 1.02, 1.05, *(1 + k / 10 for k in range(1, 100))]
@@ -105,7 +107,7 @@ def train_private(
     micro_batch_size: int = 16,
     progress: Progress | None = None,
 ) -> PrivacySpent:
-    """Train `model` in place with DP-SGD; dropout is off.
+    """Train `model` in place with DP-SGD; dropout is off. A model in bfloat16 or float16 is trained in float32 and rounded at the end.
 
     Args:
         model: A causal language model; eager attention, as for all per-sequence gradients.
@@ -118,8 +120,8 @@ def train_private(
         progress: Called with (step, steps, mean norm of the texts' gradients before clipping).
 
     Raises:
-        InputError: No texts, or settings out of range.
-        NumericsError: A gradient is not finite.
+        InputError: No texts, settings out of range, or no parameter that can be trained.
+        NumericsError: A gradient, the loss or a weight is not finite.
 
     Cost: 4/3 gradients of every text sampled.
     """
@@ -128,7 +130,8 @@ def train_private(
     examples = encode(rows_of(rows, "training"), tokenizer, sequence_length(model, tokenizer, max_length)).examples
     if not examples:
         raise InputError("there is nothing to train on: the training set is empty")
-    n, params = len(examples), trainable(model)
+    check_trainable(model)
+    n = len(examples)
     q, steps = config.rate(n), config.steps(n)
     spent = PrivacySpent(
         epsilon(config.noise_multiplier, q, steps, config.delta),
@@ -138,6 +141,17 @@ def train_private(
         config.noise_multiplier,
         steps,
     )
+    with derivatives(), own_draws(model, seed), master_weights(model):
+        _steps(model, examples, config, seed, micro_batch_size, progress)
+        refuse_divergence(model, examples[:micro_batch_size], config.learning_rate)
+    return spent
+
+
+def _steps(
+    model: Any, examples: Sequence[Example], config: PrivacyConfig, seed: int, micro_batch_size: int, progress: Progress | None
+) -> None:
+    n, params = len(examples), trainable(model)
+    q, steps = config.rate(n), config.steps(n)
     kind = torch.optim.SGD if config.optimizer == "sgd" else torch.optim.Adam
     optimizer = kind(params.values(), lr=config.learning_rate)
     generator = torch.Generator().manual_seed(seed)
@@ -152,7 +166,6 @@ def train_private(
         optimizer.zero_grad()
         if progress is not None:
             progress(step + 1, steps, mean_norm)
-    return spent
 
 
 def clipped_sum(model: Any, examples: Sequence[Example], clip_norm: float, micro_batch_size: int) -> tuple[Vector, float]:

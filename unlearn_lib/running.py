@@ -168,9 +168,10 @@ def _fill(folder: Path, request: Request, rows: Mapping[str, list[Row]], say: Sa
     say(f"{request.method}: {counts['forget']} texts to forget, {counts['retain']} to retain, {counts['holdout']} held out")
     before = measure(model, sets, request.batch_size)
     with ProgressBar(request.method) as progress:
-        result = carry_out(prepared, model, tokenizer, progress)
+        result = carry_out(prepared, model, tokenizer, progress, sets=sets, losses_before=before.losses)
+    rounded = any(p.dtype != formats.get(name, p.dtype) for name, p in result.model.named_parameters())
     round_weights(result.model, formats)
-    after = measure(result.model, sets, request.batch_size)
+    after = measure(result.model, sets, request.batch_size, None if rounded else result.losses_after)
     report = {
         **_describe(request, rows, model, sets),
         "config": result.config,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,11 @@ import torch
 from unlearn_lib.checkpoints import Checkpoint
 from unlearn_lib.data.batches import Example, LongTexts, collate, encode, sequence_length
 from unlearn_lib.data.given import rows_of
+from unlearn_lib.data.given import rows_of
 from unlearn_lib.errors import InputError, NumericsError
-from unlearn_lib.losses import sequence_losses, without_autocast
+from unlearn_lib.losses import diverged, sequence_losses, without_autocast
+from unlearn_lib.master_weights import master_weights
+from unlearn_lib.seeding import own_draws
 
 Progress = Callable[[int, int, float], None]
 
@@ -62,29 +66,46 @@ def fit(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> list[float]:
-    """Train `model` in place; the order of the examples in each epoch is drawn from `seed`.
+    """Train `model` in place. The order of the examples in each epoch and the model's dropout are drawn from `seed` alone, and
+    the global generators are left as they were.
 
     Args:
-        model: A causal language model; it is left in evaluation mode.
+        model: A causal language model; it is left in evaluation mode. One in bfloat16 or float16 is trained in float32 and
+            rounded once, at the end.
         examples: The training sequences.
         config: Epochs, learning rate, batch size, ...
-        seed: Seed of the order.
+        seed: Seed of the order, and of the dropout of every step.
         progress: Called with (step, steps, loss) after every step.
-        checkpoint: Where to go on from and to save to; training that was interrupted ends with the same weights, bit for bit
-            on a CPU.
+        checkpoint: Where to go on from and to save to (the float32 weights); training that was interrupted ends with the same
+            weights, bit for bit on a CPU.
 
     Returns:
         The mean loss of every batch, in nats.
 
     Raises:
-        InputError: No examples.
-        NumericsError: The loss is not finite.
+        InputError: No examples, or no parameter that can be trained.
+        NumericsError: The loss or the weights are not finite.
         OutOfTimeError: The checkpoint's deadline has passed.
 
-    Cost: `epochs` gradients over the examples.
+    Cost: `epochs` gradients over the examples, and a forward pass of one batch.
     """
     if not examples:
         raise InputError("there is nothing to train on: the training set is empty")
+    check_trainable(model)
+    with derivatives(), own_draws(model, seed) as draw, master_weights(model):
+        history = _fit(model, examples, config, seed, draw, progress, checkpoint or Checkpoint())
+    return history
+
+
+def _fit(
+    model: Any,
+    examples: Sequence[Example],
+    config: TrainingConfig,
+    seed: int,
+    draw: Callable[[int], None],
+    progress: Progress | None,
+    checkpoint: Checkpoint,
+) -> list[float]:
     order: list[int] = []
     wanted = round(config.epochs * len(examples))
     generator = torch.Generator().manual_seed(seed)
@@ -93,18 +114,19 @@ def fit(
     order = order[:wanted]
     pieces = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
 
-    params = [p for p in model.parameters() if p.requires_grad]
+    params = list(trainable(model).values())
     optimizer = torch.optim.AdamW(
         params, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
-    checkpoint = checkpoint or Checkpoint()
+    optimizer.zero_grad(set_to_none=True)  # of the caller
     history = checkpoint.restore(model, optimizer)
     model.train()
     for step, piece in enumerate(pieces[len(history) :], len(history)):
+        draw(step)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * (1 - step / len(pieces))
         loss = sequence_losses(model, collate([examples[i] for i in piece], model.device)).mean()
-        if not torch.isfinite(loss):
+        if diverged(loss):
             raise NumericsError(
                 f"the training loss became {loss.item()} at step {step + 1}; lower learning_rate ({config.learning_rate})"
             )
@@ -117,5 +139,46 @@ def fit(
             progress(step + 1, len(pieces), history[-1])
         checkpoint.step_done(model, optimizer, history)
     model.eval()
+    if pieces:
+        refuse_divergence(model, [examples[i] for i in pieces[-1]], config.learning_rate)
     checkpoint.finish(model, history)
     return history
+
+
+def check_trainable(model: Any) -> None:
+    """Refuse a model of which nothing can be changed.
+
+    Raises:
+        InputError: No parameter requires a gradient, or the parameters were made under `torch.inference_mode()`.
+    """
+    params = trainable(model)
+    if not params:
+        raise InputError(
+            "no parameter of the model requires a gradient, so nothing can change; call requires_grad_(True) on those that may (an "
+            "adapter is loaded with PeftModel.from_pretrained(..., is_trainable=True))"
+        )
+    if any(p.is_inference() for p in params.values()):
+        raise InputError(
+            "the model's parameters were made under torch.inference_mode() and can have no gradients; load it outside of that context"
+        )
+
+
+@torch.no_grad()
+def refuse_divergence(model: Any, examples: Sequence[Example], learning_rate: float) -> None:
+    """Look at what the last step made of the model. Cost: one forward pass.
+
+    Raises:
+        NumericsError: A weight or the loss is not finite, or the loss is so large that its digits say nothing.
+    """
+    loss = sequence_losses(model, collate(examples, model.device)).mean()
+    if diverged(loss) or not all_finite(trainable(model).values()):
+        raise NumericsError(
+            f"training has diverged: the loss after the last step is {loss.item()}; lower learning_rate ({learning_rate})"
+        )
+
+
+@contextmanager
+def derivatives() -> Iterator[None]:
+    """Inside, gradients can be taken, even where the caller has switched them off (`inference_mode`, `no_grad`)."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

@@ -11,18 +11,24 @@ from typing import Any
 import torch
 
 from unlearn_lib.cost import Cost, Watch
-from unlearn_lib.curvature import Solution, trainable
-from unlearn_lib.data.batches import Encoded, Example, LongTexts, encode, make_batches, of_full_length, sequence_length
-from unlearn_lib.data.examples import text_means
+from unlearn_lib.curvature import Solution
+from unlearn_lib.data.batches import Encoded, Example, LongTexts, encode, of_full_length, sequence_length
+from unlearn_lib.data.examples import by_text
 from unlearn_lib.data.given import rows_of
 from unlearn_lib.data.overlap import near_duplicates, without
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import evaluate, without_autocast
+from unlearn_lib.losses import without_autocast
+from unlearn_lib.master_weights import formats, give_back, widen
 from unlearn_lib.methods import Inputs, Method, choose
 from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov
 from unlearn_lib.models import load_model
+from unlearn_lib.outcome import Losses, look, losses_of, refuse_divergence
+from unlearn_lib.seeding import own_draws
 from unlearn_lib.suited import check_tokenizer
-from unlearn_lib.training import Progress
+from unlearn_lib.training import Progress, check_trainable, derivatives
+
+LOOKED_AT = 256
+"""Retained texts whose losses are compared before and after, at most."""
 
 
 @dataclass
@@ -32,7 +38,8 @@ class Result:
     `model` is a new model, `tokenizer` the one given; `history` has one dict per step; `solution` is the last linear solve of
     a second-order method; `config` holds every option with its value; `details` what the method found on its way (goal and
     forget loss reached, damping, terms; with a holdout `kolmogorov_smirnov` on the half that was not used to stop); `warnings`
-    are sentences for the user.
+    are sentences for the user. `losses_before` and `losses_after` hold the losses `[n]` that the warnings of `outcome.look` rest
+    on: of all forget and held-out texts, and of at most 256 retained ones, by "forget", "retain" and "holdout".
     """
 
     model: Any
@@ -43,6 +50,8 @@ class Result:
     solution: Solution | None = None
     details: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    losses_before: Losses = field(default_factory=dict)
+    losses_after: Losses = field(default_factory=dict)
 
 
 @dataclass
@@ -61,6 +70,14 @@ class Prepared:
     def length(self) -> int:
         """Tokens of a sequence at most."""
         return int(self.reading["max_length"])
+
+    def looked_at(self) -> dict[str, Sequence[Example]]:
+        """The texts whose losses say what became of the model: all to forget, all held out, and at most 256 of those to retain."""
+        return {
+            "forget": self.inputs.forget,
+            "retain": self.inputs.some_retain(LOOKED_AT),
+            "holdout": [*self.inputs.holdout, *self.holdout_for_report],
+        }
 
 
 def unlearn(
@@ -84,7 +101,8 @@ def unlearn(
 
     Args:
         model: A transformers causal language model, or a peft adapter on one (then only the adapter changes); it is left unchanged.
-            One in bfloat16 is worked on in float32, and the result is in bfloat16 again.
+            One in bfloat16 or float16 is worked on in float32, and every parameter and buffer of the result is in its own format
+            again. The result's training modes and `requires_grad` are the given model's.
         tokenizer: Its tokenizer.
         forget: D-, a `datasets.Dataset` or a list of dicts with the column `text` (or `prompt` and `completion`, or `messages`); or
             whatever else `rows_of` takes: a list of strings, a DataFrame, the path of a file, ...
@@ -92,9 +110,10 @@ def unlearn(
             of it is held aside to measure the limit on.
         holdout: Texts of the same kind that were never trained on, needed by `step="calibrate"` (the default of
             `fisher-removal`), which stops where the forget loss reaches their mean loss. Half of them are kept for the report.
-        base: The checkpoint that `retrain` starts from: a model, or anything `load_model` takes.
+        base: The checkpoint that `retrain` starts from: a model, or anything `load_model` takes. What of it is trained is what
+            requires a gradient in `model`.
         method: A name in `unlearn_lib.methods.METHODS`.
-        seed: Seeds every draw: data order, noise, halves of the holdout.
+        seed: Seeds every draw: data order, dropout, noise, halves of the holdout. The global generators are left as they were.
         batch_size: Sequences that go through the model at a time where the grouping does not change the result.
         max_length: Tokens of a sequence; default: the model's context.
         long_texts: What becomes of texts that are longer: `"split"` makes pieces of them, which are all forgotten, retained or held
@@ -103,9 +122,12 @@ def unlearn(
         progress: Called with (step, steps, loss) during long work.
         **options: The method's options (`preset="paper"`, `step=...`, `damping=...`); see its class.
 
+    Returns:
+        See `Result`. Its warnings say, too, where the outcome is bad: see `unlearn_lib.outcome.look`.
+
     Raises:
-        InputError: Unknown method or option, an empty set, a missing input.
-        NumericsError: A loss or gradient is not finite, or a solver did not reach its tolerance.
+        InputError: Unknown method or option, an empty set, a missing input, a model of which nothing can be trained.
+        NumericsError: A weight, loss or gradient is not finite, or a solver did not reach its tolerance.
     """
     if tokenizer is None:
         raise InputError("texts cannot be encoded without the model's tokenizer; give it as the second argument")
@@ -128,23 +150,51 @@ def unlearn(
 
 
 @without_autocast()
-def carry_out(prepared: Prepared, model: Any, tokenizer: Any, progress: Progress | None = None) -> Result:
-    """Run the method of a prepared request: the second half of `unlearn`."""
+def carry_out(
+    prepared: Prepared,
+    model: Any,
+    tokenizer: Any,
+    progress: Progress | None = None,
+    *,
+    sets: Mapping[str, Sequence[Example]] | None = None,
+    losses_before: Losses | None = None,
+) -> Result:
+    """Run the method of a prepared request: the second half of `unlearn`.
+
+    Args:
+        prepared, model, tokenizer, progress: The request, and as of `unlearn`.
+        sets: The texts whose losses are compared before and after, by "forget", "retain" and "holdout"; default:
+            `Prepared.looked_at`.
+        losses_before: Their losses, where they have been measured already.
+    """
+    with derivatives(), own_draws(model, prepared.inputs.seed):
+        return _carry_out(prepared, model, tokenizer, progress, sets or prepared.looked_at(), losses_before)
+
+
+def _carry_out(
+    prepared: Prepared,
+    model: Any,
+    tokenizer: Any,
+    progress: Progress | None,
+    sets: Mapping[str, Sequence[Example]],
+    before: Losses | None,
+) -> Result:
     chosen, inputs = prepared.method, prepared.inputs
     inputs.progress = progress
+    if before is None:
+        before = losses_of(_working_copy(model), sets, inputs.batch_size)
+    own = formats(model)
     with Watch(model.device) as watch:
-        own, narrow = copy.deepcopy(model).eval(), _narrow(model)
-        outcome = chosen.run(own.float() if narrow else own, inputs)
-        if narrow:
-            outcome.model.to(model.dtype)
+        outcome = chosen.run(_working_copy(model), inputs)
+        give_back(outcome.model, own)
     cost = Cost(watch.seconds, outcome.gradient_evaluations, watch.peak_memory_bytes)
     settings = {"method": chosen.name, "seed": inputs.seed, "batch_size": inputs.batch_size, **prepared.reading}
-    if prepared.holdout_for_report:
-        losses = (
-            text_means(evaluate(outcome.model, make_batches(examples, inputs.batch_size, model.device)), examples)
-            for examples in (inputs.forget, prepared.holdout_for_report)
-        )
-        outcome.details["kolmogorov_smirnov"] = asdict(kolmogorov_smirnov(*losses))
+    after = losses_of(outcome.model.eval(), sets, inputs.batch_size)
+    refuse_divergence(outcome.model, after, chosen.remedy)
+    if unused := len(by_text(prepared.holdout_for_report)):
+        found = kolmogorov_smirnov(after["forget"], after["holdout"][-unused:])
+        outcome.details["kolmogorov_smirnov"] = asdict(found)
+    _flags_of(model, outcome.model)
     return Result(
         outcome.model,
         tokenizer,
@@ -153,14 +203,33 @@ def carry_out(prepared: Prepared, model: Any, tokenizer: Any, progress: Progress
         settings | chosen.model_dump(),
         outcome.solution,
         outcome.details,
-        prepared.warnings + outcome.warnings,
+        prepared.warnings + outcome.warnings + look(before, after, outcome.warnings),
+        before,
+        after,
     )
 
 
-def _narrow(model: Any) -> bool:
-    """Whether what changes is in a narrower format than float32. Steps of less than half the last digit (1 in 256 for bfloat16)
-    would be lost there, weight by weight, so methods work in float32 and the result is rounded once."""
-    return any(p.dtype.itemsize < torch.float32.itemsize for p in trainable(model).values())
+def _working_copy(model: Any) -> Any:
+    own = copy.deepcopy(model).eval()
+    widen(own)
+    return own
+
+
+def _flags_of(model: Any, result: Any) -> None:
+    """Give a result the training modes and the `requires_grad` of the given model, and no gradients."""
+    modes = {name: module.training for name, module in model.named_modules()}
+    for name, module in result.named_modules():
+        module.training = modes.get(name, module.training)
+    _trained_as(model, result)
+    for p in result.parameters():
+        p.grad = None
+
+
+def _trained_as(model: Any, other: Any) -> Any:
+    wanted = {name: p.requires_grad for name, p in model.named_parameters()}
+    for name, p in other.named_parameters():
+        p.requires_grad_(wanted.get(name, p.requires_grad))
+    return other
 
 
 def prepare(
@@ -189,6 +258,7 @@ def prepare(
     chosen = choose(method, options or {}, [name for name, value in given.items() if value is not None])
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    check_trainable(model)
     length = sequence_length(model, tokenizer, max_length)
     reading: dict[str, Any] = {"long_texts": long_texts, "assistant_only": assistant_only}
     sets = {"forget": _encoded("forget", forget, tokenizer, length, reading)}
@@ -210,13 +280,14 @@ def prepare(
     inputs = Inputs(
         sets["forget"].examples,
         tuple(_sequences(sets["retain"], kept)),
-        _base_loader(base, _narrow(model)),
+        _base_loader(base, model),
         seed,
         holdout=held_out[0],
         batch_size=batch_size,
     )
     warnings = _warnings(sets, kept, unseen, length)
-    return Prepared(chosen, inputs, held_out[1], {"max_length": length, **reading}, warnings, sets["forget"].used)
+    reading = {"max_length": length, **reading}
+    return Prepared(chosen.settled(inputs), inputs, held_out[1], reading, warnings, sets["forget"].used)
 
 
 def _encoded(name: str, rows: Any, tokenizer: Any, length: int, reading: Mapping[str, Any]) -> Encoded:
@@ -260,9 +331,13 @@ def _warnings(sets: Mapping[str, Encoded], kept: Sequence[Example], unseen: Sequ
     return found
 
 
-def _base_loader(base: Any, widen: bool) -> Any:
+def _base_loader(base: Any, model: Any) -> Any:
     if base is None:
         return None
-    if isinstance(base, (str, Path)):
-        return lambda: load_model(base)[0]
-    return lambda: copy.deepcopy(base).float() if widen else copy.deepcopy(base)
+
+    def load() -> Any:
+        own = _trained_as(model, load_model(base)[0] if isinstance(base, (str, Path)) else copy.deepcopy(base))
+        widen(own)
+        return own
+
+    return load

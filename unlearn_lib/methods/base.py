@@ -19,6 +19,8 @@ from unlearn_lib.methods.needs import Needs
 from unlearn_lib.training import Progress
 
 INCOMPLETE = "forgetting_incomplete"
+NOTHING = "nothing was done"
+"""How the sentences of methods begin that stopped short, or changed nothing."""
 
 
 @dataclass
@@ -76,7 +78,7 @@ class Method(BaseModel, ABC):
 
     `needs` names the inputs it always takes beyond the forget set ("retain", "base"), `required` those of its options, too.
     `strength` is the option that says how far it goes, along which methods are compared. `source` says where it comes from.
-    `presets` maps the name of a preset to option values.
+    `presets` maps the name of a preset to option values. `remedy` says what to change where the outcome is not finite.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -86,6 +88,7 @@ class Method(BaseModel, ABC):
     strength: ClassVar[str]
     source: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    remedy: ClassVar[str] = "lower step="
 
     @abstractmethod
     def run(self, model: Any, inputs: Inputs) -> Outcome:
@@ -94,6 +97,10 @@ class Method(BaseModel, ABC):
     def required(self) -> tuple[str, ...]:
         """The inputs that these options need beyond the forget set."""
         return self.needs
+
+    def settled(self, inputs: Inputs) -> Self:
+        """The method with every option that depends on which inputs there are set to its value."""
+        return self
 
     @abstractmethod
     def plan(self, model: Any, inputs: Inputs) -> Needs:

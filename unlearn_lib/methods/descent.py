@@ -189,6 +189,7 @@ class RetainTerm(DescentMethod):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("retain",)
+    remedy: ClassVar[str] = "lower learning_rate="
 
     learning_rate: float = Field(1e-5, gt=0)
     forget_weight: float = Field(1.0, gt=0)

@@ -45,7 +45,7 @@ class DirectionMethod(Calibrated):
         if self.step == "calibrate":
             if self.forget_batch_size is not None:
                 raise ValueError("step='calibrate' takes the forget set as a whole; leave out forget_batch_size")
-        elif not self.step > 0:
+        elif isinstance(self.step, (int, float)) and not self.step > 0:
             raise ValueError(f"step is {self.step}; it must be positive, or 'calibrate'")
         return self
 
@@ -65,6 +65,12 @@ class DirectionMethod(Calibrated):
     @abstractmethod
     def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
         """What computing one direction takes, the forget gradient left out."""
+
+    def follow(self, model: Any, d: Vector, inputs: Inputs, outcome: Outcome) -> float:
+        """Move the model along d where nothing is calibrated; returns how far, as a multiple of d."""
+        length = float(self.step) * self.unit
+        _move(model, d, length)
+        return length
 
     def plan(self, model: Any, inputs: Inputs) -> Needs:
         inputs, _ = self.split(inputs)
@@ -98,9 +104,7 @@ class DirectionMethod(Calibrated):
             d = self.direction(model, g, inputs, outcome)
             why = None
             if target is None:
-                assert self.step != "calibrate"
-                length = self.step * self.unit
-                _move(model, d, length)
+                length = self.follow(model, d, inputs, outcome)
             else:
                 goal = target.forget_before + (target.goal - target.forget_before) * (k + 1) / total
                 length, reached, why = walk(model, d, goal, target)

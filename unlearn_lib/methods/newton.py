@@ -9,26 +9,39 @@ At a minimum of the whole risk n_R grad L_R + n_F g_F = 0 and the two agree; els
 even lower the forget loss. "forget" is the default because a fine-tuned model is never at its minimum: it takes away the
 forgotten texts' influence and nothing else. An L2 penalty (l2 / 2) |theta|^2 of every text's loss is added to gradients and H.
 
+How far such a step may be trusted decides everything: on texts that a model knows by heart gradients and curvature are tiny, and
+Newton's own length leads far outside of where the quadratic model holds. So the length is found by measurement: with held-out
+texts by calibration, in four steps with curvature anew for each; without, it is halved while that makes the forgetting worth more
+than the damage.
+
 Levenberg-Marquardt compares the change of the objective that the step minimises, L_R - (grad L_R + v)^T x, with the quadratic
 model's promise, and adapts lambda from step to step; a step that makes the objective worse is taken back.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
 from unlearn_lib.curvature import GaussNewton, Hessian, NotConvergedError, Reason, Solution, trainable
+from unlearn_lib.curvature.meter import Meter
+from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.solvers.cg import levenberg_marquardt
 from unlearn_lib.curvature.vector import Vector, axpy, dot, scale
+from unlearn_lib.errors import InputError
 from unlearn_lib.losses import mean_loss
-from unlearn_lib.methods.base import Inputs, Outcome
+from unlearn_lib.methods.base import NOTHING, Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
 from unlearn_lib.methods.needs import Needs
+from unlearn_lib.methods.target import Target
 
+PROBES = 4
+"""Random vectors that the mean of the curvature's diagonal is estimated from."""
+HALVINGS = 20
 CURVATURES: dict[str, type[EmpiricalRisk]] = {"gauss-newton": GaussNewton, "hessian": Hessian}
 
 
@@ -39,7 +52,15 @@ class Newton(DirectionMethod):
         curvature: "gauss-newton" (positive semi-definite) or "hessian" (needs a damping above its most negative eigenvalue).
         right_hand_side: "forget" or "retain", see above.
         step: 1 is Newton's own length; with Levenberg-Marquardt below 2, where the quadratic model still goes downhill.
-        damping: lambda >= 0 of the first step.
+            "calibrate" goes as far as the forget loss needs; "limited" is Newton's own length or a half, a quarter, ... of it, the one
+            at which the forget loss's rise less the retain loss's over `retain_limit` is largest: further on, forgetting would
+            cost more than the limit. The default is "calibrate" where there are held-out texts (or target_loss), and else "limited",
+            or 1 with several steps.
+        steps: How often the direction is computed anew; the default is 4 where step's default is "calibrate", else 1.
+        retain_limit: With "calibrate" and "limited".
+        damping: lambda >= 0 of the first step; None for `relative_damping` times the mean of the Gauss-Newton matrix' diagonal before
+            the first step, which means the same for models of every size.
+        relative_damping: As said.
         l2: Coefficient of the L2 penalty that training used (weight decay).
         adapt: Levenberg-Marquardt between steps (not with step="calibrate", which finds the length by measurement).
         retain_samples: The most sequences of D+ that curvature is computed from.
@@ -54,44 +75,103 @@ class Newton(DirectionMethod):
         "Koh and Liang 2017 (arXiv 1703.04730); Guo et al. 2020 (arXiv 1911.03030); Martens 2010 for the solver"
     )
 
-    step: float | Literal["calibrate"] = 1.0
+    step: float | Literal["calibrate", "limited"] | None = Field(None, union_mode="left_to_right")  # type: ignore[assignment]
+    steps: int | None = Field(None, ge=1)  # type: ignore[assignment]
     curvature: Literal["gauss-newton", "hessian"] = "gauss-newton"
     right_hand_side: Literal["forget", "retain"] = "forget"
-    damping: float = Field(1e-3, ge=0)
+    damping: float | None = Field(None, ge=0)
+    relative_damping: float = Field(10.0, gt=0)
     l2: float = Field(0.0, ge=0)
     adapt: bool = True
     retain_samples: int = Field(256, ge=1)
-    max_steps: int = Field(50, ge=1)
+    max_steps: int = Field(20, ge=1)
     tolerance: float = Field(1e-3, gt=0)
     linearize: bool = True
     precision: Literal["float32", "float64"] | None = None
 
     @model_validator(mode="after")
     def _downhill(self) -> Self:
-        if self._adapts() and not 0 < float(self.step) < 2:
+        if self._adapts() and not 0 < self._length() < 2:
             raise ValueError(
                 f"step={self.step} with several steps: Levenberg-Marquardt needs a step between 0 and 2; or set adapt=False"
             )
         return self
 
     def _adapts(self) -> bool:
-        return self.step != "calibrate" and self.adapt and self.steps > 1
+        return isinstance(self.step, (int, float)) and self.adapt and (self.steps or 1) > 1
+
+    def _length(self) -> float:
+        assert isinstance(self.step, (int, float))
+        return float(self.step)
+
+    def settled(self, inputs: Inputs) -> Self:
+        step = self.step
+        if step is None:
+            one = (self.steps or 1) == 1 and self.retain_limit is not None
+            calibrated = inputs.holdout or self.target_loss is not None
+            step = "calibrate" if calibrated else "limited" if one else 1.0
+        steps = self.steps or (4 if self.step is None and step == "calibrate" else 1)
+        return self.model_copy(update={"step": step, "steps": steps})
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
-        return self._trust_region(model, inputs) if self._adapts() else super().run(model, inputs)
+        own = self.settled(inputs)
+        return own._trust_region(model, inputs) if own._adapts() else super(Newton, own).run(model, inputs)
+
+    def plan(self, model: Any, inputs: Inputs) -> Needs:
+        return super(Newton, self.settled(inputs)).plan(model, inputs)
+
+    def follow(self, model: Any, d: Vector, inputs: Inputs, outcome: Outcome) -> float:
+        if self.step != "limited":
+            return super().follow(model, d, inputs, outcome)
+        assert self.retain_limit is not None
+        target, params = Target(model, inputs, math.inf, self.retain_limit), trainable(model)
+        start = {name: p.detach().clone() for name, p in params.items()}
+        length, best, worth_most = 1.0, 0.0, 0.0
+        for _ in range(HALVINGS):
+            _put(params, axpy(length, d, start))
+            worth = _worth(target, model)
+            if worth > worth_most:
+                best, worth_most = length, worth
+            elif best:
+                break  # past the best
+            length /= 2
+        _put(params, axpy(best, d, start) if best else start)
+        if not best:
+            outcome.warnings.append(
+                f"{NOTHING}: however short the step, the retain loss rises by more than {self.retain_limit:g} times the rise of the "
+                "forget loss"
+            )
+        return best
 
     def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
         _, v = self._gradients(model, g, inputs, outcome)
-        return self._solve(self._operator(model, inputs), v, self.damping, outcome)
+        return self._solve(self._operator(model, inputs), v, self._damping(model, inputs, outcome), outcome)
 
     def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
         H = self._operator(model, inputs)
         found = H.plan("cg", max_steps=self.max_steps, linearize=self.linearize)
-        return Needs((1 + found.gradient_evaluations) * H.sequences, found.peak_memory_bytes, f"{found} of {H.sequences} texts")
+        scale_of_damping = 2 * PROBES / (self.steps or 1) if self.damping is None else 0
+        texts = (1 + found.gradient_evaluations + scale_of_damping) * H.sequences
+        return Needs(texts, found.peak_memory_bytes, f"{found} of {H.sequences} texts")
 
     def _operator(self, model: Any, inputs: Inputs) -> EmpiricalRisk:
         batches = inputs.batches(inputs.some_retain(self.retain_samples), model.device)
         return CURVATURES[self.curvature](model, batches, precision=self.precision)
+
+    def _damping(self, model: Any, inputs: Inputs, outcome: Outcome) -> float:
+        """lambda; a relative one is computed before the first step and kept."""
+        if self.damping is not None:
+            return self.damping
+        if "damping" not in outcome.details:
+            G = GaussNewton(model, self._operator(model, inputs).batches, precision=self.precision)
+            with Meter() as meter:
+                mean = mean_diagonal(G, inputs.seed)
+            outcome.gradient_evaluations += meter.flops / G.gradient_flops * G.sequences
+            if not mean > 0:
+                raise InputError("the curvature of the retain set is zero, so it sets no damping; give damping=...")
+            outcome.details["damping"] = self.relative_damping * mean
+        found: float = outcome.details["damping"]
+        return found
 
     def _gradients(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> tuple[Vector, Vector]:
         """`(gradient of the retain risk, right-hand side v)`, penalties included."""
@@ -107,40 +187,61 @@ class Newton(DirectionMethod):
         return outcome.take(solution, H.sequences)
 
     def _trust_region(self, model: Any, inputs: Inputs) -> Outcome:
-        outcome, damping = Outcome(model), self.damping
-        params = trainable(model)
-        for k in range(self.steps):
+        outcome, params = Outcome(model), trainable(model)
+        damping, s, steps = self._damping(model, inputs, outcome), self._length(), self.steps or 1
+        for k in range(steps):
             loss, g = self.forget_gradient(model, inputs.forget, inputs, outcome)
             g_R, v = self._gradients(model, g, inputs, outcome)
             H = self._operator(model, inputs)
             x = self._solve(H, v, damping, outcome)
             before = self._risk(model, H, params)
-            s = float(self.step)
             predicted = 0.5 * s**2 * (dot(x, H @ x) + self.l2 * dot(x, x)) - s * dot(v, x)
             outcome.gradient_evaluations += 2 * H.sequences
             start = {name: p.detach().clone() for name, p in params.items()}
-            with torch.no_grad():
-                for name, p in params.items():
-                    p.add_(x[name].to(p), alpha=s)
+            _put(params, axpy(s, {name: x[name].to(p) for name, p in params.items()}, start))
             actual = self._risk(model, H, params) - before - s * dot(axpy(1.0, g_R, v), x)
             kept = actual < 0
             outcome.history.append(
                 {"forget_loss": loss, "damping": damping, "actual": actual, "predicted": predicted, "kept": float(kept)}
             )
             if not kept:
-                with torch.no_grad():
-                    for name, p in params.items():
-                        p.copy_(start[name])
+                _put(params, start)
             damping = levenberg_marquardt(damping, actual=actual, predicted=predicted)
             if inputs.progress is not None:
-                inputs.progress(k + 1, self.steps, loss)
+                inputs.progress(k + 1, steps, loss)
         if not any(entry["kept"] for entry in outcome.history):
-            outcome.warnings.append("nothing was done: every step made its own objective worse; raise damping=")
+            outcome.warnings.append(f"{NOTHING}: every step made its own objective worse; raise damping=")
         return outcome
 
     def _risk(self, model: Any, H: EmpiricalRisk, params: Vector) -> float:
         theta = {name: p.detach() for name, p in params.items()}
         return mean_loss(model, H.batches) + 0.5 * self.l2 * dot(theta, theta)
+
+
+@torch.no_grad()
+def mean_diagonal(A: Operator, seed: int) -> float:
+    """The mean of an operator's diagonal, tr(A) / P = E[z^T A z] / P over vectors z of random signs (Hutchinson 1989), drawn from
+    the seed. Its relative standard deviation is at most sqrt(2 / PROBES), for a matrix of rank one. Cost: PROBES products."""
+    generator, total = torch.Generator().manual_seed(seed), 0.0
+    for _ in range(PROBES):
+        # drawn on the CPU, so that a seed means the same on every device
+        z = {name: (2 * torch.randint(0, 2, p.shape, generator=generator) - 1).to(p) for name, p in A.params.items()}
+        total += dot(z, A @ z)
+    return total / PROBES / A.size
+
+
+@torch.no_grad()
+def _put(params: Vector, values: Vector) -> None:
+    for name, p in params.items():
+        p.copy_(values[name])
+
+
+def _worth(target: Target, model: Any) -> float:
+    """The rise of the forget loss less what the rise of the retain loss is worth, over the limit; -inf where a loss is not finite."""
+    assert target.retain_limit is not None
+    gain = target.forget_loss(model) - target.forget_before
+    worth = gain - target.retain_rise(model) / target.retain_limit
+    return worth if math.isfinite(worth) else -math.inf
 
 
 def right_hand_side(kind: str, g_F: Vector, g_R: Vector, ratio: float) -> Vector:

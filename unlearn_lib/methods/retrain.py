@@ -14,6 +14,7 @@ from unlearn_lib.training import TrainingConfig, fit
 
 class _Training(Method):
     strength: ClassVar[str] = "epochs"
+    remedy: ClassVar[str] = "lower learning_rate="
 
     learning_rate: float = Field(5e-5, gt=0)
     epochs: float = Field(5, gt=0)

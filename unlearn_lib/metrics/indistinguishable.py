@@ -40,6 +40,16 @@ def loss_attack_auc(forget_n: Tensor, holdout_m: Tensor) -> float:
     return float(((difference_nm > 0).double() + 0.5 * (difference_nm == 0).double()).mean())
 
 
+def over_erased(forget_n: Tensor, holdout_m: Tensor) -> float:
+    """The one-sided p-value of Mann and Whitney's test that forget losses are larger than held-out ones: the chance of an AUC this
+    low or lower if they were not, exact where the sets are small and free of ties."""
+    from scipy.stats import mannwhitneyu
+
+    _check(forget_n, holdout_m)
+    found = mannwhitneyu(forget_n.double().cpu().numpy(), holdout_m.double().cpu().numpy(), alternative="greater")
+    return float(found.pvalue)
+
+
 def _check(forget_n: Tensor, holdout_m: Tensor) -> None:
     if not len(forget_n) or not len(holdout_m):
         raise InputError("comparing losses takes at least one forget and one held-out text")

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearn_lib.data.batches import Example, make_batches
-from unlearn_lib.data.examples import by_text, text_means
-from unlearn_lib.losses import evaluate
+from unlearn_lib.data.batches import Example
+from unlearn_lib.data.examples import by_text
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
 from unlearn_lib.metrics.memorisation import extracted, extraction_strength, memorisation_accuracy, right_tokens
+from unlearn_lib.outcome import losses_of
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,13 @@ class Measured:
         return float(self.losses[name].double().mean()) if name in self.losses else None
 
 
-def measure(model: Any, sets: Mapping[str, Sequence[Example]], batch_size: int) -> Measured:
-    """Losses of every set that is not empty, and how well the forget set is still known. Cost: a forward pass over each set
-    and one more over the forget set."""
-    losses = {
-        name: text_means(evaluate(model, make_batches(examples, batch_size, model.device)), examples).cpu()
-        for name, examples in sets.items()
-        if examples
-    }
+def measure(
+    model: Any, sets: Mapping[str, Sequence[Example]], batch_size: int, losses: Mapping[str, Tensor] | None = None
+) -> Measured:
+    """Losses of every set that is not empty, unless they are known, and how well the forget set is still known. Cost: a forward
+    pass over each set and one more over the forget set."""
+    if losses is None:
+        losses = losses_of(model, sets, batch_size)
     right_pieces = right_tokens(model, sets["forget"], batch_size)
     right = [torch.cat([right_pieces[i] for i in group]) for group in by_text(sets["forget"])]
     extraction_n = extraction_strength(right)

@@ -1,0 +1,72 @@
+"""Work in float32 on models that are stored in a narrower format.
+
+A step of less than half the last digit of a weight (1 in 256 for bfloat16) is lost if the weight itself is stepped, and at usual
+learning rates nearly every step is. So what is narrower than float32 is widened, stepped, and rounded to its format once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from unlearn_lib.curvature.gradient import trainable
+from unlearn_lib.errors import NumericsError
+
+Formats = Mapping[str, torch.dtype]
+
+
+def formats(model: Any) -> Formats:
+    """The number format of every parameter and buffer, by name."""
+    return {name: tensor.dtype for name, tensor in _tensors(model)}
+
+
+def widen(model: Any) -> None:
+    """Turn what is narrower than float32 into float32, in place, if anything that is trained is; exact."""
+    if any(_narrow(p) for p in trainable(model).values()):
+        for _, tensor in _tensors(model):
+            if _narrow(tensor):
+                tensor.data = tensor.data.float()
+
+
+def give_back(model: Any, wanted: Formats) -> None:
+    """Turn every parameter and buffer into its own format, in place; what has it already is not touched.
+
+    Raises:
+        NumericsError: A parameter is outside of its format's range.
+    """
+    lost = []
+    for name, tensor in _tensors(model):
+        own = wanted.get(name, tensor.dtype)
+        if tensor.dtype != own:
+            wide, tensor.data = tensor.data, tensor.data.to(own)
+            if not torch.equal(torch.isfinite(tensor), torch.isfinite(wide)):
+                lost.append(f"{name} does not fit into {own}")
+    if lost:
+        raise NumericsError(f"{lost[0]}; load the model in float32, or take smaller steps")
+
+
+@contextmanager
+def master_weights(model: Any) -> Iterator[None]:
+    """Inside, the model is widened; on leaving it is rounded to the formats it had.
+
+    Raises:
+        NumericsError: As `give_back`.
+    """
+    own = formats(model)
+    widen(model)
+    try:
+        yield
+    finally:
+        give_back(model, own)
+
+
+def _tensors(model: Any) -> list[tuple[str, torch.Tensor]]:
+    # the same parameter may have two names: tied weights appear once
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def _narrow(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dtype.itemsize < torch.float32.itemsize

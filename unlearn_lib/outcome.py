@@ -1,0 +1,130 @@
+"""A look at what a method made of the model: whether it diverged, and sentences for outcomes that nobody wants.
+
+Everything rests on the losses (nats a token) of three sets of texts before and after: those to forget, texts to retain, and
+held-out texts that were never trained on. What the original model's loss is on held-out texts is what it says of texts it never saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unlearn_lib.curvature.gradient import trainable
+from unlearn_lib.curvature.vector import all_finite
+from unlearn_lib.data.batches import Example, make_batches
+from unlearn_lib.data.examples import text_means
+from unlearn_lib.errors import NumericsError
+from unlearn_lib.losses import diverged, evaluate
+from unlearn_lib.master_weights import master_weights
+from unlearn_lib.methods.base import INCOMPLETE, NOTHING
+from unlearn_lib.metrics.indistinguishable import loss_attack_auc, over_erased
+
+Losses = Mapping[str, Tensor]
+
+LOST = 0.5
+"""Retained texts have suffered where they lost this share of what set them apart from held-out texts, or, without any, where their
+loss rose by this share of the forget loss's rise."""
+HARDLY = 0.05
+"""Nothing was forgotten where the forget loss rose by less than this share of its distance to the held-out loss."""
+SEEN = 0.01
+"""Without held-out texts: a rise that counts, in nats and as a share of the loss."""
+AUC, CHANCE = 0.35, 0.01
+"""Over-erased: the loss attack's AUC is below the first, and losses that cannot be told apart have one so low with less than the
+second chance."""
+
+
+def losses_of(model: Any, sets: Mapping[str, Sequence[Example]], batch_size: int) -> dict[str, Tensor]:
+    """The losses `[n]` of every set that is not empty, text by text (also of those in several pieces), on the CPU, computed in float32 at
+    least. Cost: one forward pass over the sets."""
+    with master_weights(model):
+        return {
+            name: text_means(evaluate(model, make_batches(examples, batch_size, model.device)), examples).cpu()
+            for name, examples in sets.items()
+            if len(examples)
+        }
+
+
+def refuse_divergence(model: Any, losses: Losses, remedy: str) -> None:
+    """Refuse a model whose weights or losses are not finite.
+
+    Raises:
+        NumericsError: They are not, or a loss is so large that its digits say nothing.
+    """
+    if not all_finite(trainable(model).values()):
+        raise NumericsError(f"the method diverged: its weights are not finite; {remedy}")
+    for name, losses_n in losses.items():
+        if diverged(losses_n):
+            worst = float(losses_n.double().nan_to_num(torch.inf).max())
+            raise NumericsError(f"the method diverged: a {name} loss is {worst:.3g} nats a token; {remedy}")
+
+
+def look(before: Losses, after: Losses, said: Sequence[str] = ()) -> list[str]:
+    """Sentences for the user on what went wrong, none where all is well.
+
+    Args:
+        before, after: The losses `[n]` of the same texts under the original and the new model, by "forget", "retain" (those that
+            were measured, see `Prepared.looked_at`) and "holdout"; the last two may be missing.
+        said: What the method has said itself; that it stopped short is not said twice.
+    """
+    mean = {(when, name): float(n.double().mean()) for when, all_n in enumerate((before, after)) for name, n in all_n.items()}
+    return [*_retained(mean), *_over_erased(before, after), *_not_forgotten(mean, said)]
+
+
+def _retained(mean: Mapping[tuple[int, str], float]) -> list[str]:
+    if (0, "retain") not in mean:
+        return []
+    old, new, unseen = mean[0, "retain"], mean[1, "retain"], mean.get((0, "holdout"))
+    rise, forgot = new - old, mean[1, "forget"] - mean[0, "forget"]
+    if unseen is not None and old < unseen <= new:
+        return [
+            f"the retained texts are lost: their loss rose from {old:.3f} to {new:.3f}, past the {unseen:.3f} that the original model has "
+            "on held-out texts"
+        ]
+    if unseen is not None and old < unseen and rise > LOST * (unseen - old):
+        share = 100 * rise / (unseen - old)
+        return [
+            f"the retained texts have suffered: their loss rose from {old:.3f} to {new:.3f}, {share:.0f} % of the way to the "
+            f"{unseen:.3f} of held-out texts"
+        ]
+    if unseen is None and rise > LOST * max(forgot, 0.0) and rise > _seen(old):
+        return [
+            f"the retained texts have suffered: their loss rose by {rise:.3f} (from {old:.3f} to {new:.3f}), that of the forget texts by "
+            f"{forgot:.3f}"
+        ]
+    return []
+
+
+def _over_erased(before: Losses, after: Losses) -> list[str]:
+    if "holdout" not in after:
+        return []
+    chance = over_erased(after["forget"], after["holdout"])
+    auc, old = (loss_attack_auc(losses["forget"], losses["holdout"]) for losses in (after, before))
+    if not (auc < AUC and chance < CHANCE and auc < old):
+        return []
+    return [
+        f"over-erased: the loss attack's AUC is {auc:.3f} (before: {old:.3f}), far below one half; the losses of the "
+        f"{len(after['forget'])} forget texts are above those of the {len(after['holdout'])} held-out ones (p = {chance:.1e}), which "
+        "shows that they were removed"
+    ]
+
+
+def _not_forgotten(mean: Mapping[tuple[int, str], float], said: Sequence[str]) -> list[str]:
+    if any(sentence.startswith((INCOMPLETE, NOTHING)) for sentence in said):
+        return []
+    old, new, unseen = mean[0, "forget"], mean[1, "forget"], mean.get((0, "holdout"))
+    if unseen is not None:
+        if old < unseen and new - old < HARDLY * (unseen - old):
+            return [
+                f"hardly anything was forgotten: the forget loss went from {old:.3f} to {new:.3f}; held-out texts have {unseen:.3f}"
+            ]
+        return []
+    if new - old < _seen(old):
+        return [f"hardly anything was forgotten: the forget loss went from {old:.4g} to {new:.4g}"]
+    return []
+
+
+def _seen(loss: float) -> float:
+    return SEEN * max(1.0, loss)
