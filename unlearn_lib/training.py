@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from unlearn_lib.checkpoints import Checkpoint
+from unlearn_lib.curvature.gradient import trainable
+from unlearn_lib.curvature.vector import all_finite
 from unlearn_lib.data.batches import Example, LongTexts, collate, encode, sequence_length
-from unlearn_lib.data.given import rows_of
 from unlearn_lib.data.given import rows_of
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import diverged, sequence_losses, without_autocast
