@@ -8,6 +8,7 @@ import torch
 from by_reverse_mode import errors, examples
 from dense import batched
 
+from unlearn_lib import unlearn
 from unlearn_lib.curvature import KFAC, EmpiricalFisher, GaussNewton, Hessian
 from unlearn_lib.curvature.uses import materialise
 from unlearn_lib.errors import InputError
@@ -46,13 +47,20 @@ def test_what_cannot_work_is_refused_with_its_reason(name: str) -> None:
         EmpiricalFisher(build(name), batched(examples(), (2, 1)))
 
 
+def test_unlearn_refuses_an_adapter_that_takes_more_than_texts(tokenizer: Any) -> None:
+    with pytest.raises(InputError, match=REFUSED["poly"]):
+        unlearn(build("poly"), tokenizer, forget=[{"text": "a"}], method="gradient-ascent", step=1.0)
+
+
 @pytest.mark.nightly
 def test_every_kind_of_adapter_is_here() -> None:
     kinds = {kind.value.lower().replace("_", "-") for kind in peft.PeftType} - {"xlora"}
     assert kinds == {name.partition("/")[0] for name in ADAPTERS}
 
 
-@pytest.mark.parametrize("name", ["loha", "oft", "prompt-tuning", pytest.param("lora/dora", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "name", ["prompt-tuning", *(pytest.param(n, marks=pytest.mark.nightly) for n in ("loha", "oft", "lora/dora"))]
+)
 def test_plans_of_adapters(name: str) -> None:
     model, batches = build(name), batched(examples(), (2, 1))
     v = torch.ones(EmpiricalFisher(model, batches).size, dtype=torch.float64)
