@@ -7,6 +7,7 @@ import torch
 from dense import build, examples
 
 from unlearn_lib.curvature import EmpiricalFisher, GaussNewton, Hessian, batch_gradient
+from unlearn_lib.curvature.precision import KeepFloat64
 from unlearn_lib.data.batches import Example, collate, encode, make_batches
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, evaluate, loss_function, sequence_losses, token_logits, token_nll
@@ -145,20 +146,21 @@ def test_curvature_of_virtual_tokens_is_that_of_the_models_own_loss(kind: str) -
     torch.testing.assert_close(F.gradients().matrix(), G_nP, rtol=1e-4, atol=1e-6)  # peft's loss is rounded to float32
     v = torch.randn(F.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(F @ v, G_nP.T @ (G_nP @ v) / 5, rtol=1e-4, atol=1e-6)
-    n = sum(e.input_ids is not None for e in sequences)
     gauss_newton = torch.zeros_like(v)
     for example in sequences:
-        z_SV = token_logits(model, collate([example]))[0, :-1]
+        with KeepFloat64():
+            z_SV = token_logits(model, collate([example]))[0, :-1]
         scored = [s for s, label in enumerate(example.labels[-len(z_SV) :]) if label != IGNORED]
         for s in scored:
             J = torch.stack([flat(entry) for entry in z_SV[s]])
             p = z_SV[s].softmax(-1).detach()
-            gauss_newton += J.T @ ((p.diag() - p.outer(p)) @ (J @ v)) / len(scored) / n
-    torch.testing.assert_close(GaussNewton(model, batches) @ v, gauss_newton, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(GaussNewton(model, batches).linearize() @ v, gauss_newton, rtol=1e-6, atol=1e-9)
-    mean = torch.cat([sequence_losses(model, batch) for batch in batches]).mean()
+            gauss_newton += J.T @ ((p.diag() - p.outer(p)) @ (J @ v)) / len(scored) / len(sequences)
+    torch.testing.assert_close(GaussNewton(model, batches) @ v, gauss_newton, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(GaussNewton(model, batches).linearize() @ v, gauss_newton, rtol=1e-9, atol=1e-12)
+    with KeepFloat64():
+        mean = torch.cat([sequence_losses(model, batch) for batch in batches]).mean()
     slope = (flat(mean, keep=True) * v).sum()
-    torch.testing.assert_close(Hessian(model, batches) @ v, flat(slope), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(Hessian(model, batches) @ v, flat(slope), rtol=1e-9, atol=1e-12)
 
 
 def test_metrics_count_the_texts_own_predictions() -> None:

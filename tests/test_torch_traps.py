@@ -109,8 +109,8 @@ def results(make: type[Operator], model: Any) -> dict[str, Tensor]:
     v = torch.randn(operator.size, generator=torch.Generator().manual_seed(0))
     found = {"product": operator @ v, "mv": flat(operator.mv(operator.own_form(v))), "kept": operator.linearize() @ v}
     if make is not Hessian:
-        found["solution"] = operator.solve(v, 0.1).value
-        found["preconditioner"] = operator.inverse(0.1, operator.default_solver) @ v
+        found["solution"] = operator.solve(v, 1.0).value
+        found["preconditioner"] = operator.inverse(1.0, operator.default_solver) @ v
     if make is EmpiricalFisher:
         gradients = SequenceGradients(operator)
         found |= {"matrix": gradients.matrix(), "gram": gradients.gram(operator.own_form(v))[0], "diagonal": operator.diagonal()}
