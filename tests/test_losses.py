@@ -1,11 +1,19 @@
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from dense import build, examples
+
+from unlearn_lib.curvature import EmpiricalFisher, GaussNewton, Hessian, batch_gradient
+from unlearn_lib.curvature.precision import KeepFloat64
 from unlearn_lib.data.batches import Example, collate, encode, make_batches
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import IGNORED, evaluate, loss_function, sequence_losses, token_nll
+from unlearn_lib.losses import IGNORED, evaluate, loss_function, sequence_losses, token_logits, token_nll
+from unlearn_lib.metrics.divergence import divergence
+from unlearn_lib.metrics.exposure import prefix_losses
+from unlearn_lib.metrics.memorisation import right_tokens
 
 
 def test_token_nll_by_hand() -> None:
@@ -103,3 +111,107 @@ def test_position_ids_of_a_batch_are_obeyed(tiny: Any) -> None:
     torch.testing.assert_close(loss_function(model)(params, padded), expected, rtol=1e-12, atol=0)
     del padded["position_ids"]
     assert (sequence_losses(model, padded) - expected).abs() > 1e-3
+
+
+VIRTUAL = ("prompt tuning", "p-tuning", "prefix tuning")
+
+
+def with_virtual_tokens(kind: str) -> Any:
+    peft = pytest.importorskip("peft")
+    config = {
+        "prompt tuning": lambda: peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        "p-tuning": lambda: peft.PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=6),
+        "prefix tuning": lambda: peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    }[kind]()
+    torch.manual_seed(3)
+    model = peft.get_peft_model(build("llama"), config).double().eval()
+    with torch.no_grad():
+        for p in model.prompt_encoder.parameters():
+            p.add_(0.3 * torch.randn(p.shape, dtype=torch.float64))
+    return model
+
+
+def own_loss(model: Any, example: Example) -> torch.Tensor:
+    ids, labels = torch.tensor([example.input_ids]), torch.tensor([example.labels])
+    loss: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, use_cache=False).loss
+    return loss
+
+
+@pytest.mark.parametrize("kind", VIRTUAL)
+def test_virtual_tokens_before_the_text_do_not_shift_its_labels(kind: str) -> None:
+    model, sequences = with_virtual_tokens(kind), examples()
+    expected = torch.stack([own_loss(model, example) for example in sequences]).detach()
+    for size in (1, 5):
+        found = evaluate(model, make_batches(sequences, size))
+        torch.testing.assert_close(found, expected.to(found), rtol=1e-6, atol=0)
+    batch = collate(sequences)
+    functional = loss_function(model)(dict(model.named_parameters()), batch)
+    torch.testing.assert_close(functional, sequence_losses(model, batch), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", VIRTUAL[:2])
+def test_curvature_of_virtual_tokens_is_that_of_the_models_own_loss(kind: str) -> None:
+    model, sequences = with_virtual_tokens(kind), examples()
+    batches = [collate(sequences[:3]), collate(sequences[3:])]
+    params = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    def flat(value: torch.Tensor, keep: bool = False) -> torch.Tensor:
+        grads = torch.autograd.grad(value, list(params.values()), create_graph=keep, retain_graph=True, materialize_grads=True)
+        return torch.cat([g.reshape(-1) for g in grads])
+
+    G_nP = torch.stack([flat(own_loss(model, example)) for example in sequences]).double()
+    F = EmpiricalFisher(model, batches)
+    assert F.params.keys() == params.keys()
+    torch.testing.assert_close(F.gradients().matrix(), G_nP, rtol=1e-4, atol=1e-6)  # peft's loss is rounded to float32
+    v = torch.randn(F.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(F @ v, G_nP.T @ (G_nP @ v) / 5, rtol=1e-4, atol=1e-6)
+    gauss_newton = torch.zeros_like(v)
+    for example in sequences:
+        with KeepFloat64():
+            z_SV = token_logits(model, collate([example]))[0, :-1]
+        scored = [s for s, label in enumerate(example.labels[-len(z_SV) :]) if label != IGNORED]
+        for s in scored:
+            J = torch.stack([flat(entry) for entry in z_SV[s]])
+            p = z_SV[s].softmax(-1).detach()
+            gauss_newton += J.T @ ((p.diag() - p.outer(p)) @ (J @ v)) / len(scored) / len(sequences)
+    torch.testing.assert_close(GaussNewton(model, batches) @ v, gauss_newton, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(GaussNewton(model, batches).linearize() @ v, gauss_newton, rtol=1e-9, atol=1e-12)
+    with KeepFloat64():
+        mean = torch.cat([sequence_losses(model, batch) for batch in batches]).mean()
+    slope = (flat(mean, keep=True) * v).sum()
+    torch.testing.assert_close(Hessian(model, batches) @ v, flat(slope), rtol=1e-9, atol=1e-12)
+
+
+def test_metrics_count_the_texts_own_predictions() -> None:
+    model, sequences = with_virtual_tokens("prompt tuning"), examples()
+    assert [len(right_S) for right_S in right_tokens(model, sequences)] == [
+        sum(label != IGNORED for label in example.labels[1:]) for example in sequences
+    ]
+    example = sequences[0]
+    logits_TV = token_logits(model, collate([example]))[0, 1:]
+    assert right_tokens(model, [example])[0].tolist() == [
+        int(logits_TV[t].argmax()) == example.input_ids[t + 1] for t in range(len(example.input_ids) - 1)
+    ]
+    nll = -logits_TV[:-1].log_softmax(-1).gather(1, torch.tensor(example.input_ids[1:]).unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(prefix_losses(model, [example])[0], nll.cumsum(0).detach() / torch.arange(1, len(nll) + 1))
+    assert divergence(model, model, [collate(sequences)]) == pytest.approx(0, abs=1e-12)
+    plain = build("llama")
+    assert divergence(plain, plain, [collate(sequences)]) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 5), (2, 5), (1, 3, 5), (2, 3)], ids=str)
+def test_logits_that_cannot_be_aligned_are_refused(shape: tuple[int, ...]) -> None:
+    batch = collate([Example((1, 2, 3), (1, 2, 3))] * 2)
+    with pytest.raises(InputError, match=r"logits of shape .* for 2 texts of 3 tokens, so they cannot be aligned"):
+        sequence_losses(lambda **_: SimpleNamespace(logits=torch.zeros(shape)), batch)
+
+
+def test_autocast_around_a_loss_or_a_gradient_is_left(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
+    model = tiny("neo", dtype=torch.float32)
+    batch = collate(encode(texts[:3], tokenizer, 256).examples)
+    losses, (_, g) = sequence_losses(model, batch).detach(), batch_gradient(model, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again, (_, under) = sequence_losses(model, batch).detach(), batch_gradient(model, batch)
+        assert torch.is_autocast_enabled("cpu")
+    assert torch.equal(again, losses)
+    assert all(torch.equal(under[name], g[name]) for name in g)

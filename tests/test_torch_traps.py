@@ -1,6 +1,7 @@
-"""Faults of torch that this library works around.
+"""Faults of torch that this library works around, and its global states that the library leaves.
 
-Each test holds as long as the fault is there: where one fails, torch has been mended and the workaround that its message names can go.
+Each test of a fault holds as long as the fault is there: where one fails, torch has been mended and the workaround that its
+message names can go.
 """
 
 from collections.abc import Callable
@@ -9,8 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from dense import batched, build, examples
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vjp
+
+from unlearn_lib import text_losses, unlearn
+from unlearn_lib.curvature import KFAC, EmpiricalFisher, GaussNewton, Hessian, SequenceGradients
+from unlearn_lib.curvature.operator import Operator
+from unlearn_lib.errors import InputError
 
 Params = dict[str, Tensor]
 
@@ -94,3 +101,102 @@ def test_fused_attention_lacks_derivatives(order: str) -> None:
     # else eager attention is no longer needed: forward for products with Gauss-Newton and Fisher, double backward for the Hessian
     with pytest.raises((RuntimeError, NotImplementedError), match="scaled_dot_product_flash_attention_for_cpu"):
         derivative()
+
+
+def results(make: type[Operator], model: Any) -> dict[str, Tensor]:
+    """All that an operator answers, as flat tensors."""
+    operator: Any = make(model, batched(examples(), (3, 2)))
+    v = torch.randn(operator.size, generator=torch.Generator().manual_seed(0))
+    found = {"product": operator @ v, "mv": flat(operator.mv(operator.own_form(v))), "kept": operator.linearize() @ v}
+    if make is not Hessian:
+        found["solution"] = operator.solve(v, 1.0).value
+        found["preconditioner"] = operator.inverse(1.0, operator.default_solver) @ v
+    if make is EmpiricalFisher:
+        gradients = SequenceGradients(operator)
+        found |= {"matrix": gradients.matrix(), "gram": gradients.gram(operator.own_form(v))[0], "diagonal": operator.diagonal()}
+        found |= {"project": operator.project(operator.own_form(v)), "adjoint": flat(operator.adjoint(torch.ones(5)))}
+        found |= {solver: operator.solve(v, 0.1, solver).value for solver in ("block", "diagonal", "recursion")}
+        found["nothing kept"] = operator.solve(v, 0.1, "woodbury", keep="nothing").value
+    if make is KFAC:
+        found["diagonal"] = operator.diagonal()
+    return found
+
+
+def flat(v: dict[str, Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in v.values()])
+
+
+@pytest.mark.parametrize("make", [Hessian, GaussNewton, EmpiricalFisher, KFAC])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_autocast_around_curvature_is_left(family: str, make: type[Operator]) -> None:
+    model = build(family, dtype=torch.float32)
+    expected = results(make, model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = results(make, model)
+        assert torch.is_autocast_enabled("cpu")
+    for name in expected:
+        assert torch.equal(found[name], expected[name]), name
+
+
+def test_autocast_around_unlearning_and_text_losses_is_left(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
+    model = tiny("opt", dtype=torch.float32)
+
+    def run(method: str, **options: Any) -> tuple[Tensor, Tensor]:
+        retain = {} if method == "gradient-ascent" else {"retain": texts[4:8]}
+        result = unlearn(model, tokenizer, forget=texts[:2], method=method, **retain, **options)
+        return flat(dict(result.model.named_parameters())).detach(), text_losses(result.model, tokenizer, texts[:3])
+
+    for method, options in (("gradient-ascent", {"step": 0.1}), ("woodbury-newton", {"step": 0.1})):
+        expected = run(method, **options)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = run(method, **options)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), method
+
+
+def test_every_module_keeps_its_own_training_mode() -> None:
+    model = build("gpt2", dtype=torch.float32)
+    model.train()
+    model.transformer.h[0].attn.eval()
+    model.transformer.ln_f.eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    before = [module.training for module in model.modules()]
+    assert len(set(before)) == 2
+    v = None
+    for make in (Hessian, GaussNewton, EmpiricalFisher, KFAC):
+        operator: Any = make(model, batched(examples(), (3, 2)))
+        v = torch.ones(operator.size)
+        # dropout is off while curvature is measured, wherever it was on
+        assert torch.equal(operator @ v, operator @ v)
+        assert [module.training for module in model.modules()] == before
+    model.eval()
+    assert torch.equal(EmpiricalFisher(model, batched(examples(), (3, 2))) @ v, EmpiricalFisher(model.train(), batched(examples(), (3, 2))) @ v)
+
+
+def test_modes_come_back_after_an_error() -> None:
+    model = build("opt").train()
+    model.lm_head.eval()
+    model.model.decoder.layers[0].fc1.forward = lambda x: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        EmpiricalFisher(model, batched(examples(), (5,)))
+    assert model.training
+    assert not model.lm_head.training
+
+
+@pytest.mark.parametrize("make", [Hessian, GaussNewton, EmpiricalFisher, KFAC])
+def test_what_cannot_be_differentiated_is_refused_in_a_sentence(make: Any) -> None:
+    model, batches = build("opt"), batched(examples(), (5,))
+    operator = make(model, batches)
+    with torch.inference_mode():
+        with pytest.raises(InputError, match=r"torch.inference_mode\(\) forbids; call it outside of that block"):
+            make(model, batches)
+        with pytest.raises(InputError, match=r"torch.inference_mode\(\) forbids; call it outside of that block"):
+            operator.solve(torch.ones(operator.size), 10.0)
+        made = build("opt")
+    with pytest.raises(InputError, match=r"was made inside torch.inference_mode\(\).*load the model outside"):
+        make(made, batches)
+    model.requires_grad_(False)
+    with pytest.raises(InputError, match=r"all parameters of the model are frozen .*; unfreeze some .* or name the parameters"):
+        make(model, batches)
+    assert make(model, batches, params="*fc1*").size > 0

@@ -107,10 +107,10 @@ class _Call:
         slots = {id(self.leaves[place]): name for place, name in self.names.items()}
         if self.function is torch.nn.functional.embedding:
             return [(name, _lookup(args, kwargs, grad, shape[0])) for name in self.names.values()]
-        factors = _factors(self.function, args, kwargs)
-        if factors is None:
+        found = factors(self.function, args, kwargs)
+        if found is None:
             return self._generic(grad, shape)
-        x, weight, bias = factors
+        x, weight, bias = found
         # heads and the like count as more positions
         x_BTd, grad_BTe = (t.reshape(shape[0], -1, t.shape[-1]) for t in (x, grad))
         result: list[tuple[str, Use]] = []
@@ -205,6 +205,8 @@ class _Watch(TorchFunctionMode):
         if not any(self._state(leaf) in (ROWS, MIXED) for leaf in leaves):
             self.anchors.append(out.new_zeros(()).requires_grad_())
             out = out + self.anchors[-1]
+        elif out._is_view():  # (linear's is, of a matrix.) The hook of a view is lost where the model goes on in place
+            out = torch.ops.aten._unsafe_view(out, out.shape)
         out.register_hook(lambda grad: self._receive(number, grad))
         self.calls.append(call)
         self.state[out] = ROWS
@@ -289,9 +291,9 @@ class _Watch(TorchFunctionMode):
             ids, weight, _, max_norm, _, by_frequency = _lookup_arguments(args, kwargs)
             return own == {id(weight)} and len(ids) in (1, len(out)) and max_norm is None and not by_frequency
         inputs = [leaf for leaf in leaves if self._is_input(leaf) and _is_batched(leaf, out)]
-        factors = _factors(func, args, kwargs)
-        if factors is not None:
-            x, weight, bias = factors
+        found = factors(func, args, kwargs)
+        if found is not None:
+            x, weight, bias = found
             return own <= {id(weight), id(bias)} and x.ndim >= 2 and any(x is leaf for leaf in inputs)
         inputs = [leaf for leaf in inputs if len(leaf) == len(out)]
         if any(aligned(leaves[place], out) and len(out) > 1 for place in names):
@@ -299,7 +301,7 @@ class _Watch(TorchFunctionMode):
         return bool(inputs) and keeps_apart(func, args, kwargs, [out], inputs, len(out))
 
 
-def _factors(function: Any, args: Any, kwargs: Mapping[str, Any]) -> list[Any] | None:
+def factors(function: Any, args: Any, kwargs: Mapping[str, Any]) -> list[Any] | None:
     """Input, weight and bias of a product; None for another function."""
     if function is torch.nn.functional.linear:
         return _named(args, kwargs, "input", "weight", "bias")

@@ -13,7 +13,7 @@ best one in the Frobenius norm. Shape suffixes: B sequences, T positions, p x q 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from unlearn_lib.curvature.capture import capture
+from unlearn_lib.curvature.confirm import Witness, due, row_of
 from unlearn_lib.curvature.per_sequence import CHUNK_NUMBERS
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
@@ -143,16 +144,30 @@ class KFAC(EmpiricalRisk):
 
     def _draws(self) -> Iterator[tuple[dict[str, list[Use]], Tensor]]:
         """The uses of h_i and the positions that count, batch after batch, draw after draw; the same at every call."""
+        unconfirmed = due(self)
         for draw in range(self.samples):
             # one stream of numbers for all sequences, in their order: how they are cut into batches does not matter
             generator = torch.Generator(self.device).manual_seed((self.seed * 1_000_003 + draw) % 2**63)
-            for batch in self.batches:
+            for number, batch in enumerate(self.batches):
                 B, T = batch["input_ids"].shape
-                _, uses = capture(self._pseudo_losses(batch, generator), self.params, self.fixed, (B, T))
+                labels = _Labels(generator)
+                _, uses = capture(self._pseudo_losses(batch, labels.draw), self.params, self.fixed, (B, T))
+                if number == unconfirmed and labels.drawn_BS is not None:
+                    self._confirm(number, uses, labels.drawn_BS)
+                    unconfirmed = None
                 heard_BT = _heard(batch).to(self.dtype)
                 yield {name: [_mask(use, heard_BT) for use in found] for name, found in uses.items()}, heard_BT
 
-    def _pseudo_losses(self, batch: Batch, generator: torch.Generator) -> Any:
+    def _confirm(self, number: int, uses: dict[str, list[Use]], drawn_BS: Tensor) -> None:
+        """Compare the first capture of a class of model with plain differentiation, for the labels that were drawn."""
+        batch = self.batches[number]
+
+        def alone(i: int) -> Callable[[Vector], Tensor]:
+            return self._pseudo_losses(row_of(batch, i), lambda *_: drawn_BS[i : i + 1])
+
+        Witness(self, number, alone, self._pseudo_losses(batch, lambda *_: drawn_BS)).confirm(uses)
+
+    def _pseudo_losses(self, batch: Batch, draw: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Vector], Tensor]:
         logits = self.logits(batch)
 
         def losses(params: Vector) -> Tensor:
@@ -160,7 +175,7 @@ class KFAC(EmpiricalRisk):
             if not torch.isfinite(z_BTV).all():
                 raise NumericsError("the model's logits are not finite: there are no labels to draw; it has diverged")
             weights_BS = token_weights(z_BTV, batch, self.sequences * self.samples).to(self.dtype).sqrt()
-            drawn_BS = draw_labels(z_BTV[:, :-1].detach(), weights_BS > 0, generator)
+            drawn_BS = draw(z_BTV[:, :-1].detach(), weights_BS > 0)
             nll_BS, _ = token_nll(z_BTV, torch.nn.functional.pad(drawn_BS, (1, 0)))
             return (nll_BS * weights_BS).sum(1)
 
@@ -180,6 +195,20 @@ def draw_labels(z_BSV: Tensor, scored_BS: Tensor, generator: torch.Generator) ->
         p_SV = z_SV[scored_S].softmax(-1)
         drawn_S[scored_S] = (p_SV / torch.empty_like(p_SV).exponential_(generator=generator)).argmax(-1)
     return drawn_BS
+
+
+class _Labels:
+    """A batch's labels, drawn from the model's predictions once: a capture that has to run the model again finds the same."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self.drawn_BS: Tensor | None = None
+
+    def draw(self, z_BSV: Tensor, scored_BS: Tensor) -> Tensor:
+        """`[B, S]`"""
+        if self.drawn_BS is None:
+            self.drawn_BS = draw_labels(z_BSV, scored_BS, self.generator)
+        return self.drawn_BS
 
 
 class _Moments:

@@ -24,6 +24,8 @@ from torch._subclasses.fake_tensor import (
 )
 
 from unlearn_lib.curvature.capture import capture
+from unlearn_lib.curvature.confirm import due, gradient_rows
+from unlearn_lib.curvature.empirical_fisher import EmpiricalFisher
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.per_sequence import SequenceGradients, groups
 from unlearn_lib.curvature.risk import EmpiricalRisk
@@ -150,6 +152,8 @@ class _Planner:
         if solver not in PLANNED:
             raise InputError(f"there is no plan for solver {solver!r}; there is one for {', '.join(PLANNED)}")
         peak, flops = self.cg(options) if solver == "cg" else self.by_gradients(solver, options)
+        if solver != "cg" or (options.get("linearize") and isinstance(self.risk, EmpiricalFisher)):
+            flops += self.witness_flops
         return Plan(solver, dict(options), round(peak), flops / self.risk.gradient_flops)
 
     def by_gradients(self, solver: str, options: Mapping[str, Any]) -> tuple[float, float]:
@@ -187,6 +191,19 @@ class _Planner:
         if solver == "woodbury":
             return max(capturing, kept + block, kept + 3 * vector), r.capture_flops + 4 * r.product_flops + gram_flops
         return max(capturing, kept + block + 2 * vector), r.capture_flops + r.product_flops + gram_flops
+
+    @cached_property
+    def witness_flops(self) -> int:
+        """FLOPs of comparing one text's factors with its gradient, where that is still to do."""
+        number = due(self.risk)
+        if number is None:
+            return 0
+        batch = self.risk.batches[number]
+        T = batch["input_ids"].shape[1]
+        with _fake(self.risk, (1, T)) as (fake, row), Meter() as meter:
+            signs = {name: torch.ones_like(as_matrix(p)[:, 0]) for name, p in fake.params.items()}
+            gradient_rows(fake.losses(row), fake.params, signs, 0)
+        return meter.flops
 
     @cached_property
     def adjoint_peak(self) -> int:
