@@ -52,7 +52,9 @@ def test_every_kind_of_adapter_is_here() -> None:
     assert kinds == {name.partition("/")[0] for name in ADAPTERS}
 
 
-@pytest.mark.parametrize("name", ["loha", "oft", "prompt-tuning", pytest.param("lora/dora", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "name", ["prompt-tuning", *(pytest.param(n, marks=pytest.mark.nightly) for n in ("loha", "oft", "lora/dora"))]
+)
 def test_plans_of_adapters(name: str) -> None:
     model, batches = build(name), batched(examples(), (2, 1))
     v = torch.ones(EmpiricalFisher(model, batches).size, dtype=torch.float64)

@@ -31,7 +31,9 @@ def test_how_many_configurations_there_are() -> None:
     assert NOT_RUN.keys() <= CONFIGURATIONS.keys()
 
 
-@pytest.mark.parametrize("name", ["bloom", "mixtral", pytest.param("recurrent_gemma", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "name", ["bloom", *(pytest.param(n, marks=pytest.mark.nightly) for n in ("mixtral", "gpt_oss", "recurrent_gemma"))]
+)
 def test_plans_know_the_cost(name: str) -> None:
     model, batches = build(name), batched(examples(), (2, 1))
     v = torch.ones(EmpiricalFisher(model, batches).size, dtype=torch.float64)
@@ -40,7 +42,9 @@ def test_plans_know_the_cost(name: str) -> None:
     for make in (GaussNewton, Hessian):
         options: dict[str, Any] = {"max_steps": 2, "linearize": True}
         real = make(model, batches).solve(v, 100.0, "cg", tolerance=1e-15, throw=False, **options)
-        assert make(model, batches).plan("cg", **options).gradient_evaluations == pytest.approx(real.gradient_evaluations, rel=0.1)
+        assert make(model, batches).plan("cg", **options).gradient_evaluations == pytest.approx(
+            real.gradient_evaluations, rel=0.1
+        )
 
 
 def test_a_plan_that_depends_on_the_texts_is_refused() -> None:

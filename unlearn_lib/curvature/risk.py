@@ -106,9 +106,7 @@ class EmpiricalRisk(Operator):
         return torch.cat([self._project(self.losses(batch), v) for batch in self.batches])
 
     def _project(self, losses: Callable[[Vector], Tensor], v: Vector) -> Tensor:
-        return forward_or_reverse(
-            self, lambda: jvp(losses, self.params, v), lambda: JacobianGraph(losses, self.params).push(v)
-        )
+        return forward_or_reverse(self, lambda: jvp(losses, self.params, v), lambda: JacobianGraph(losses, self.params).push(v))
 
     @torch.no_grad()
     def adjoint(self, c_n: Tensor) -> Vector:
@@ -138,8 +136,8 @@ class EmpiricalRisk(Operator):
                     self.logits(batch)(self.params)
                 if seen.sparse:
                     raise InputError(
-                        f"parameter {min(seen.sparse)} ({len(seen.sparse)} in all) becomes a sparse matrix, which torch differentiates "
-                        "neither forwards nor twice; merge such an adapter into its base, or leave it out with params="
+                        "the model makes sparse matrices as it runs (adapters of kinds FROD and SHIRA do), which torch differentiates "
+                        "neither forwards nor twice; merge the adapter into its base, or use one of another kind"
                     )
                 if not seen.missing:
                     return
@@ -192,18 +190,17 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 class _Seen(TorchFunctionMode):
-    """Crosses off the parameters that torch functions take; notes those that become sparse tensors."""
+    """Crosses off the parameters that torch functions take; notes whether a sparse tensor is made."""
 
     def __init__(self, params: Vector) -> None:
         super().__init__()
-        self.names = {id(p): name for name, p in params.items()}
-        self.missing, self.sparse = dict(self.names), set[str]()
+        self.missing = {id(p): name for name, p in params.items()}
+        self.sparse = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         made = [leaf for leaf in (out, *tree_leaves(out)) if isinstance(leaf, Tensor)]
-        if any(tensor.layout != torch.strided for tensor in made):
-            self.sparse.update(self.names[id(leaf)] for leaf in tree_leaves((args, kwargs)) if id(leaf) in self.names)
+        self.sparse |= any(tensor.layout != torch.strided for tensor in made)
         if made or works_in_place(func):  # and not a shape or a dtype that was asked for
             for leaf in tree_leaves((args, kwargs)):
                 self.missing.pop(id(leaf), None)
