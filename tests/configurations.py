@@ -36,10 +36,11 @@ SMALL: dict[str, Any] = {
 ABSENT = object()
 """For a name in `SMALL` that a class lists and does not take."""
 
+NOTHING: dict[str, Any] = {}
 MLA: dict[str, Any] = {"head_dim": 4, "num_key_value_heads": 2}
 FAST = ("gemma2", "bloom", "recurrent_gemma", "mamba", "gpt_oss", "mixtral", "phi", "falcon/alibi")
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    **{name: {} for name in (
+    **dict.fromkeys((
         "afmoe", "apertus", "arcee", "bailing_hybrid", "bamba", "bart", "beam", "bert", "bert-generation", "big_bird", "bigbird_pegasus",
         "biogpt", "bitnet", "blenderbot", "blenderbot-small", "bloom", "camembert", "cohere", "cohere2", "cohere2_moe", "ctrl", "cwm",
         "data2vec-text", "doge", "dots1", "electra", "ernie", "ernie4_5", "ernie4_5_moe", "exaone4", "exaone_moe", "falcon_h1",
@@ -53,15 +54,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "qwen3_5_text", "qwen3_moe", "qwen3_next", "recurrent_gemma", "rembert", "roberta", "roberta-prelayernorm", "roformer", "rwkv",
         "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2", "trocr", "vaultgemma", "whisper", "xlm", "xlm-roberta",
         "xlm-roberta-xl",
-    )},
-    **{name: MLA for name in (
-        "axk1", "axk2", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "glm_moe_dsa", "minicpm3", "youtu",
-    )},
+    ), NOTHING),
+    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "glm_moe_dsa", "minicpm3", "youtu"), MLA),
     "aria_text": {"moe_num_shared_experts": 1},
-    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
     "codegen": {"n_embd": 16, "n_head": 4},
     "dbrx": {
-        "attn_config": {"kv_n_heads": 1, "clip_qkv": 8.0}, "hidden_size": ABSENT, "rope_theta": 1e4,
+        "attn_config": {"kv_n_heads": 1, "clip_qkv": 8.0, "rope_theta": 1e4}, "hidden_size": ABSENT,
         "ffn_config": {"hidden_size": 8, "ffn_hidden_size": 12, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "deepseek_v32": {**MLA, "index_n_heads": 2, "index_head_dim": 4},
@@ -72,9 +70,11 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"shared_intermediate_size": 6, "layer_types": ["mamba", "attention"]},
     "lfm2": {"block_auto_adjust_ff_dim": False, "block_ff_dim": 12, "layer_types": ["conv", "full_attention"]},
     "xglm": {},
-    "zamba": {"layers_block_type": ["linear_attention", "hybrid"], "mamba_dt_rank": 2, "attention_hidden_size": 16, "attention_head_dim": 8},
-    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "hybrid_layer_ids": [1], "mamba_ngroups": 1, "n_mamba_heads": 2, "mamba_headdim": 8},
-    "zaya": {"num_experts_per_tok": 1, "moe_router_hidden_size": 4, "mlp_expansion": 4},
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid"], "hybrid_layer_ids": [1], "mamba_ngroups": 1, "n_mamba_heads": 2,
+        "mamba_headdim": 8,
+    },
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 4},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 3},
     "kimi_linear": {
         "head_dim": 4, "linear_head_dim": 4, "linear_num_heads": 2, "layer_types": ["linear_attention", "full_attention"],
@@ -119,7 +119,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "stablelm/parallel": {"use_parallel_residual": True, "qk_layernorm": True, "num_key_value_heads": 2},
     "starcoder2/untied": {"tie_word_embeddings": False},
 }  # fmt: skip
-NOT_RUN: dict[str, str] = {}
+NOT_RUN: dict[str, str] = {
+    "prophetnet": "its own logits are not finite in float64",
+    "reformer": "it differentiates in training mode only, with dropout and random hashes",
+}
 """Configurations that transformers itself does not run here, with the reason."""
 
 
@@ -130,8 +133,11 @@ def build(name: str, dtype: torch.dtype = torch.float64) -> Any:
 
     make = CONFIG_MAPPING[name.partition("/")[0]]
     plain, aliases = make(), getattr(make, "attribute_map", {})
-    small = {key: value for key, value in SMALL.items() if hasattr(plain, key) and aliases.get(key) not in SMALL}
-    options = {key: value for key, value in (small | CONFIGURATIONS[name]).items() if value is not ABSENT}
+    own = CONFIGURATIONS[name]
+    small = {
+        key: value for key, value in SMALL.items() if key not in own and hasattr(plain, key) and aliases.get(key) not in SMALL
+    }
+    options = {key: value for key, value in (small | own).items() if value is not ABSENT}
     torch.manual_seed(0)
     model = tf.AutoModelForCausalLM.from_config(make(**options), attn_implementation="eager").to(dtype).eval()
     with torch.no_grad():

@@ -8,6 +8,7 @@ import torch
 from by_reverse_mode import errors, examples
 from dense import batched
 
+from unlearn_lib import unlearn
 from unlearn_lib.curvature import KFAC, EmpiricalFisher, GaussNewton, Hessian
 from unlearn_lib.curvature.uses import materialise
 from unlearn_lib.errors import InputError
@@ -44,6 +45,11 @@ def test_a_mixture_of_adapters(tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused_with_its_reason(name: str) -> None:
     with pytest.raises(InputError, match=REFUSED[name]):
         EmpiricalFisher(build(name), batched(examples(), (2, 1)))
+
+
+def test_unlearn_refuses_an_adapter_that_takes_more_than_texts(tokenizer: Any) -> None:
+    with pytest.raises(InputError, match=REFUSED["poly"]):
+        unlearn(build("poly"), tokenizer, forget=[{"text": "a"}], method="gradient-ascent", step=1.0)
 
 
 @pytest.mark.nightly

@@ -1,5 +1,6 @@
 """Every operator on every architecture that transformers builds from its configuration alone, against plain reverse mode."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from by_reverse_mode import Reference, errors, examples
 from configurations import CONFIGURATIONS, FAST, NOT_RUN, build
 from dense import batched, relative
 
+from unlearn_lib import load_model, save_model, text_losses
 from unlearn_lib.curvature import EmpiricalFisher, GaussNewton, Hessian
 from unlearn_lib.errors import InputError
 
@@ -65,6 +67,21 @@ def test_the_mode_says_how_and_experts_keep_their_kernels() -> None:
     EmpiricalFisher(experts, batches).plan("woodbury")
     GaussNewton(experts, batches) @ torch.ones(GaussNewton(experts, batches).size, dtype=torch.float64)
     assert experts.get_experts_implementation() == before
+
+
+def test_experts_run_in_float64(tokenizer: Any, tmp_path: Path) -> None:
+    import transformers as tf
+
+    config = tf.MixtralConfig(
+        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1, max_position_embeddings=32,
+    )  # fmt: skip
+    save_model(tf.MixtralForCausalLM(config), tokenizer, tmp_path)
+    losses = {
+        dtype: text_losses(*load_model(tmp_path, device="cpu", dtype=dtype), [{"text": "A short text."}])
+        for dtype in ("float32", "float64")
+    }
+    torch.testing.assert_close(losses["float32"].double(), losses["float64"].double(), rtol=1e-5, atol=0)
 
 
 def test_what_a_model_computes_without_gradients_is_constant_in_forward_mode_too() -> None:

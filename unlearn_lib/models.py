@@ -190,6 +190,8 @@ def _load_weights(place: Place, options: dict[str, Any], dtype: torch.dtype, rev
         "output_loading_info": True,
         **options,
     }
+    if dtype == torch.float64:  # the default, one grouped product for all experts, has no float64
+        how["experts_implementation"] = "eager"
     if place.local:
         stored = stored_tensors(Path(place.model))
         shape = check_size(place.model, stored)

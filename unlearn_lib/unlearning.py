@@ -12,6 +12,7 @@ import torch
 
 from unlearn_lib.cost import Cost, Watch
 from unlearn_lib.curvature import Solution, trainable
+from unlearn_lib.curvature.risk import check_adapter
 from unlearn_lib.data.batches import Encoded, Example, encode, make_batches, of_full_length, sequence_length
 from unlearn_lib.data.given import rows_of
 from unlearn_lib.data.overlap import near_duplicates, without
@@ -166,6 +167,7 @@ def prepare(
 
     For a plan `tokenizer` may be None: every text then counts as `max_length` tokens.
     """
+    check_adapter(model)
     if tokenizer is not None:
         check_tokenizer(model, tokenizer)
     given = {"retain": retain, "holdout": holdout, "base": base}

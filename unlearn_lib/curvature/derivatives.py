@@ -98,11 +98,11 @@ class NoGradIsConstant(TorchFunctionMode):
         # a model's no_grad leaves by restoring what it found, which must differ from what it set
         self.outside = torch.is_grad_enabled()
         torch._C._set_grad_enabled(True)
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
         torch._C._set_grad_enabled(self.outside)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
