@@ -69,6 +69,16 @@ def test_padding_batch_split_and_order_do_not_matter(name: str) -> None:
         assert relative(other @ v, one @ v) < 1e-9
 
 
+@pytest.mark.parametrize("solver", ["woodbury", "block", "diagonal", "recursion"])
+def test_solves_with_the_fisher_do_not_depend_on_the_batches(solver: str) -> None:
+    model, sequences = build("llama"), examples()
+    one = EmpiricalFisher(model, batched(sequences, (5,)))
+    v = torch.randn(one.size, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    expected = one.solve(v, 1e-3, solver).value
+    for sizes in ((1, 1, 1, 1, 1), (2, 3)):
+        assert relative(EmpiricalFisher(model, batched(sequences, sizes)).solve(v, 1e-3, solver).value, expected) < 1e-9
+
+
 def test_the_three_matrices_differ() -> None:
     model, sequences = build("opt"), examples()
     dense = Dense(model, sequences)
