@@ -9,6 +9,7 @@ model and its shapes. Shape suffixes: B sequences, T positions, p x q a paramete
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ def tolerance(dtype: torch.dtype) -> float:
     Padding and the order of sums change a gradient by 10 to 1,000 eps; a use that is left out, or a token that is counted for
     another sequence, by a share of the gradient itself. The cube root is far from both.
     """
-    return float(torch.finfo(dtype).eps) ** (1 / 3)
+    return math.cbrt(torch.finfo(dtype).eps)
 
 
 class Witness:

@@ -203,7 +203,7 @@ class _Planner:
         with _fake(self.risk, (1, T)) as (fake, row), Meter() as meter:
             signs = {name: torch.ones_like(as_matrix(p)[:, 0]) for name, p in fake.params.items()}
             gradient_rows(fake.losses(row), fake.params, signs, 0)
-        return meter.flops
+        return int(meter.flops)
 
     @cached_property
     def adjoint_peak(self) -> int:
