@@ -65,7 +65,8 @@ def put_on(base: Any, folder: Path) -> Any:
     """
     from peft import PeftModel
 
-    with refused(f"the adapter in {folder} cannot be loaded"):
+    # peft and transformers draw first values, all of which the adapter's own replace
+    with refused(f"the adapter in {folder} cannot be loaded"), torch.random.fork_rng():
         stored = stored_tensors(folder, WEIGHTS)
         _enlarge(base, stored)
         with warnings.catch_warnings():
@@ -74,9 +75,17 @@ def put_on(base: Any, folder: Path) -> Any:
             # once more, because only this call says what did not fit
             result = model.load_adapter(str(folder), "default", is_trainable=True, local_files_only=True)
         # peft saves an embedding that is trained as a whole under two names
-        unknown = [name for name in result.unexpected_keys if name.replace(".modules_to_save", "") not in stored]
+        unknown = [
+            name
+            for name in result.unexpected_keys
+            if ".modules_to_save" not in name or name.replace(".modules_to_save", "") not in stored
+        ]
+        every = dict(model.named_parameters(remove_duplicate=False))
+        filled = {id(p) for name, p in every.items() if name not in result.missing_keys}
+        # what all layers share is stored once
+        missing = [name for name in result.missing_keys if name not in every or id(every[name]) not in filled]
         for names, what in (
-            (result.missing_keys, "of its weights are not in the file and would be those of an untrained adapter"),
+            (missing, "of its weights are not in the file and would be those of an untrained adapter"),
             (unknown, "tensors of the file have no place in it"),
         ):
             if names:
@@ -99,8 +108,7 @@ def _enlarge(base: Any, stored: Mapping[str, Stored]) -> None:
             f"it was trained with {max(saved.values())} tokens, its base has {rows}, and it does not hold both the input and the output "
             "embedding for them; merge it where you have both (merge_and_unload) and save the whole model"
         )
-    with torch.random.fork_rng(devices=[]):  # transformers draws the new rows, which the adapter's own then replace
-        base.resize_token_embeddings(next(iter(saved.values())), mean_resizing=False)
+    base.resize_token_embeddings(next(iter(saved.values())), mean_resizing=False)
 
 
 def _saved_rows(base: Any, stored: Mapping[str, Stored]) -> dict[str, int]:
