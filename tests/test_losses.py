@@ -84,3 +84,22 @@ def test_padding_is_told_by_mask_not_by_id() -> None:
     batch = collate([Example((5, 0, 7), (5, 0, 7)), Example((5, 1), (5, 1))])
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch["labels"].tolist() == [[5, 0, 7], [5, 1, IGNORED]]
+
+
+def test_position_ids_of_a_batch_are_obeyed(tiny: Any) -> None:
+    """Padding on the left with the positions that the text would have without it changes no loss."""
+    model = tiny("neo")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    plain = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    padded = {
+        "input_ids": torch.tensor([[0, 0, 5, 6, 7, 8]]),
+        "attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1]]),
+        "labels": torch.tensor([[-100, -100, -100, 6, 7, 8]]),
+        "position_ids": torch.tensor([[0, 0, 0, 1, 2, 3]]),
+    }
+    expected = sequence_losses(model, plain)
+    torch.testing.assert_close(sequence_losses(model, padded), expected, rtol=1e-12, atol=0)
+    params = dict(model.named_parameters())
+    torch.testing.assert_close(loss_function(model)(params, padded), expected, rtol=1e-12, atol=0)
+    del padded["position_ids"]
+    assert (sequence_losses(model, padded) - expected).abs() > 1e-3

@@ -155,7 +155,7 @@ def test_what_cannot_be_written_is_said_before_the_work(kind: str, tmp_path: Pat
         out.symlink_to(other if kind == "to a full folder" else other / "report.json")
     before = names(tmp_path)
     worked = []
-    with pytest.raises(FileExistsError, match=r"is a link to what does not exist|nothing is overwritten"), new_folder(out):  # noqa: PT012
+    with pytest.raises(FileExistsError, match=r"is a link to what does not exist|nothing is overwritten"), new_folder(out):
         worked.append(1)
     assert (worked, names(tmp_path)) == ([], before)
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_written_is_said_before_the_work(kind: str, tmp_path: Pat
 def test_impossible_names_are_said_before_the_work(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     worked = []
-    with pytest.raises((OSError, ValueError)), new_folder(tmp_path / name):  # noqa: PT012
+    with pytest.raises((OSError, ValueError)), new_folder(tmp_path / name):
         worked.append(1)
     assert (worked, names(tmp_path)) == ([], ["file"])
 
@@ -179,19 +179,20 @@ def test_a_name_that_fails_only_when_renamed_is_said_before_the_work(tmp_path: P
 
     monkeypatch.setattr(os, "replace", refuses)
     worked = []
-    with pytest.raises(OSError, match="cross-device"), new_folder(tmp_path / "out"):  # noqa: PT012
+    with pytest.raises(OSError, match="cross-device"), new_folder(tmp_path / "out"):
         worked.append(1)
     assert (worked, names(tmp_path)) == ([], [])
 
 
 def test_a_finished_folder_is_kept_where_its_place_was_taken_meanwhile(tmp_path: Path) -> None:
-    with (
-        pytest.raises(KeptError, match=r"nothing is lost: it is complete in .*out-kept-") as caught,
-        new_folder(tmp_path / "out") as folder,
-    ):  # noqa: PT012
-        (folder / "model").write_text("precious", encoding="utf-8")
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "theirs").write_text("x", encoding="utf-8")
+    def work() -> None:
+        with new_folder(tmp_path / "out") as folder:
+            (folder / "model").write_text("precious", encoding="utf-8")
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "theirs").write_text("x", encoding="utf-8")
+
+    with pytest.raises(KeptError, match=r"nothing is lost: it is complete in .*out-kept-") as caught:
+        work()
     (kept,) = tmp_path.glob("out-kept-*")
     assert (kept / "model").read_text(encoding="utf-8") == "precious"
     assert str(kept) in str(caught.value)
@@ -205,7 +206,7 @@ def test_the_second_writer_of_a_folder_is_refused_at_the_start(tmp_path: Path) -
         worked = []
         with new_folder(out) as folder:
             (folder / "a").write_text("first", encoding="utf-8")
-            with pytest.raises(FileExistsError, match="another process is writing"), new_folder(out):  # noqa: PT012
+            with pytest.raises(FileExistsError, match="another process is writing"), new_folder(out):
                 worked.append(1)
             with new_folder(tmp_path / "beside") as beside:  # only this place is taken
                 (beside / "a").touch()

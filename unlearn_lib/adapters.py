@@ -90,8 +90,8 @@ def put_on(base: Any, folder: Path) -> Any:
         ):
             if names:
                 raise InputError(
-                    f"{len(names)} {what} ({', '.join(sorted(names)[:3])}); it was saved under other names, for another base, or not all of "
-                    "it: save it again with save_pretrained"
+                    f"{len(names)} {what} ({', '.join(sorted(names)[:3])}); it was saved under other names, for another base, or not all "
+                    "of it: save it again with save_pretrained"
                 )
     return model.eval()
 

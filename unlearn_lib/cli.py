@@ -3,6 +3,7 @@ before the minutes given were over (the same command continues), 130 interrupted
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -63,7 +64,8 @@ def _tell(line: str) -> None:
     try:
         click.echo(shown(line))
     except OSError:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
+        with contextlib.suppress(OSError):  # what is said from now on, and at the end of the process, goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

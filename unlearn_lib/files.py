@@ -70,7 +70,10 @@ def new_folder(path: str | Path, *, private: bool = False) -> Iterator[Path]:
     """
     refuse_to_overwrite(Path(path))
     target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # in Python's words for a file in place of a folder
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target.parent)) from error
     inside = target.is_dir() and not _replaceable(target)
     parent = target if inside else target.parent
     mark = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]

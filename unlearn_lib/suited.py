@@ -48,7 +48,8 @@ def check_config(raw: Any, name: str) -> None:
         )
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise InputError(
-            f"the configuration of {name} is not that of a causal language model: a {kind} is none; give a decoder such as GPT, OPT or Llama"
+            f"the configuration of {name} is not that of a causal language model: a {kind} is none; give a decoder such as GPT, OPT or "
+            "Llama"
         )
     named = raw.get("architectures") or []
     if not isinstance(named, list):
@@ -65,8 +66,8 @@ def check_config(raw: Any, name: str) -> None:
         settings = raw.get("quantization_config") or raw.get("compression_config")
         method = settings.get("quant_method") if isinstance(settings, Mapping) else None
         raise InputError(
-            f"the weights of {name} are quantised{f' ({method})' if method else ''}, and curvature needs the plain ones; give the checkpoint "
-            "from before it was quantised"
+            f"the weights of {name} are quantised{f' ({method})' if method else ''}, and curvature needs the plain ones; give the "
+            "checkpoint from before it was quantised"
         )
     parts = [raw, *(part for part in raw.values() if isinstance(part, Mapping))]
     for key, value in ((key, part[key]) for part in parts for key in LAYERS if key in part):
