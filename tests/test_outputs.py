@@ -52,6 +52,10 @@ def test_files_and_folders_follow_the_umask(umask: int, tmp_path: Path) -> None:
     fill(tmp_path / "empty")
     assert [mode(tmp_path / name) for name in ("a.txt", "b.txt", "out/report.json", "out/model/weights")] == [file] * 4
     assert [mode(tmp_path / name) for name in ("out", "out/model", "empty")] == [folder] * 3
+    (tmp_path / "closed").mkdir()
+    os.chmod(tmp_path / "closed", 0o700)  # by its maker, who knows why
+    fill(tmp_path / "closed")
+    assert mode(tmp_path / "closed") == "0o700"
 
 
 def test_private_outputs_are_their_owners_alone(umask: int, tmp_path: Path) -> None:
@@ -198,6 +202,19 @@ def test_a_finished_folder_is_kept_where_its_place_was_taken_meanwhile(tmp_path:
     assert str(kept) in str(caught.value)
     assert names(tmp_path / "out") == ["theirs"]
     assert len(names(tmp_path)) == 2
+
+
+def test_a_finished_folder_is_kept_whole_where_a_part_of_it_could_not_be_moved(mounted: Path) -> None:
+    def work() -> None:
+        with new_folder(mounted) as folder:
+            for name in "abc":
+                (folder / name).write_text(name, encoding="utf-8")
+            (mounted / "b").touch()
+
+    with pytest.raises(KeptError, match=r"nothing is lost: it is complete in .*mounted-kept-"):
+        work()
+    (kept,) = mounted.glob("mounted-kept-*")
+    assert (names(kept), names(mounted)) == (["a", "b", "c"], ["b", kept.name])
 
 
 def test_the_second_writer_of_a_folder_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def examine() -> list[str]:
 
     from unlearn_lib.curvature import EmpiricalFisher
     from unlearn_lib.data.batches import encode, make_batches
+    from unlearn_lib.errors import InputError
     from unlearn_lib.hub import hub_reachable
     from unlearn_lib.models import load_model
     from unlearn_lib.progress import quiet_libraries
@@ -54,7 +55,10 @@ def examine() -> list[str]:
     lines.append(
         f"hugging face hub: {'reachable' if hub_reachable() else 'not reachable (embedded models and local folders work)'}"
     )
-    model, tokenizer = load_model("nano/opt-s")
+    try:
+        model, tokenizer = load_model("nano/opt-s")
+    except InputError as error:  # a folder of this name
+        return [*lines, f"attention: not tried, because {error}"]
     batches = make_batches(encode([{"text": "The lighthouse keeper lost his key."}], tokenizer, 64).examples, 1, model.device)
     difference = EmpiricalFisher(model, batches).gradients().check()
     lines.append(

@@ -56,7 +56,7 @@ def new_folder(path: str | Path, *, private: bool = False) -> Iterator[Path]:
     """A folder to fill, which becomes `path` when the block ends without an error and disappears otherwise.
 
     That `path` can be written is tried before the block, so that no work is done in vain. An empty folder at `path` is filled, also
-    where it is a mount point or where `path` is a link to it. Only one process at a time can write a path; what a killed one has
+    where it is a mount point or where `path` is a link to it, and keeps its permissions. Only one process at a time can write a path; what a killed one has
     left is removed by the next. If the finished folder cannot be put in its place, it is kept.
 
     Args:
@@ -84,6 +84,8 @@ def new_folder(path: str | Path, *, private: bool = False) -> Iterator[Path]:
         temporary = parent / f"{PREFIX}{mark}-{secrets.token_hex(4)}"
         temporary.mkdir(mode=0o700 if private else 0o777)
         mode = temporary.stat().st_mode & 0o777
+        if target.is_dir() and not private:
+            mode = target.stat().st_mode & 0o7777  # whoever made the folder has said who can read it
         try:
             if not inside and not target.is_dir():
                 _try(target)
@@ -192,16 +194,19 @@ def _try(target: Path) -> None:
 
 
 def _put(temporary: Path, target: Path, inside: bool) -> None:
+    moved: list[Path] = []
     try:
         if inside:
             for path in sorted(temporary.iterdir()):
                 if os.path.lexists(target / path.name):
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target / path.name))
                 os.rename(path, target / path.name)
-            temporary.rmdir()
+                moved.append(path)
         else:
             os.replace(temporary, target)
     except OSError as error:
+        for path in moved:
+            os.rename(target / path.name, path)
         kept = temporary.parent / f"{target.name}-kept-{secrets.token_hex(4)}"
         try:
             os.rename(temporary, kept)
@@ -210,6 +215,8 @@ def _put(temporary: Path, target: Path, inside: bool) -> None:
         raise KeptError(
             f"what was written could not be moved to {target} ({error.strerror}); nothing is lost: it is complete in {kept}"
         ) from error
+    if inside:
+        temporary.rmdir()
 
 
 @contextmanager

@@ -25,7 +25,7 @@ import torch
 
 from unlearn_lib.checkpoints import NOT_FINISHED, Checkpoint, Deadline, OutOfTimeError
 from unlearn_lib.errors import NumericsError, unknown
-from unlearn_lib.files import new_folder, write_text
+from unlearn_lib.files import by_umask, new_folder, write_text
 from unlearn_lib.models import RECIPES, resolve_device
 from unlearn_lib.progress import Say
 from unlearn_lib.recipes import END, PAD, Recipe, file_hashes
@@ -197,7 +197,7 @@ def _keep(recipe: Recipe, name: str, model: Any, record: dict[str, Any]) -> None
     model.config.dtype = dtype
     target = recipe.model_folder(name)
     shutil.rmtree(target, ignore_errors=True)
-    with new_folder(target) as folder:
+    with new_folder(target) as folder, by_umask(folder):
         model.save_pretrained(folder)
     manifest = recipe.manifest()
     models = manifest["models"] | {name: record}
