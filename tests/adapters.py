@@ -65,9 +65,7 @@ ADAPTERS: dict[str, Any] = {
     "waveft": lambda: peft.WaveFTConfig(n_frequency=6, **TARGETS),
     "adaption-prompt": lambda: peft.AdaptionPromptConfig(adapter_len=3, adapter_layers=1, task_type="CAUSAL_LM"),
     "cartridge": lambda: peft.CartridgeConfig(**PROMPT),
-    "cpt": lambda: peft.CPTConfig(
-        cpt_token_ids=[3, 5, 7], cpt_mask=[1, 1, 1], cpt_tokens_type_mask=[1, 2, 3], task_type="CAUSAL_LM"
-    ),
+    "cpt": lambda: peft.CPTConfig(cpt_token_ids=[3, 5, 7], cpt_mask=[1, 1, 1], cpt_tokens_type_mask=[1, 2, 3], task_type="CAUSAL_LM"),
     "multitask-prompt-tuning": lambda: peft.MultitaskPromptTuningConfig(num_tasks=1, **PROMPT),
     "p-tuning": lambda: peft.PromptEncoderConfig(encoder_hidden_size=6, **PROMPT),
     "poly": lambda: peft.PolyConfig(r=2, n_tasks=1, n_skills=2, **TARGETS),

@@ -40,9 +40,7 @@ def test_plans_know_the_cost(name: str) -> None:
     for make in (GaussNewton, Hessian):
         options: dict[str, Any] = {"max_steps": 2, "linearize": True}
         real = make(model, batches).solve(v, 100.0, "cg", tolerance=1e-15, throw=False, **options)
-        assert make(model, batches).plan("cg", **options).gradient_evaluations == pytest.approx(
-            real.gradient_evaluations, rel=0.1
-        )
+        assert make(model, batches).plan("cg", **options).gradient_evaluations == pytest.approx(real.gradient_evaluations, rel=0.1)
 
 
 def test_a_plan_that_depends_on_the_texts_is_refused() -> None:

@@ -56,8 +56,8 @@ def new_folder(path: str | Path, *, private: bool = False) -> Iterator[Path]:
     """A folder to fill, which becomes `path` when the block ends without an error and disappears otherwise.
 
     That `path` can be written is tried before the block, so that no work is done in vain. An empty folder at `path` is filled, also
-    where it is a mount point or where `path` is a link to it, and keeps its permissions. Only one process at a time can write a path; what a killed one has
-    left is removed by the next. If the finished folder cannot be put in its place, it is kept.
+    where it is a mount point or where `path` is a link to it, and keeps its permissions. Only one process at a time can write a
+    path; what a killed one has left is removed by the next. If the finished folder cannot be put in its place, it is kept.
 
     Args:
         path: The folder.

@@ -106,7 +106,9 @@ class EmpiricalRisk(Operator):
         return torch.cat([self._project(self.losses(batch), v) for batch in self.batches])
 
     def _project(self, losses: Callable[[Vector], Tensor], v: Vector) -> Tensor:
-        return forward_or_reverse(self, lambda: jvp(losses, self.params, v), lambda: JacobianGraph(losses, self.params).push(v))
+        return forward_or_reverse(
+            self, lambda: jvp(losses, self.params, v), lambda: JacobianGraph(losses, self.params).push(v)
+        )
 
     @torch.no_grad()
     def adjoint(self, c_n: Tensor) -> Vector:
