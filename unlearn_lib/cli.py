@@ -112,7 +112,20 @@ def methods(as_json: bool) -> None:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--batch-size", default=8, show_default=True, help="Texts that go through the model at a time.")
-@click.option("--max-length", type=int, help="Cut longer texts to this many tokens; default: the model's context.")
+@click.option("--max-length", type=int, help="Tokens of a sequence; default: the model's context.")
+@click.option(
+    "--long-texts",
+    type=click.Choice(["split", "cut"]),
+    default="split",
+    show_default=True,
+    help="Use all of longer texts, in pieces, or their first tokens alone.",
+)
+@click.option(
+    "--assistant-only/--whole-conversation",
+    default=True,
+    show_default=True,
+    help="Of messages, score what the assistant says, or everything.",
+)
 @click.option(
     "--plan",
     "only_plan",
@@ -140,6 +153,8 @@ def run(
     device: str,
     batch_size: int,
     max_length: int | None,
+    long_texts: str,
+    assistant_only: bool,
     only_plan: bool,
     show_texts: bool,
     dtype: str,
@@ -165,6 +180,8 @@ def run(
         device=device,
         batch_size=batch_size,
         max_length=max_length,
+        long_texts=long_texts,
+        assistant_only=assistant_only,
         show_texts=show_texts,
         dtype=dtype,
     )

@@ -35,6 +35,8 @@ class Request:
     device: str = "auto"
     batch_size: int = 8
     max_length: int | None = None
+    long_texts: str = "split"
+    assistant_only: bool = True
     show_texts: bool = False
     dtype: str = "stored"
 
@@ -91,6 +93,7 @@ def plan(request: Request, rows: Mapping[str, list[Row]]) -> list[str]:
 
     Where the model's weights are not on this machine, its shape is enough: see `unlearn_lib.shapes`.
     """
+    from unlearn_lib.data.examples import by_text
     from unlearn_lib.methods.needs import model_bytes
     from unlearn_lib.progress import quiet_libraries
     from unlearn_lib.shapes import load_for_plan
@@ -103,13 +106,14 @@ def plan(request: Request, rows: Mapping[str, list[Row]]) -> list[str]:
     if found.tokenizer is None:
         notes = [*notes, f"no tokenizer is at hand, so every text counts as {prepared.length:,} tokens (--max-length)"]
     inputs = prepared.inputs
-    tokens = sum(len(example.input_ids) for example in inputs.forget)
+    held_out = [*inputs.holdout, *prepared.holdout_for_report]
+    tokens = sum(len(example.input_ids) for example in prepared.forget_texts)
     needs, own = prepared.method.plan(model, inputs), model_bytes(model)
     where = f"on {model.device}" if found.weights else "by its shape alone, without weights"
     lines = [
         f"model: {request.model}, {_parameters(model)['trainable']:,} trainable parameters, {where}",
-        f"texts: {len(inputs.forget)} to forget ({tokens:,} tokens), {len(inputs.retain)} to retain, "
-        f"{len(inputs.holdout) + len(prepared.holdout_for_report)} held out",
+        f"texts: {len(by_text(inputs.forget))} to forget ({tokens:,} tokens), {len(by_text(inputs.retain))} to retain, "
+        f"{len(by_text(held_out))} held out",
         f"method: {request.method}, " + ", ".join(f"{key}={value}" for key, value in prepared.method.model_dump().items()),
         f"needs: {needs}",
         f"in all: about {(own + needs.peak_memory_bytes) / 2**20:,.0f} MiB of memory with the model's own {own / 2**20:,.0f} MiB "
@@ -139,6 +143,7 @@ def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
 
 
 def _fill(folder: Path, request: Request, rows: Mapping[str, list[Row]], say: Say) -> None:
+    from unlearn_lib.data.examples import by_text
     from unlearn_lib.models import load_model, save_model, stored_formats
     from unlearn_lib.progress import ProgressBar, quiet_libraries
     from unlearn_lib.report.measure import measure
@@ -159,9 +164,8 @@ def _fill(folder: Path, request: Request, rows: Mapping[str, list[Row]], say: Sa
         "retain": prepared.inputs.retain,
         "holdout": [*prepared.inputs.holdout, *prepared.holdout_for_report],
     }
-    say(
-        f"{request.method}: {len(sets['forget'])} texts to forget, {len(sets['retain'])} to retain, {len(sets['holdout'])} held out"
-    )
+    counts = {name: len(by_text(examples)) for name, examples in sets.items()}
+    say(f"{request.method}: {counts['forget']} texts to forget, {counts['retain']} to retain, {counts['holdout']} held out")
     before = measure(model, sets, request.batch_size)
     with ProgressBar(request.method) as progress:
         result = carry_out(prepared, model, tokenizer, progress)
@@ -172,7 +176,7 @@ def _fill(folder: Path, request: Request, rows: Mapping[str, list[Row]], say: Sa
         "config": result.config,
         "losses": {name: {"before": before.mean_loss(name), "after": after.mean_loss(name)} for name in PARTS},
         "metrics": {"before": dict(before.metrics), "after": dict(after.metrics)},
-        "forget_texts": forget_texts(rows["forget"], sets["forget"], before, after, show=request.show_texts),
+        "forget_texts": forget_texts(rows["forget"], prepared.forget_texts, before, after, show=request.show_texts),
         "solution": _solution(result.solution),
         "cost": vars(result.cost),
         "history": result.history,
@@ -220,11 +224,14 @@ def _arguments(request: Request, rows: Mapping[str, list[Row]]) -> dict[str, Any
         "seed": request.seed,
         "batch_size": request.batch_size,
         "max_length": request.max_length,
+        "long_texts": request.long_texts,
+        "assistant_only": request.assistant_only,
     }
 
 
 def _describe(request: Request, rows: Mapping[str, list[Row]], model: Any, sets: Mapping[str, Any]) -> dict[str, Any]:
     from unlearn_lib import __version__
+    from unlearn_lib.data.examples import by_text
     from unlearn_lib.environment import provenance
 
     return {
@@ -236,7 +243,8 @@ def _describe(request: Request, rows: Mapping[str, list[Row]], model: Any, sets:
             name: {
                 "path": shown(request.files[name]),
                 "rows": len(rows[name]),
-                "used": len(sets[name]),
+                "used": len(by_text(sets[name])),
+                "sequences": len(sets[name]),
                 "sha256": sha256(request.files[name]),
             }
             if name in rows

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from unlearn_lib.checkpoints import Checkpoint
-from unlearn_lib.data.batches import Example, collate, encode, sequence_length
+from unlearn_lib.data.batches import Example, LongTexts, collate, encode, sequence_length
 from unlearn_lib.data.given import rows_of
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import sequence_losses, without_autocast
@@ -42,10 +42,14 @@ def train(
     *,
     seed: int = 0,
     max_length: int | None = None,
+    long_texts: LongTexts = "split",
+    assistant_only: bool = True,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Fine-tune `model` in place on the rows of a data set (`{"text"}` or `{"prompt", "completion"}`); see `rows_of` and `fit`."""
-    examples = encode(rows_of(rows, "training"), tokenizer, sequence_length(model, tokenizer, max_length)).examples
+    """Fine-tune `model` in place on the rows of a data set, read as by `unlearn`: in TRL's formats, all pieces of long texts; see
+    `rows_of`, `encode` and `fit`."""
+    length, given = sequence_length(model, tokenizer, max_length), rows_of(rows, "training")
+    examples = encode(given, tokenizer, length, long_texts=long_texts, assistant_only=assistant_only).examples
     return fit(model, examples, config or TrainingConfig(), seed=seed, progress=progress)
 
 

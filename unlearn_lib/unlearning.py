@@ -12,7 +12,8 @@ import torch
 
 from unlearn_lib.cost import Cost, Watch
 from unlearn_lib.curvature import Solution, trainable
-from unlearn_lib.data.batches import Encoded, Example, encode, make_batches, of_full_length, sequence_length
+from unlearn_lib.data.batches import Encoded, Example, LongTexts, encode, make_batches, of_full_length, sequence_length
+from unlearn_lib.data.examples import text_means
 from unlearn_lib.data.given import rows_of
 from unlearn_lib.data.overlap import near_duplicates, without
 from unlearn_lib.errors import InputError
@@ -46,13 +47,20 @@ class Result:
 
 @dataclass
 class Prepared:
-    """A request that has been checked: the method, its inputs, the other half of the holdout, and what was noticed."""
+    """A request that has been checked: the method, its inputs, the other half of the holdout, how texts were read, what was noticed,
+    and what of each text to forget is used, one for one with the rows (its sequences are in `inputs.forget`)."""
 
     method: Method
     inputs: Inputs
     holdout_for_report: Sequence[Example]
-    length: int
+    reading: dict[str, Any]
     warnings: list[str]
+    forget_texts: Sequence[Example]
+
+    @property
+    def length(self) -> int:
+        """Tokens of a sequence at most."""
+        return int(self.reading["max_length"])
 
 
 def unlearn(
@@ -67,6 +75,8 @@ def unlearn(
     seed: int = 0,
     batch_size: int = 8,
     max_length: int | None = None,
+    long_texts: LongTexts = "split",
+    assistant_only: bool = True,
     progress: Progress | None = None,
     **options: Any,
 ) -> Result:
@@ -86,7 +96,10 @@ def unlearn(
         method: A name in `unlearn_lib.methods.METHODS`.
         seed: Seeds every draw: data order, noise, halves of the holdout.
         batch_size: Sequences that go through the model at a time where the grouping does not change the result.
-        max_length: Longer texts are cut to this many tokens; default: the model's context.
+        max_length: Tokens of a sequence; default: the model's context.
+        long_texts: What becomes of texts that are longer: `"split"` makes pieces of them, which are all forgotten, retained or held
+            out; `"cut"` uses their first `max_length` tokens alone.
+        assistant_only: Of `messages` only what the assistant says is scored; otherwise everything.
         progress: Called with (step, steps, loss) during long work.
         **options: The method's options (`preset="paper"`, `step=...`, `damping=...`); see its class.
 
@@ -107,6 +120,8 @@ def unlearn(
         seed=seed,
         batch_size=batch_size,
         max_length=max_length,
+        long_texts=long_texts,
+        assistant_only=assistant_only,
         options=options,
     )
     return carry_out(prepared, model, tokenizer, progress)
@@ -123,10 +138,10 @@ def carry_out(prepared: Prepared, model: Any, tokenizer: Any, progress: Progress
         if narrow:
             outcome.model.to(model.dtype)
     cost = Cost(watch.seconds, outcome.gradient_evaluations, watch.peak_memory_bytes)
-    settings = {"method": chosen.name, "seed": inputs.seed, "batch_size": inputs.batch_size, "max_length": prepared.length}
+    settings = {"method": chosen.name, "seed": inputs.seed, "batch_size": inputs.batch_size, **prepared.reading}
     if prepared.holdout_for_report:
         losses = (
-            evaluate(outcome.model, make_batches(examples, inputs.batch_size, model.device))
+            text_means(evaluate(outcome.model, make_batches(examples, inputs.batch_size, model.device)), examples)
             for examples in (inputs.forget, prepared.holdout_for_report)
         )
         outcome.details["kolmogorov_smirnov"] = asdict(kolmogorov_smirnov(*losses))
@@ -160,6 +175,8 @@ def prepare(
     seed: int = 0,
     batch_size: int = 8,
     max_length: int | None = None,
+    long_texts: LongTexts = "split",
+    assistant_only: bool = True,
     options: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """Check a request and encode its texts: all that `unlearn` does before the method runs. Arguments as of `unlearn`.
@@ -173,44 +190,57 @@ def prepare(
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     length = sequence_length(model, tokenizer, max_length)
-    sets = {"forget": _encoded("forget", forget, tokenizer, length)}
+    reading: dict[str, Any] = {"long_texts": long_texts, "assistant_only": assistant_only}
+    sets = {"forget": _encoded("forget", forget, tokenizer, length, reading)}
     for name, rows in (("retain", retain), ("holdout", holdout)):
-        sets[name] = _encoded(name, rows, tokenizer, length) if rows is not None else Encoded((), 0)
-    forget_set, retain_set, holdout_set = sets["forget"].examples, sets["retain"].examples, sets["holdout"].examples
-    kept = without(retain_set, forget_set)
-    unseen = without(holdout_set, [*forget_set, *kept])
+        sets[name] = _encoded(name, rows, tokenizer, length, reading) if rows is not None else Encoded()
+    # whole texts are compared, before any cut: many begin alike
+    forget_texts, retain_texts = sets["forget"].texts, sets["retain"].texts
+    kept = without(retain_texts, forget_texts)
+    unseen = without(sets["holdout"].texts, [*forget_texts, *kept])
     if retain is not None and not kept:
         raise InputError("every retain text is also in the forget set, so nothing is left to retain; check the two files")
     if holdout is not None and len(unseen) < 2:
         raise InputError(
             "fewer than two held-out texts are left that are neither in the forget nor in the retain set; give more"
         )
-    warnings = _warnings(sets, kept, unseen, length)
     order = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(seed)).tolist()
     half = len(order) // 2
+    held_out = [_sequences(sets["holdout"], [unseen[i] for i in part]) for part in (order[:half], order[half:])]
     inputs = Inputs(
-        forget_set,
-        kept,
+        sets["forget"].examples,
+        tuple(_sequences(sets["retain"], kept)),
         _base_loader(base, _narrow(model)),
         seed,
-        holdout=[unseen[i] for i in order[:half]],
+        holdout=held_out[0],
         batch_size=batch_size,
     )
-    return Prepared(chosen, inputs, [unseen[i] for i in order[half:]], length, warnings)
+    warnings = _warnings(sets, kept, unseen, length)
+    return Prepared(chosen, inputs, held_out[1], {"max_length": length, **reading}, warnings, sets["forget"].used)
 
 
-def _encoded(name: str, rows: Any, tokenizer: Any, length: int) -> Encoded:
+def _encoded(name: str, rows: Any, tokenizer: Any, length: int, reading: Mapping[str, Any]) -> Encoded:
     rows = rows_of(rows, name)
     if not rows:
         raise InputError(f"the {name} set is empty; give at least one text")
-    return of_full_length(rows, length) if tokenizer is None else encode(rows, tokenizer, length)
+    if tokenizer is None:
+        return of_full_length(rows, length)
+    try:
+        return encode(rows, tokenizer, length, **reading)
+    except InputError as error:
+        raise InputError(f"{name} set: {error}") from error
+
+
+def _sequences(encoded: Encoded, texts: Sequence[Example]) -> list[Example]:
+    """Of some of the texts of a set, in their order."""
+    return encoded.of(text.row for text in texts if text.row is not None)
 
 
 def _warnings(sets: Mapping[str, Encoded], kept: Sequence[Example], unseen: Sequence[Example], length: int) -> list[str]:
-    found, forget = [], sets["forget"].examples
-    if dropped := len(sets["retain"]) - len(kept):
+    found, forget = [], sets["forget"].texts
+    if dropped := len(sets["retain"].texts) - len(kept):
         found.append(f"{dropped} retain texts are exact duplicates of forget texts and were dropped from the retain set")
-    if dropped := len(sets["holdout"]) - len(unseen):
+    if dropped := len(sets["holdout"].texts) - len(unseen):
         found.append(f"{dropped} held-out texts are also in the forget or retain set and were dropped from the holdout")
     if near := len(near_duplicates(kept, forget)):
         found.append(
@@ -220,6 +250,13 @@ def _warnings(sets: Mapping[str, Encoded], kept: Sequence[Example], unseen: Sequ
     for name, encoded in sets.items():
         if encoded.cut:
             found.append(f"{encoded.cut} {name} texts are longer than {length} tokens and were cut")
+        if encoded.split:
+            pieces = len(encoded) - len(encoded.texts) + encoded.split
+            found.append(
+                f"{encoded.split} {name} texts are longer than {length} tokens and were split into {pieces} pieces, which are all used"
+            )
+        if encoded.unanswered:
+            found.append(f"{encoded.unanswered} {name} conversations have no turn of the assistant and are scored as a whole")
     return found
 
 

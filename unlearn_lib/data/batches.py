@@ -1,38 +1,56 @@
-"""From texts to batches: tokens, an end-of-text token after every text, labels, padding by attention mask."""
+"""From texts to batches: tokens, labels, long texts in pieces, padding by attention mask."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
+from unlearn_lib.data.encoder import Encoder
+from unlearn_lib.data.examples import Example as Example
+from unlearn_lib.data.examples import pieces
 from unlearn_lib.data.given import rows_of
 from unlearn_lib.data.rows import row_sha256
-from unlearn_lib.errors import InputError
+from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.losses import IGNORED, Batch
 
 UNLIMITED = 1 << 30
-
-
-@dataclass(frozen=True)
-class Example:
-    """One encoded sequence: `input_ids` and, of the same length, `labels` with -100 where nothing is scored."""
-
-    input_ids: tuple[int, ...]
-    labels: tuple[int, ...]
+LongTexts = Literal["split", "cut"]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The examples of a data set, and how many texts were longer than `max_length` and cut."""
+    """A data set as sequences.
 
-    examples: tuple[Example, ...]
-    cut: int
+    Attributes:
+        examples: The sequences to work on, in order; those of one text share its row's number.
+        cut, split: How many texts were longer than `max_length` and cut, or split into pieces.
+        texts: Every text as a whole, before any cut, one for one with the rows.
+        unanswered: How many conversations have no turn of the assistant and are scored as a whole.
+    """
+
+    examples: tuple[Example, ...] = ()
+    cut: int = 0
+    split: int = 0
+    texts: tuple[Example, ...] = ()
+    unanswered: int = 0
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def of(self, rows: Iterable[int]) -> list[Example]:
+        """The sequences of these rows, text by text."""
+        parts: dict[int | None, list[Example]] = {}
+        for example in self.examples:
+            parts.setdefault(example.row, []).append(example)
+        return [example for row in rows for example in parts[row]]
+
+    @property
+    def used(self) -> tuple[Example, ...]:
+        """One for one with the rows: what of each text is used; all of it unless it was cut."""
+        return self.examples if self.cut else self.texts
 
 
 def context_length(model: Any, tokenizer: Any | None) -> int:
@@ -41,7 +59,7 @@ def context_length(model: Any, tokenizer: Any | None) -> int:
     Raises:
         InputError: No tokenizer, and a configuration that does not say.
     """
-    length: int = getattr(model.config, "max_position_embeddings", UNLIMITED)
+    length: int = getattr(model.config, "max_position_embeddings", None) or UNLIMITED
     if tokenizer is not None:
         return int(min(length, tokenizer.model_max_length))
     if length == UNLIMITED:
@@ -64,54 +82,57 @@ def sequence_length(model: Any, tokenizer: Any | None, max_length: int | None = 
     return max_length
 
 
-def encode(rows: Sequence[dict[str, Any]] | Any, tokenizer: Any, max_length: int) -> Encoded:
+def encode(
+    rows: Sequence[dict[str, Any]] | Any,
+    tokenizer: Any,
+    max_length: int,
+    *,
+    long_texts: LongTexts = "cut",
+    assistant_only: bool = True,
+) -> Encoded:
     """Encode the rows of a data set in TRL's formats: `{"text"}`, `{"prompt", "completion"}` of which the completion is
-    scored, or `{"messages"}`, through the tokenizer's chat template.
+    scored, or `{"messages"}`, through the tokenizer's chat template. How a text becomes tokens: see `Encoder`.
 
     Args:
         rows: A `datasets.Dataset`, or any sequence of dicts, with those columns; see `rows_of`.
-        tokenizer: A transformers tokenizer; its EOS token ends every text.
-        max_length: Longer texts are cut to this many tokens (without their EOS then) and counted.
+        tokenizer: A transformers tokenizer; its EOS token ends every text, conversations end as their template has it.
+        max_length: Of a sequence, in tokens.
+        long_texts: What becomes of longer texts: `"cut"` keeps their first `max_length` tokens (then without their EOS), `"split"` makes
+            pieces in which every scored token is scored once (see `pieces`).
+        assistant_only: Of conversations only what the assistant says is scored; otherwise everything.
 
     Raises:
-        InputError: A row without those columns, or with nothing that can be scored (also after the cut).
+        InputError: A row without those columns, one that the tokenizer or its template refuses, or with nothing that can be scored
+            (also after the cut).
     """
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-text token, and every text must end with one; set tokenizer.eos_token")
-    examples, cut = [], 0
+    if long_texts not in get_args(LongTexts):
+        raise unknown("value of long_texts", long_texts, get_args(LongTexts))
+    encoder = Encoder(tokenizer, assistant_only)
+    examples: list[Example] = []
+    texts, long = [], 0
     for number, row in enumerate(rows_of(rows, blank=True)):
-        prompt, text = _columns(row, number, tokenizer)
-        given = tokenizer(prompt, verbose=False)["input_ids"] if prompt else []
-        scored = [*tokenizer(text, verbose=False, add_special_tokens=not prompt)["input_ids"], tokenizer.eos_token_id]
-        ids, labels = (given + scored)[:max_length], ([IGNORED] * len(given) + scored)[:max_length]
-        if all(label == IGNORED for label in labels[1:]):
+        text = encoder.row(row, number)
+        if long_texts == "split":
+            mine = pieces(text, max_length) if text.scored else []
+        else:
+            mine = [Example(text.input_ids[:max_length], text.labels[:max_length], number)]
+        if not any(example.scored for example in mine):
             raise InputError(f"row {number} has nothing to score within {max_length} tokens; remove it or raise max_length")
-        cut += len(given) + len(scored) > max_length
-        examples.append(Example(tuple(ids), tuple(labels)))
-    return Encoded(tuple(examples), cut)
+        long += len(text.input_ids) > max_length
+        texts.append(text)
+        examples += mine
+    cut, split = (long, 0) if long_texts == "cut" else (0, long)
+    return Encoded(tuple(examples), cut, split, tuple(texts), encoder.unanswered)
 
 
 def of_full_length(rows: Sequence[dict[str, Any]] | Any, length: int) -> Encoded:
     """Stand-ins for texts that no tokenizer has read: each is `length` times one number that is made from the text, so that equal
     texts are equal, and only they share tokens. For plans alone, which look at lengths; the numbers are no tokens of a model."""
     numbers = [int(row_sha256(row)[:12], 16) for row in rows]
-    return Encoded(tuple(Example((number,) * length, (number,) * length) for number in numbers), 0)
-
-
-def _columns(row: dict[str, Any], number: int, tokenizer: Any) -> tuple[str, str]:
-    if isinstance(row.get("text"), str):
-        return "", row["text"]
-    if isinstance(row.get("messages"), list):
-        if tokenizer.chat_template is None:
-            raise InputError(f"row {number} holds 'messages', but the tokenizer has no chat template; give 'text', or set one")
-        return "", str(tokenizer.apply_chat_template(row["messages"], tokenize=False)).removesuffix(tokenizer.eos_token)
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return prompt, completion
-    raise InputError(
-        f"row {number} needs the column 'text', or 'prompt' and 'completion', as strings, or 'messages'; it has: "
-        f"{', '.join(map(str, row))}"
-    )
+    texts = tuple(Example((number,) * length, (number,) * length, row) for row, number in enumerate(numbers))
+    return Encoded(texts, texts=texts)
 
 
 def make_batches(examples: Sequence[Example], batch_size: int, device: torch.device | str = "cpu") -> list[Batch]:

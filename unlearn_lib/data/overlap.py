@@ -11,9 +11,10 @@ NEAR = 0.5
 
 
 def without(examples: Sequence[Example], others: Iterable[Example]) -> tuple[Example, ...]:
-    """The examples that are not among the others, in order."""
-    gone = set(others)
-    return tuple(example for example in examples if example not in gone)
+    """The examples whose tokens are not those of one of the others, in order; what is scored of them does not matter, so that a text
+    is found again whose prompt was another part of it. Give whole texts: what is cut may differ behind the cut."""
+    gone = {other.input_ids for other in others}
+    return tuple(example for example in examples if example.input_ids not in gone)
 
 
 def near_duplicates(

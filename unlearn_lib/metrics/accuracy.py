@@ -7,14 +7,17 @@ the completion exactly, which is the case when every one of its tokens is the mo
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unlearn_lib.data.batches import Example, make_batches
+from unlearn_lib.data.batches import context_length, make_batches
+from unlearn_lib.data.encoder import Encoder
+from unlearn_lib.data.examples import Example, pieces
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import IGNORED, targets, token_logits, token_nll
+from unlearn_lib.losses import targets, token_logits, token_nll
 
 
 @torch.no_grad()
@@ -24,7 +27,8 @@ def accuracy(model: Any, tokenizer: Any, test: Iterable[dict[str, Any]], *, batc
     Args:
         model: A causal language model in evaluation mode.
         tokenizer: Its tokenizer.
-        test: Rows `{"prompt", "choices", "label"}` or `{"prompt", "completion"}`.
+        test: Rows `{"prompt", "choices", "label"}` or `{"prompt", "completion"}`; prompt and answer are read as one text, as in training
+            (see `Encoder`), without an EOS. Of prompts that are too long for the model the beginning is left out.
         batch_size: Sequences in a forward pass.
 
     Raises:
@@ -36,21 +40,26 @@ def accuracy(model: Any, tokenizer: Any, test: Iterable[dict[str, Any]], *, batc
     if not rows:
         raise InputError("accuracy needs at least one test question; the test set is empty")
     answers = [row["choices"] if "choices" in row else [row["completion"]] for row in rows]
+    asked = [(row["prompt"], answer) for row, choices in zip(rows, answers, strict=True) for answer in choices]
+    length = context_length(model, tokenizer)
     examples = [
-        _encode(tokenizer, row["prompt"], answer) for row, choices in zip(rows, answers, strict=True) for answer in choices
+        piece
+        for number, (prompt, answer) in enumerate(asked)
+        for piece in pieces(replace(_encode(tokenizer, prompt, answer), row=number), length)
     ]
     # Sorted by length, so that little is spent on padding.
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
-    sums, exact = torch.empty(len(examples)), torch.empty(len(examples), dtype=torch.bool)
-    start = 0
-    for batch in make_batches([examples[i] for i in order], batch_size, model.device):
+    sums, exact = torch.zeros(len(asked)), torch.ones(len(asked), dtype=torch.bool)
+    for start in range(0, len(order), batch_size):
+        group = [examples[i] for i in order[start : start + batch_size]]
+        (batch,) = make_batches(group, batch_size, model.device)
         logits_BTV = token_logits(model, batch)
         nll_BS, scored_BS = token_nll(logits_BTV, batch["labels"])
         right_BS = logits_BTV[:, :-1].argmax(-1) == targets(logits_BTV, batch["labels"])
-        rows_here = torch.tensor(order[start : start + len(nll_BS)])
-        sums[rows_here] = nll_BS.sum(-1).float().cpu()
-        exact[rows_here] = (right_BS | ~scored_BS).all(-1).cpu()
-        start += len(nll_BS)
+        answers_here = torch.tensor([example.row for example in group])
+        sums.index_add_(0, answers_here, nll_BS.sum(-1).float().cpu())
+        wrong = answers_here[~(right_BS | ~scored_BS).all(-1).cpu()]
+        exact[wrong] = False
     right, start = 0, 0
     for row, choices in zip(rows, answers, strict=True):
         mine: Tensor = sums[start : start + len(choices)]
@@ -60,6 +69,9 @@ def accuracy(model: Any, tokenizer: Any, test: Iterable[dict[str, Any]], *, batc
 
 
 def _encode(tokenizer: Any, prompt: str, answer: str) -> Example:
-    given = tokenizer(prompt)["input_ids"]
-    scored = tokenizer(answer, add_special_tokens=False)["input_ids"]
-    return Example((*given, *scored), (*[IGNORED] * len(given), *scored))
+    found = Encoder(tokenizer).answer(prompt, answer, f"the question {prompt!r:.60}", end=False)
+    if not found.scored:
+        raise InputError(
+            f"the question {prompt!r:.60} has an answer without a token that the model predicts: {answer!r}; remove it"
+        )
+    return found

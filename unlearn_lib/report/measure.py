@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unlearn_lib.data.batches import Example, make_batches
+from unlearn_lib.data.examples import by_text, text_means
 from unlearn_lib.losses import evaluate
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
 from unlearn_lib.metrics.memorisation import extracted, extraction_strength, memorisation_accuracy, right_tokens
@@ -16,8 +18,8 @@ from unlearn_lib.metrics.memorisation import extracted, extraction_strength, mem
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's losses, `[n]` by set, its metrics by name (None where there is no holdout to compare with), and the extraction
-    strength of every forget text, `[n]`."""
+    """One model's losses, `[n]` by set (of whole texts, in however many pieces they were read); its metrics by name (None where there
+    is no holdout to compare with); and the extraction strength of every forget text, `[n]`."""
 
     losses: Mapping[str, Tensor]
     metrics: Mapping[str, float | None]
@@ -32,11 +34,12 @@ def measure(model: Any, sets: Mapping[str, Sequence[Example]], batch_size: int) 
     """Losses of every set that is not empty, and how well the forget set is still known. Cost: a forward pass over each set
     and one more over the forget set."""
     losses = {
-        name: evaluate(model, make_batches(examples, batch_size, model.device)).cpu()
+        name: text_means(evaluate(model, make_batches(examples, batch_size, model.device)), examples).cpu()
         for name, examples in sets.items()
         if examples
     }
-    right = right_tokens(model, sets["forget"], batch_size)
+    right_pieces = right_tokens(model, sets["forget"], batch_size)
+    right = [torch.cat([right_pieces[i] for i in group]) for group in by_text(sets["forget"])]
     extraction_n = extraction_strength(right)
     metrics: dict[str, float | None] = {
         "loss_attack_auc": loss_attack_auc(losses["forget"], losses["holdout"]) if "holdout" in losses else None,

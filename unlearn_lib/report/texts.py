@@ -24,7 +24,7 @@ def forget_texts(
     """At most 20 forget texts, those best known before first (by extraction strength, then by loss).
 
     Args:
-        rows, examples: The forget set as given and as encoded, one for one.
+        rows, examples: The forget set as given and as encoded, one for one: whole texts, also where they were split.
         before, after: What was measured of both models.
         show: Add what each text says, as `text`.
 

@@ -60,6 +60,7 @@ def growth(
                 base=model,
                 method=method,
                 max_length=32,
+                long_texts="cut",  # one gradient for a text
                 **own,
                 **split,
             )
