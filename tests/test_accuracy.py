@@ -2,6 +2,10 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
 
 from unlearn_lib.data.batches import Example, collate
 from unlearn_lib.errors import InputError
@@ -38,17 +42,19 @@ def test_last_word_is_what_greedy_decoding_gives(family: str, tiny: Any, tokeniz
         )
         rows.append((prompt, out[0, ids.shape[1] :].tolist()))
 
-    class Fixed:
-        """A tokenizer that knows the completions' ids, which random weights make unprintable."""
+    # a tokenizer that has a word for each id, which random weights make unprintable
+    words = {f"<{i}>": i for i in range(model.config.vocab_size)}
+    inner = Tokenizer(WordLevel(words, unk_token="<0>"))
+    inner.pre_tokenizer = WhitespaceSplit()
+    named = PreTrainedTokenizerFast(tokenizer_object=inner)
 
-        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-            known = {f"<{i}>": out for i, (_, out) in enumerate(rows)} | {"<bad>": [*rows[0][1][:2], rows[0][1][2] ^ 1]}
-            return {"input_ids": known[text] if text in known else tokenizer(text)["input_ids"]}
+    def spelt(ids: list[int]) -> str:
+        return "".join(f" <{i}>" for i in ids)
 
-    test = [{"prompt": prompt, "completion": f"<{i}>"} for i, (prompt, _) in enumerate(rows)]
-    assert accuracy(model, Fixed(), test) == 100.0
-    test[0]["completion"] = "<bad>"
-    assert accuracy(model, Fixed(), test) == 50.0
+    test = [{"prompt": spelt(tokenizer(prompt)["input_ids"]), "completion": spelt(out)} for prompt, out in rows]
+    assert accuracy(model, named, test) == 100.0
+    test[0]["completion"] = spelt([*rows[0][1][:2], rows[0][1][2] ^ 1])
+    assert accuracy(model, named, test) == 50.0
 
 
 def test_no_questions_are_refused(tiny: Any, tokenizer: Any) -> None:

@@ -190,8 +190,11 @@ def test_what_two_sets_share_is_said(arguments: dict[str, Any], texts: Any) -> N
     assert "1 held-out texts are also in the forget or retain set and were dropped from the holdout" in result.warnings
 
 
-def test_long_texts_are_cut_and_counted(arguments: dict[str, Any]) -> None:
-    result = unlearn(**arguments, max_length=12, solver="identity", steps=1, retain_limit=None)
+def test_long_texts_are_split_or_cut_and_counted(arguments: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"max_length": 12, "solver": "identity", "steps": 1, "retain_limit": None}
+    result = unlearn(**arguments, **options)
+    assert any("forget texts are longer than 12 tokens and were split into" in warning for warning in result.warnings)
+    result = unlearn(**arguments, **options, long_texts="cut")
     assert any("forget texts are longer than 12 tokens and were cut" in warning for warning in result.warnings)
 
 

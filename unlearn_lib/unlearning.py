@@ -244,8 +244,8 @@ def _warnings(sets: Mapping[str, Encoded], kept: Sequence[Example], unseen: Sequ
         found.append(f"{dropped} held-out texts are also in the forget or retain set and were dropped from the holdout")
     if near := len(near_duplicates(kept, forget)):
         found.append(
-            f"{near} retain texts share half or more of their runs of 8 tokens with a forget text; they stay in the retain set, and what "
-            "they say may not be forgotten"
+            f"{near} retain texts share half or more of their text with a forget text, or of its text, word for word; they stay in the "
+            "retain set, and what they say may not be forgotten"
         )
     for name, encoded in sets.items():
         if encoded.cut:

@@ -47,7 +47,7 @@ def pieces(text: Example, length: int) -> list[Example]:
         return [text]
     lead = min(text.lead, length - 1)
     room = length - lead
-    most = room - room // 4
+    most = room - max(room // 4, 0 if lead else 1)  # nothing predicts a sequence's first token
     found = []
     for first, last in _shares([i for i, label in enumerate(labels) if i and label != IGNORED], most):
         end = last + 1

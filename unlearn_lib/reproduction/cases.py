@@ -6,11 +6,12 @@ lets the model write on. Counted is which texts, and which planted personal data
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from unlearn_lib.data.batches import Example
-from unlearn_lib.data.overlap import near_duplicates, runs
+from unlearn_lib.data.overlap import runs
 from unlearn_lib.data.tasks import NEAR_DUPLICATES
 from unlearn_lib.metrics.extraction import Draws, closeness, continuations, found
 from unlearn_lib.reproduction.bench import Bench
@@ -67,7 +68,7 @@ class CaseBench(Bench):
         train = self.encoded["train"]
         request = [i for i in self.order if len(train[i].input_ids) > scenario.long][: scenario.cycle_size]
         rest = [i for i in self.order if i not in set(request)]
-        near = {rest[k] for k in near_duplicates([train[i] for i in rest], [train[i] for i in request])}
+        near = {rest[k] for k in sharing_half([train[i] for i in rest], [train[i] for i in request])}
         self.near = len(near)
         self.order = [*request, *(i for i in rest if i in near), *(i for i in rest if i not in near)]
 
@@ -113,6 +114,14 @@ class CaseBench(Bench):
                 | {"found": found(secrets, prompt, texts)}
             )
         return rows
+
+
+def sharing_half(examples: Sequence[Example], others: Sequence[Example]) -> list[int]:
+    """The numbers of the examples at least half of whose runs of 8 tokens stand in one of the others: what a request of the case
+    studies is extended by. On their texts it finds every planted near-duplicate (for texts at large see `near_duplicates`)."""
+    theirs = [runs(other) for other in others]
+    mine = [runs(example) for example in examples]
+    return [i for i, own in enumerate(mine) if any(2 * len(own & other) >= len(own) for other in theirs)]
 
 
 def _share(wanted: set[tuple[int, ...]], back: set[tuple[int, ...]]) -> float | None:
