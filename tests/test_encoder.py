@@ -94,5 +94,6 @@ def test_an_answer_ends_without_eos_and_long_prompts_lose_their_beginning() -> N
 
 
 def test_a_lone_surrogate_is_named() -> None:
-    with pytest.raises(InputError, match="row 1: the tokenizer cannot read this text"):
-        encode([{"text": "a"}, {"text": "a\ud800b"}], characters(), 64)
+    question = {"prompt": "a\ud800b", "completion": "c"}
+    with pytest.raises(InputError, match=r"the question 'a.ud800b': the tokenizer cannot read this text.*valid Unicode"):
+        accuracy(llama(120), characters(), [question])

@@ -140,6 +140,15 @@ def test_all_pieces_are_forgotten_and_texts_are_held_out_whole() -> None:
     assert text_losses(result.model, tokenizer, many[:1]) > before
 
 
+def test_the_pieces_of_a_retained_text_are_held_aside_together() -> None:
+    tokenizer = characters()
+    many = [{"text": f"{i} {LONG}{i}"} for i in range(12)]
+    prepared = prepare(llama(len(tokenizer)), tokenizer, forget=many[:1], retain=many[1:9], holdout=many[9:])
+    inputs, checked = prepared.method.split(prepared.inputs)  # type: ignore[attr-defined]
+    assert [len(group) for group in by_text(checked)] == [4, 4]
+    assert not {example.row for example in checked} & {example.row for example in inputs.retain}
+
+
 @pytest.mark.parametrize("long_texts", ["split", "cut"])
 def test_a_report_names_texts_and_counts_them(long_texts: str, tmp_path: Path) -> None:
     tokenizer = characters()
@@ -168,16 +177,6 @@ def test_a_report_names_texts_and_counts_them(long_texts: str, tmp_path: Path) -
     said = "were split into 4 pieces, which are all used" if split else "128 tokens and were cut"
     assert any(said in warning for warning in report["warnings"])
     assert "3 texts to forget" in result.output
-
-
-@pytest.mark.parametrize("length", [-5, 0, 1, 129])
-def test_a_length_must_be_one(length: int) -> None:
-    tokenizer = characters()
-    model = llama(len(tokenizer))
-    with pytest.raises(
-        InputError, match=f"max_length is the number of tokens of a sequence, at least 2, and at most 128.*got {length}"
-    ):
-        unlearn(model, tokenizer, forget=[{"text": "a"}], method="gradient-ascent", max_length=length)
 
 
 def test_an_unknown_value_lists_the_valid_ones() -> None:

@@ -318,7 +318,7 @@ def _usable(name: str, data: Any, model: Any, tokenizer: Any) -> list[Row]:
     """
     rows = rows_of(data, name)
     try:
-        encode(rows, tokenizer, context_length(model, tokenizer))
+        encode(rows, tokenizer, context_length(model, tokenizer), long_texts="split")
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     return rows

@@ -228,7 +228,7 @@ def _encoded(name: str, rows: Any, tokenizer: Any, length: int, reading: Mapping
     try:
         return encode(rows, tokenizer, length, **reading)
     except InputError as error:
-        raise InputError(f"{name} set: {error}") from error
+        raise InputError(f"{name} {error}" if str(error).startswith("row ") else str(error)) from error
 
 
 def _sequences(encoded: Encoded, texts: Sequence[Example]) -> list[Example]:

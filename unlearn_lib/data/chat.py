@@ -29,11 +29,6 @@ def conversation(tokenizer: Any, messages: list[Any], assistant_only: bool, wher
     """
     if tokenizer.chat_template is None:
         raise InputError(f"{where} holds 'messages', but the tokenizer has no chat template; give 'text', or set one")
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise InputError(
-                f"{where}: each of the messages must be an object with a 'role' and a 'content'; got {message!r:.80}"
-            )
     messages = [{key: value for key, value in message.items() if value is not None} for message in messages]
     text = _render(tokenizer, messages, where)
     if not assistant_only:

@@ -26,6 +26,7 @@ from pydantic import Field
 from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.curvature.vector import Vector, norm
 from unlearn_lib.data.batches import Example
+from unlearn_lib.data.examples import by_text
 from unlearn_lib.data.overlap import without
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import evaluate, mean_loss
@@ -85,11 +86,13 @@ class Calibrated(Method):
         if not self.calibrates or self.retain_limit is None:
             return inputs, []
         different = list(dict.fromkeys(inputs.retain))
-        if not self.uses_retain or len(different) < FEWEST:
+        groups = by_text(different)  # the pieces of a long text are held aside together
+        if not self.uses_retain or len(groups) < FEWEST:
             return inputs, inputs.some_retain(CHECKED)
         generator = torch.Generator().manual_seed(inputs.seed)
-        count = min(CHECKED, max(int(ASIDE * len(different)), min(LEAST, len(different) // 2)))
-        checked = [different[i] for i in sorted(torch.randperm(len(different), generator=generator)[:count].tolist())]
+        count = min(CHECKED, max(int(ASIDE * len(groups)), min(LEAST, len(groups) // 2)))
+        drawn = sorted(torch.randperm(len(groups), generator=generator)[:count].tolist())
+        checked = [different[i] for group in drawn for i in groups[group]]
         return replace(inputs, retain=without(inputs.retain, checked)), checked
 
     def target(self, model: Any, inputs: Inputs, checked: Sequence[Example]) -> Target | None:
