@@ -20,6 +20,7 @@ from unlearn_lib.errors import InputError
 MOST_TIMES = 1000
 """A file that holds so many times its own size, and more than `HARMLESS` bytes, is refused. Texts shrink 3 to 10 times."""
 HARMLESS = 256 << 20
+AT_ONCE = 1 << 30
 ROW = 256
 """Bytes that count for a row besides its text."""
 
@@ -107,6 +108,7 @@ def parquet_rows(file: BinaryIO, path: str) -> Iterator[tuple[str, Any]]:
         InputError: No Parquet file, a damaged one, no column that is used, or more text than a file of its size can mean: by what
             its metadata say, before anything is read, and by what comes out.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     bound = _Bound(path, os.fstat(file.fileno()).st_size)
@@ -117,8 +119,7 @@ def parquet_rows(file: BinaryIO, path: str) -> Iterator[tuple[str, Any]]:
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         sizes = [max(0, group.column(i).total_uncompressed_size) for group in groups for i in used]
         bound.add(sum(sizes) + ROW * max(0, metadata.num_rows))
-        # As dictionaries, so that a long text that stands there once, and is said to be repeated a million times, is there once.
-        source = pq.ParquetFile(file, read_dictionary=[leaf for leaf in leaves if leaf in COLUMNS])
+        source = pq.ParquetFile(file)
         names = source.schema_arrow.names
         columns = [name for name in names if name in COLUMNS]
     if not columns:
@@ -126,28 +127,20 @@ def parquet_rows(file: BinaryIO, path: str) -> Iterator[tuple[str, Any]]:
     if len(set(columns)) < len(columns):
         raise InputError(f"{path}: two columns have the same name ({', '.join(columns)}); rename one")
     bound.size, number = 0, 0
-    # of other columns, by the same reasoning, few rows at a time where values may be long
-    batches = source.iter_batches(min(1024, max(1, HARMLESS // max(sizes, default=1))), columns=columns)
+    # A text may stand there once and count a million times. No value is longer than its part of the file says to be, so a piece of
+    # so many rows takes at most AT_ONCE when it is written out; it is counted before the next one is.
+    pieces = source.iter_batches(min(1024, max(1, AT_ONCE // max([1, *sizes]))), columns=columns)
     while True:
         with _readable(path, "Parquet", f" after row {number}"):
-            batch = next(batches, None)
-            if batch is None:
+            piece = next(pieces, None)
+            if piece is None:
                 return
-            bound.add(sum(map(_decoded, batch.columns)) + ROW * batch.num_rows)
-            rows = batch.to_pylist()
+            values = [v.dictionary_decode() if isinstance(v, pa.DictionaryArray) else v for v in piece.columns]
+            bound.add(sum(v.nbytes for v in values) + ROW * piece.num_rows)
+            rows = pa.RecordBatch.from_arrays(values, names=piece.schema.names).to_pylist()
         for row in rows:
             number += 1
             yield f"{path}, row {number}", row
-
-
-def _decoded(array: Any) -> int:
-    """Bytes of text that an Arrow column stands for."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if not pa.types.is_dictionary(array.type):
-        return int(array.nbytes)
-    return pc.sum(pc.binary_length(array.dictionary).take(array.indices)).as_py() or 0
 
 
 @dataclass

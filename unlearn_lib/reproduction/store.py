@@ -46,10 +46,10 @@ class RunStore:
             record: Record = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers or nesting that Python does not read
             raise InputError(f"the record {path} is not valid JSON ({error}); delete it and run again") from error
-        if not isinstance(record, dict) or not isinstance(record.get("results"), dict):
-            raise InputError(f"the record {path} holds no results; delete it and run again")
-        if record.get("config") != json.loads(json.dumps(config)):
+        if not isinstance(record, dict) or record.get("config") != json.loads(json.dumps(config)):
             raise InputError(f"the record {path} does not hold the configuration it is named after; delete it and run again")
+        if not isinstance(record.get("results"), dict):
+            raise InputError(f"the record {path} holds no results; delete it and run again")
         return record
 
     def put(self, name: str, config: dict[str, Any], results: dict[str, Any], timing: dict[str, float]) -> Record:
