@@ -48,7 +48,8 @@ def memory(most_mib: int) -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + (most_mib << 20), before[1]))
+    most = now + (most_mib << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most if before[1] == resource.RLIM_INFINITY else min(most, before[1]), before[1]))
     try:
         yield
     finally:

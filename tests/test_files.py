@@ -1,8 +1,12 @@
 """A user's files: formats, and errors that name the line."""
 
+import base64
 import errno
 import json
 import os
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +238,40 @@ def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
         b"PAR1" + b"\0" * 20 + b"PAR1",
     ):
         assert refused(path, content).startswith(": not a Parquet file that can be read")
+
+
+def test_a_large_claim_is_refused_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a" * 500_000] * 600}), path, compression="zstd", use_dictionary=False)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", never)
+    with pytest.raises(InputError, match=r"say that they hold, 286 MiB; at most 256 MiB are read"):
+        read_rows(path)
+
+
+DAMAGED = (
+    "c-jka3^EjD5WT=6`ioIVR0GIl6J?VzW6<C#Nv$YRuvB=|utEaDHUO~&1sNC^RxtT60VxeeE+C1J6XjztG~#1mFai<AAi@Mhn1Tp15Md4?EI@=M"
+    "BOe2|U=M>KYp*0fYabBz1MvhPo(RN~fOs+xPXXeo7ThpP48g7$Vy<P8v@vCnU@K0}NX<<YWnmEIQDu@~D=5m(EhtfC@R0#32Mci}14VLDOEUBG"
+    "pu%Drk}{GyY78=>Jd&zx43aQiqD*2MVw+gS?l7rw*x>cMqzo{G7(|&EY{dTm|6ebu#-IT-7s*5<OOZ@{!bG&OOPD3upvH<l;S$qO;}F}y3RED$"
+    ";}{g=A8rNlw!{NQeGo8n1c5+D2=I1vEO&HDcXV@fOm}on2a7p5IXe1+7|xE4o?rn4?FeByxx)E=AwWYdfDBhRh+sL0bajM-e2`#Pl96F~l6#mz"
+    "Vz_0gqoa!_$SFWYp&)yK_IrTb0d|)YOdl@uBEf>mxt1l#9)U0|V0i`!g@VMQ!qU_d-Q<D--Nd4z{Bnh|)S_Zw&?*?2=^5x5O6mY(6%?@|z~mSJ"
+    "%y$6V&B_)"
+)
+
+
+def test_damage_that_ends_the_process_in_pyarrow_is_refused(tmp_path: Path) -> None:
+    """Where statistics do not fit their column, pyarrow 26.0 throws what nothing catches, as soon as it is asked about the column."""
+    path = tmp_path / "a.parquet"
+    path.write_bytes(zlib.decompress(base64.b85decode(DAMAGED)))
+    code = (
+        "import sys; from unlearn_lib.data.files import read_rows\ntry: read_rows(sys.argv[1])\nexcept ValueError: sys.exit(2)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 2
 
 
 def test_a_small_file_that_unpacks_to_more_than_it_can_mean_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from unlearn_lib.data.rows import shown
 from unlearn_lib.errors import HubUnavailableError, InputError
 from unlearn_lib.suited import refused
 from unlearn_lib.weights import Stored, check_fetched, stored_tensors
@@ -49,7 +50,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         )
     if settings.get("task_type") not in (None, "CAUSAL_LM"):
         raise InputError(
-            f"the adapter in {folder} is not for a causal language model, but for the task {settings['task_type']}"
+            f"the adapter in {folder} is not for a causal language model, but for the task {shown(settings['task_type'])}"
         )
     for key in RUNS_CODE:
         if settings.get(key):
