@@ -1,7 +1,7 @@
 """Capture is right whatever a model does with its slices, or it is refused: against one reverse pass for every sequence."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -317,7 +317,7 @@ def a_bias_is_counted_twice(uses: dict[str, list[Use]]) -> None:
 
 
 @pytest.fixture
-def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A capture that is wrong, and that its own residual does not show."""
 
     def wrong(*args: Any, **options: Any) -> Any:
@@ -327,7 +327,6 @@ def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
     monkeypatch.setattr(per_sequence, "capture", wrong)
     monkeypatch.setattr(kfac, "capture", wrong)
-    yield
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

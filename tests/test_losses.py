@@ -3,7 +3,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from dense import build, examples
 
 from unlearn_lib.curvature import EmpiricalFisher, GaussNewton, Hessian, batch_gradient

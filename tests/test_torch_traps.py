@@ -113,7 +113,11 @@ def results(make: type[Operator], model: Any) -> dict[str, Tensor]:
         found["preconditioner"] = operator.inverse(1.0, operator.default_solver) @ v
     if make is EmpiricalFisher:
         gradients = SequenceGradients(operator)
-        found |= {"matrix": gradients.matrix(), "gram": gradients.gram(operator.own_form(v))[0], "diagonal": operator.diagonal()}
+        found |= {
+            "matrix": gradients.matrix(),
+            "gram": gradients.gram(operator.own_form(v))[0],
+            "diagonal": operator.diagonal(),
+        }
         found |= {"project": operator.project(operator.own_form(v)), "adjoint": flat(operator.adjoint(torch.ones(5)))}
         found |= {solver: operator.solve(v, 0.1, solver).value for solver in ("block", "diagonal", "recursion")}
         found["nothing kept"] = operator.solve(v, 0.1, "woodbury", keep="nothing").value
@@ -171,7 +175,8 @@ def test_every_module_keeps_its_own_training_mode() -> None:
         assert torch.equal(operator @ v, operator @ v)
         assert [module.training for module in model.modules()] == before
     model.eval()
-    assert torch.equal(EmpiricalFisher(model, batched(examples(), (3, 2))) @ v, EmpiricalFisher(model.train(), batched(examples(), (3, 2))) @ v)
+    evaluating = EmpiricalFisher(model, batched(examples(), (3, 2))) @ v
+    assert torch.equal(EmpiricalFisher(model.train(), batched(examples(), (3, 2))) @ v, evaluating)
 
 
 def test_modes_come_back_after_an_error() -> None:
