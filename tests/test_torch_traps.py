@@ -175,9 +175,8 @@ def test_every_module_keeps_its_own_training_mode() -> None:
         assert torch.equal(operator @ v, operator @ v)
         assert [module.training for module in model.modules()] == before
     model.eval()
-    assert torch.equal(
-        EmpiricalFisher(model, batched(examples(), (3, 2))) @ v, EmpiricalFisher(model.train(), batched(examples(), (3, 2))) @ v
-    )
+    evaluating = EmpiricalFisher(model, batched(examples(), (3, 2))) @ v
+    assert torch.equal(EmpiricalFisher(model.train(), batched(examples(), (3, 2))) @ v, evaluating)
 
 
 def test_modes_come_back_after_an_error() -> None:

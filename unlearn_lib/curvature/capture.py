@@ -218,7 +218,8 @@ class _Watch(TorchFunctionMode):
     def _state(self, leaf: Any) -> str:
         if not isinstance(leaf, Tensor) or not leaf.requires_grad:
             return PLAIN
-        return str(self.state.get(leaf, PLAIN if leaf.is_leaf else HIDDEN))
+        state: str = self.state.get(leaf, PLAIN if leaf.is_leaf else HIDDEN)
+        return state
 
     def _follow(self, func: Any, args: Any, kwargs: Any, leaves: list[Any], out: Any) -> None:
         """Note what has come out of a function: rows still, or slices that may have been moved about."""

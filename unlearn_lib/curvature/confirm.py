@@ -9,7 +9,6 @@ model and its shapes. Shape suffixes: B sequences, T positions, p x q a paramete
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -42,7 +41,8 @@ def tolerance(dtype: torch.dtype) -> float:
     Padding and the order of sums change a gradient by 10 to 1,000 eps; a use that is left out, or a token that is counted for
     another sequence, by a share of the gradient itself. The cube root is far from both.
     """
-    return math.cbrt(torch.finfo(dtype).eps)
+    cube_root: float = torch.finfo(dtype).eps ** (1 / 3)
+    return cube_root
 
 
 class Witness:
@@ -132,8 +132,9 @@ def gradient_rows(losses: Losses, params: Vector, signs: Mapping[str, Tensor], i
 
 
 def due(risk: EmpiricalRisk) -> int | None:
-    """The number of the batch that a witness should come from; None where there is nothing to confirm any more."""
-    if isinstance(next(iter(risk.params.values())), FakeTensor):
+    """The number of the batch that a witness should come from; None where all is confirmed, or parameters have no contents."""
+    first = next(iter(risk.params.values()))
+    if isinstance(first, FakeTensor) or first.is_meta:
         return None
     number = best_batch(risk.batches)
     return None if _key(risk, number) in _confirmed else number

@@ -45,7 +45,8 @@ class Plan:
     Attributes:
         solver, options: Of the solve.
         peak_memory_bytes: Of live tensors beyond model, data and the vector.
-        gradient_evaluations: As in `Solution`; for cg those of `max_steps` steps, the most that can happen.
+        gradient_evaluations: As in `Solution`; for cg those of `max_steps` steps, the most that can happen. With the comparison of
+            one text that the first solve of a class of model makes (`SequenceGradients.check`), except for a model without contents.
     """
 
     solver: str
@@ -203,7 +204,8 @@ class _Planner:
         with _fake(self.risk, (1, T)) as (fake, row), Meter() as meter:
             signs = {name: torch.ones_like(as_matrix(p)[:, 0]) for name, p in fake.params.items()}
             gradient_rows(fake.losses(row), fake.params, signs, 0)
-        return int(meter.flops)
+        flops: int = meter.flops
+        return flops
 
     @cached_property
     def adjoint_peak(self) -> int:
