@@ -205,6 +205,8 @@ class _Watch(TorchFunctionMode):
         if not any(self._state(leaf) in (ROWS, MIXED) for leaf in leaves):
             self.anchors.append(out.new_zeros(()).requires_grad_())
             out = out + self.anchors[-1]
+        elif out._is_view():  # a change in place would take a view's hooks away
+            out = torch.ops.aten._unsafe_view(out, out.shape)
         out.register_hook(lambda grad: self._receive(number, grad))
         self.calls.append(call)
         self.state[out] = ROWS
