@@ -88,9 +88,10 @@ class Reference:
         return total
 
 
-def errors(model: Any) -> dict[str, float]:
+def errors(model: Any, sequences: list[Example] | None = None) -> dict[str, float]:
     """The relative error of everything that curvature is measured with, over a padded batch and one sequence alone."""
-    reference, batches = Reference(model, examples()), batched(examples(), (2, 1))
+    sequences = sequences or examples()
+    reference, batches = Reference(model, sequences), batched(sequences, (2, len(sequences) - 2))
     v, G = reference.v, reference.gradients_nP
     F, GN, H = (make(model, batches, params=reference.names) for make in (EmpiricalFisher, GaussNewton, Hessian))
     losses_n = torch.cat([F.losses(batch)(F.params).detach() for batch in batches])

@@ -38,7 +38,7 @@ ABSENT = object()
 
 NOTHING: dict[str, Any] = {}
 MLA: dict[str, Any] = {"head_dim": 4, "num_key_value_heads": 2}
-FAST = ("gemma2", "bloom", "recurrent_gemma", "mamba", "gpt_oss", "mixtral", "phi", "falcon/alibi")
+FAST = ("gemma2", "bloom", "recurrent_gemma", "mamba", "gpt_oss", "mixtral", "roc_bert", "falcon/alibi")
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     **dict.fromkeys((
         "afmoe", "apertus", "arcee", "bailing_hybrid", "bamba", "bart", "beam", "bert", "bert-generation", "big_bird", "bigbird_pegasus",

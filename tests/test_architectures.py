@@ -11,6 +11,7 @@ from dense import batched, relative
 
 from unlearn_lib import load_model, save_model, text_losses
 from unlearn_lib.curvature import EmpiricalFisher, GaussNewton, Hessian
+from unlearn_lib.data.batches import Example
 from unlearn_lib.errors import InputError
 
 BOUND = 1e-7
@@ -67,6 +68,14 @@ def test_the_mode_says_how_and_experts_keep_their_kernels() -> None:
     EmpiricalFisher(experts, batches).plan("woodbury")
     GaussNewton(experts, batches) @ torch.ones(GaussNewton(experts, batches).size, dtype=torch.float64)
     assert experts.get_experts_implementation() == before
+
+
+def test_a_token_inside_a_text_whose_row_is_that_of_padding() -> None:
+    """Reverse mode gives the row no gradient through the embedding, so that forward mode must not either."""
+    model = build("opt")
+    assert model.get_input_embeddings().padding_idx == 0
+    found = errors(model, [Example((3, 0, 5, 0, 2), (3, 0, 5, 0, 2)), *examples()])
+    assert max(found.values()) < BOUND, found
 
 
 def test_experts_run_in_float64(tokenizer: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from unlearn_lib import TrainingConfig, train, unlearn
+from unlearn_lib.curvature.precision import KeepFloat64
 from unlearn_lib.data.batches import collate, encode
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import sequence_losses
@@ -19,7 +20,8 @@ HOLDOUT = [{"text": "%%% §§§ " * (i + 2)} for i in range(4)]  # unlike anythi
 
 def numpy_gradient(model: Any, rows: list[dict[str, str]], tokenizer: Any) -> dict[str, np.ndarray]:
     model.zero_grad()
-    sequence_losses(model, collate(encode(rows, tokenizer, 256).examples)).mean().backward()
+    with KeepFloat64():  # transformers takes the softmax of attention in float32
+        sequence_losses(model, collate(encode(rows, tokenizer, 256).examples)).mean().backward()
     return {name: p.grad.reshape(-1).numpy().copy() for name, p in model.named_parameters()}
 
 

@@ -23,7 +23,7 @@ def measured(losses: list[float], extraction: list[float]) -> Measured:
 
 
 def test_best_known_first() -> None:
-    rows = [{"text": "one"}, {"text": "two"}, {"prompt": "three", "completion": " four"}, {"messages": [{"content": "é"}]}]
+    rows = [{"text": "one"}, {"text": "two"}, {"prompt": "three", "completion": " four"}, {"messages": [{"role": "user", "content": "é"}]}]
     examples = [Example((5,) * n, (5,) * n) for n in (2, 3, 4, 5)]
     before = measured([0.5, 0.25, 1.0, 2.0], [0.0, 0.0, 0.75, 1.0])
     after = measured([3.0, 3.5, 4.0, 4.5], [0.0, 0.0, 0.25, 0.5])
@@ -37,7 +37,7 @@ def test_best_known_first() -> None:
         "extraction_strength": {"before": 0.75, "after": 0.25},
     }
     shown = forget_texts(rows, examples, before, after, show=True)
-    assert [entry.pop("text") for entry in shown] == ['[{"content": "é"}]', "three four", "two", "one"]
+    assert [entry.pop("text") for entry in shown] == ['[{"role": "user", "content": "é"}]', "three four", "two", "one"]
     assert shown == found
 
 

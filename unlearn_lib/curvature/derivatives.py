@@ -9,10 +9,12 @@ square root, peft's Hadamard products). Then J^T w is differentiated in w, in wh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
@@ -83,11 +85,12 @@ class JacobianGraph:
         return torch.autograd.grad(self.value, list(self._leaves.values()), c, materialize_grads=True, **options)
 
 
-class NoGradIsConstant(TorchFunctionMode):
-    """Inside, what a model computes under a `no_grad` of its own has no derivative in forward mode either.
+class SameConstants(TorchFunctionMode):
+    """Inside, forward mode takes for constant what reverse mode does, which torch by itself does not.
 
-    Reverse mode takes it for a constant (the first cycles of HRM), and forward mode would follow it: another matrix. Whoever
-    has no gradients on around this has none inside.
+    That is what a model computes under a `no_grad` of its own (the first cycles of HRM), and the row of an embedding that its
+    `padding_idx` names (RoCBert's pinyin, or an end-of-text token inside a text). Whoever has no gradients on around this has
+    none inside.
     """
 
     def __init__(self) -> None:
@@ -106,15 +109,21 @@ class NoGradIsConstant(TorchFunctionMode):
         torch._C._set_grad_enabled(self.outside)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func is torch._C._set_grad_enabled:
             self.constant = not args[0]
             return func(*args)
-        if self.outside or not torch.is_grad_enabled():
-            out = func(*args, **(kwargs or {}))
-        else:
-            with torch.no_grad():
-                out = func(*args, **(kwargs or {}))
+        with nullcontext() if self.outside or not torch.is_grad_enabled() else torch.no_grad():
+            out = func(*args, **kwargs)
+            if func is embedding and torch._C._are_functorch_transforms_active():
+                out = _without_padding(out, *args, **kwargs)
         return tree_map(_constant, out) if self.constant else out
+
+
+def _without_padding(out: Tensor, input: Tensor, weight: Tensor, padding_idx: int | None = None, *_: Any, **__: Any) -> Tensor:
+    if padding_idx is None:
+        return out
+    return torch.where((input == padding_idx % len(weight)).unsqueeze(-1), out.detach(), out)
 
 
 def _constant(x: Any) -> Any:

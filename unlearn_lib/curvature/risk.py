@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from unlearn_lib.curvature.derivatives import JacobianGraph, NoGradIsConstant, forward_or_reverse, jvp, vjp
+from unlearn_lib.curvature.derivatives import JacobianGraph, SameConstants, forward_or_reverse, jvp, vjp
 from unlearn_lib.curvature.experts import eager_experts
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.operator import Operator
@@ -89,7 +89,7 @@ class EmpiricalRisk(Operator):
                 evaluating(self.model),
                 KeepFloat64() if self.dtype == torch.float64 else nullcontext(),
                 eager_experts(self.model, contents=has_contents),
-                NoGradIsConstant(),
+                SameConstants(),
             ):
                 return token_logits(self.model, batch, {**self.fixed, **params})
 
