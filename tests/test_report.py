@@ -23,7 +23,12 @@ def measured(losses: list[float], extraction: list[float]) -> Measured:
 
 
 def test_best_known_first() -> None:
-    rows = [{"text": "one"}, {"text": "two"}, {"prompt": "three", "completion": " four"}, {"messages": [{"role": "user", "content": "é"}]}]
+    rows = [
+        {"text": "one"},
+        {"text": "two"},
+        {"prompt": "three", "completion": " four"},
+        {"messages": [{"role": "user", "content": "é"}]},
+    ]
     examples = [Example((5,) * n, (5,) * n) for n in (2, 3, 4, 5)]
     before = measured([0.5, 0.25, 1.0, 2.0], [0.0, 0.0, 0.75, 1.0])
     after = measured([3.0, 3.5, 4.0, 4.5], [0.0, 0.0, 0.25, 0.5])
