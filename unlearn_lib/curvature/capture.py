@@ -183,7 +183,7 @@ class _Watch(TorchFunctionMode):
         args, kwargs = tree_unflatten(leaves, spec)
         if not works_in_place(func) and not self.followed.intersection(names.values()):
             out = func(*args, **kwargs)
-            floating = [t for t in tree_leaves(out) if isinstance(t, Tensor) and t.is_floating_point()]
+            floating = [t for t in _results(func, args, out) if t.is_floating_point()]
             if not floating or any(out is leaf for leaf in leaves):  # a shape; or the parameter itself, in the format it has
                 return out
             if out is floating[0] and self._keeps_sequences_apart(func, args, kwargs, leaves, names, out):
@@ -318,9 +318,11 @@ def _detached(leaves: list[Any], names: Mapping[int, str]) -> list[Any]:
 
 def _results(function: Any, args: Any, out: Any) -> list[Tensor]:
     """The tensors that a function has made or changed."""
+    if isinstance(out, Tensor):
+        return [out]
     if out is None and works_in_place(function):  # x[..] = y
         return [args[0]]
-    return [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+    return [] if not isinstance(out, (tuple, list)) else [t for t in tree_leaves(out) if isinstance(t, Tensor)]
 
 
 def _is_real_or_complex(t: Tensor) -> bool:
