@@ -62,7 +62,7 @@ def examine() -> list[str]:
     batches = make_batches(encode([{"text": "The lighthouse keeper lost his key."}], tokenizer, 64).examples, 1, model.device)
     difference = EmpiricalFisher(model, batches).gradients().check()
     lines.append(
-        f"attention: {model.config._attn_implementation}; per-sequence gradients against forward mode on nano/opt-s: {difference:.0e} "
+        f"attention: {model.config._attn_implementation}; per-sequence against plain gradients on nano/opt-s: {difference:.0e} "
         f"({'as it should be' if difference < 1e-3 else 'WRONG: do not trust curvature on this machine'})"
     )
     return lines

@@ -20,19 +20,18 @@ losses weighted by different numbers c must give slice i just c_i times its grad
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.func import vjp, vmap
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from unlearn_lib.curvature.calls import Call, factors, lookup_arguments, rows_of
 from unlearn_lib.curvature.rows import aligned, keeps_apart, works_in_place
-from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, as_matrix
+from unlearn_lib.curvature.uses import Direct, Outer, Use, as_matrix
 from unlearn_lib.curvature.vector import Vector, numbers
 
 # Where slices lie in order, two backward passes differ by rounding; a slice of another sequence makes a difference as large
@@ -78,7 +77,7 @@ def capture(
         watch.stand_ins.update(leaves)
         if watch.stand_ins and losses_B.requires_grad:
             for name, g in _by_sequence(losses_B, watch.stand_ins, keep=bool(watch.calls)).items():
-                watch.uses[name].append(Direct(_rows_of(g)))
+                watch.uses[name].append(Direct(rows_of(g)))
         if watch.calls and losses_B.requires_grad:
             certain = watch.is_certain(losses_B)
             watch.receive(losses_B, keep=not certain)
@@ -91,58 +90,6 @@ def capture(
     return losses_B.detach(), watch.uses
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One call of a torch function: the leaves of its arguments, and which of them are chosen parameters."""
-
-    function: Any
-    leaves: list[Any]
-    spec: Any
-    names: dict[int, str]
-    batched: list[bool]
-
-    def uses(self, grad: Tensor, shape: tuple[int, int]) -> list[tuple[str, Use]]:
-        """What the call contributes to the gradient of each parameter, from the gradient of its output."""
-        args, kwargs = tree_unflatten(self.leaves, self.spec)
-        slots = {id(self.leaves[place]): name for place, name in self.names.items()}
-        if self.function is torch.nn.functional.embedding:
-            return [(name, _lookup(args, kwargs, grad, shape[0])) for name in self.names.values()]
-        found = factors(self.function, args, kwargs)
-        if found is None:
-            return self._generic(grad, shape)
-        x, weight, bias = found
-        # heads and the like count as more positions
-        x_BTd, grad_BTe = (t.reshape(shape[0], -1, t.shape[-1]) for t in (x, grad))
-        result: list[tuple[str, Use]] = []
-        if id(weight) in slots:
-            outer = (x_BTd, grad_BTe) if self.function is torch.addmm else (grad_BTe, x_BTd)
-            result.append((slots[id(weight)], Outer(*outer)))
-        if id(bias) in slots:
-            result.append((slots[id(bias)], Direct(grad_BTe.sum(1).unsqueeze(-1))))
-        return result
-
-    def _generic(self, grad: Tensor, shape: tuple[int, int]) -> list[tuple[str, Use]]:
-        """The function's gradient in its parameters, sequence by sequence, by a vectorised vjp."""
-        places = list(self.names)
-        samples = [_split(leaf, shape) for leaf, yes in zip(self.leaves, self.batched, strict=True) if yes]
-
-        def one(grad_: Tensor, *sample: Tensor) -> Any:
-            parts = iter(sample)
-            leaves = [next(parts) if yes else leaf for leaf, yes in zip(self.leaves, self.batched, strict=True)]
-
-            def function(*weights: Tensor) -> Tensor:
-                for place, weight in zip(places, weights, strict=True):
-                    leaves[place] = weight
-                args, kwargs = tree_unflatten(leaves, self.spec)
-                out: Tensor = self.function(*args, **kwargs)
-                return out
-
-            return vjp(function, *(self.leaves[place] for place in places))[1](grad_)
-
-        grads = vmap(one)(_split(grad, shape), *samples)
-        return [(self.names[place], Direct(_rows_of(g))) for place, g in zip(places, grads, strict=True)]
-
-
 class _Watch(TorchFunctionMode):
     """Follows every call that takes a chosen parameter: makes its output differentiable and waits for the gradient."""
 
@@ -153,7 +100,7 @@ class _Watch(TorchFunctionMode):
         self.params, self.shape, self.followed = params, shape, followed
         self.uses: dict[str, list[Use]] = {name: [] for name in params}
         self.stand_ins: dict[str, Tensor] = {}
-        self.calls: list[_Call] = []
+        self.calls: list[Call] = []
         # zeros added to outputs: a backward pass to them goes through every output
         self.anchors: list[Tensor] = []
         self.state = WeakTensorKeyDictionary()  # of the tensors that need a gradient
@@ -183,12 +130,12 @@ class _Watch(TorchFunctionMode):
         args, kwargs = tree_unflatten(leaves, spec)
         if not works_in_place(func) and not self.followed.intersection(names.values()):
             out = func(*args, **kwargs)
-            floating = [t for t in tree_leaves(out) if isinstance(t, Tensor) and t.is_floating_point()]
+            floating = [t for t in _results(func, args, out) if t.is_floating_point()]
             if not floating or any(out is leaf for leaf in leaves):  # a shape; or the parameter itself, in the format it has
                 return out
             if out is floating[0] and self._keeps_sequences_apart(func, args, kwargs, leaves, names, out):
                 batched = [self._is_input(leaf) and _is_batched(leaf, out) for leaf in leaves]
-                return self._watched(_Call(func, _detached(leaves, names), spec, names, batched), leaves, out)
+                return self._watched(Call(func, _detached(leaves, names), spec, names, batched), leaves, out)
         given = {name: self.stand_ins.get(name, self.params[name].detach().requires_grad_()) for name in names.values()}
         leaves = [given[names[place]] if place in names else leaf for place, leaf in enumerate(leaves)]
         args, kwargs = tree_unflatten(leaves, spec)
@@ -198,7 +145,7 @@ class _Watch(TorchFunctionMode):
         self._follow(func, args, kwargs, leaves, out)
         return out
 
-    def _watched(self, call: _Call, leaves: list[Any], out: Tensor) -> Tensor:
+    def _watched(self, call: Call, leaves: list[Any], out: Tensor) -> Tensor:
         B, number = self.shape[0], len(self.calls)
         if len(out) == 1 != B:
             out = out.expand(B, *out.shape[1:])
@@ -281,7 +228,7 @@ class _Watch(TorchFunctionMode):
     def _keeps_sequences_apart(
         self, func: Any, args: Any, kwargs: Any, leaves: list[Any], names: dict[int, str], out: Tensor
     ) -> bool:
-        """Whether the call works on each sequence by itself, with the same parameter for all, in a way that `_Call` knows."""
+        """Whether the call works on each sequence by itself, with the same parameter for all, in a way that `Call` knows."""
         B, T = self.shape
         together = out.ndim >= 2 and len(out) == B * T
         apart = out.ndim >= 3 and len(out) in (1, B) and out.shape[1] == T
@@ -289,7 +236,7 @@ class _Watch(TorchFunctionMode):
             return False
         own = {id(leaves[place]) for place in names}
         if func is torch.nn.functional.embedding:
-            ids, weight, _, max_norm, _, by_frequency = _lookup_arguments(args, kwargs)
+            ids, weight, _, max_norm, _, by_frequency = lookup_arguments(args, kwargs)
             return own == {id(weight)} and len(ids) in (1, len(out)) and max_norm is None and not by_frequency
         inputs = [leaf for leaf in leaves if self._is_input(leaf) and _is_batched(leaf, out)]
         found = factors(func, args, kwargs)
@@ -302,25 +249,17 @@ class _Watch(TorchFunctionMode):
         return bool(inputs) and keeps_apart(func, args, kwargs, [out], inputs, len(out))
 
 
-def factors(function: Any, args: Any, kwargs: Mapping[str, Any]) -> list[Any] | None:
-    """Input, weight and bias of a product; None for another function."""
-    if function is torch.nn.functional.linear:
-        return _named(args, kwargs, "input", "weight", "bias")
-    if function is torch.addmm and not (kwargs.keys() & {"beta", "alpha"}):
-        bias, x, weight = _named(args, kwargs, "input", "mat1", "mat2")
-        return [x, weight, bias]
-    return None
-
-
 def _detached(leaves: list[Any], names: Mapping[int, str]) -> list[Any]:
     return [leaf.detach() if isinstance(leaf, Tensor) and place not in names else leaf for place, leaf in enumerate(leaves)]
 
 
 def _results(function: Any, args: Any, out: Any) -> list[Tensor]:
     """The tensors that a function has made or changed."""
+    if isinstance(out, Tensor):
+        return [out]
     if out is None and works_in_place(function):  # x[..] = y
         return [args[0]]
-    return [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+    return [] if not isinstance(out, (tuple, list)) else [t for t in tree_leaves(out) if isinstance(t, Tensor)]
 
 
 def _is_real_or_complex(t: Tensor) -> bool:
@@ -330,36 +269,6 @@ def _is_real_or_complex(t: Tensor) -> bool:
 def _is_batched(leaf: Tensor, out: Tensor) -> bool:
     """Whether an argument holds one slice for each of the output's, or one for all."""
     return leaf.ndim == out.ndim and len(leaf) in (len(out), 1)
-
-
-def _split(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """One slice for each sequence that looks like the whole: `[B, T, ..]` -> `[B, 1, T, ..]`, `[B*T, ..]` -> `[B, T, ..]`."""
-    B, T = shape
-    if len(x) == B * T and not (x.ndim >= 3 and T == 1):
-        return x.reshape(B, T, *x.shape[1:])
-    return x.expand(B, *x.shape[1:]).unsqueeze(1)
-
-
-def _lookup_arguments(args: Any, kwargs: Any) -> list[Any]:
-    return _named(args, kwargs, "input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq")
-
-
-def _lookup(args: Any, kwargs: Any, grad: Tensor, B: int) -> Lookup:
-    ids, weight, padding, *_ = _lookup_arguments(args, kwargs)
-    grad_BTe = grad.reshape(B, -1, grad.shape[-1])
-    ids_BT = ids.expand(grad.shape[:-1]).reshape(B, -1)
-    if padding is not None:  # torch gives this row no gradient
-        grad_BTe = grad_BTe * (ids_BT != padding % len(weight)).unsqueeze(-1)
-    return Lookup(ids_BT, grad_BTe, len(weight))
-
-
-def _named(args: Any, kwargs: Mapping[str, Any], *names: str) -> list[Any]:
-    return [args[place] if place < len(args) else kwargs.get(name) for place, name in enumerate(names)]
-
-
-def _rows_of(g: Tensor) -> Tensor:
-    """`[B, p, q]` from `[B, *shape]`, gradients of one parameter."""
-    return g.reshape(len(g), g.shape[1] if g.ndim > 1 else 1, -1)
 
 
 def _no_use(p: Tensor, B: int) -> Outer:

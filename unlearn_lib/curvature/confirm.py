@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
-from unlearn_lib.curvature.capture import factors
+from unlearn_lib.curvature.calls import factors
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.uses import Direct, Lookup, Use, as_matrix
 from unlearn_lib.curvature.vector import Vector, numbers
