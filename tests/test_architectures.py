@@ -35,7 +35,7 @@ def test_how_many_configurations_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bloom", *(pytest.param(n, marks=pytest.mark.nightly) for n in ("mixtral", "gpt_oss", "recurrent_gemma"))]
+    "name", ["bloom", *(pytest.param(n, marks=pytest.mark.nightly) for n in ("mixtral", "gpt_oss"))]
 )
 def test_plans_know_the_cost(name: str) -> None:
     model, batches = build(name), batched(examples(), (2, 1))
