@@ -112,7 +112,7 @@ def encode(
     encoder = Encoder(tokenizer, assistant_only)
     examples: list[Example] = []
     texts, long = [], 0
-    for number, row in enumerate(rows_of(rows, blank=True)):
+    for number, row in enumerate(rows_of(rows, lenient=True)):
         text = encoder.row(row, number)
         if long_texts == "split":
             mine = pieces(text, max_length) if text.scored else []

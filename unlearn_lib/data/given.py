@@ -11,7 +11,7 @@ from unlearn_lib.data.rows import LARGEST, Row, checked, shown
 from unlearn_lib.errors import InputError
 
 
-def rows_of(data: Any, name: str = "", *, blank: bool = False) -> list[Row]:
+def rows_of(data: Any, name: str = "", *, lenient: bool = False) -> list[Row]:
     """The rows of a data set, each with the columns alone that are used (see `checked_row`); none of an empty one.
 
     Args:
@@ -19,7 +19,7 @@ def rows_of(data: Any, name: str = "", *, blank: bool = False) -> list[Row]:
             texts; a pandas DataFrame or Series, or an Arrow table; the path of a file for `read_rows`. A stream
             (`datasets.IterableDataset`, a generator) is gone through once and kept.
         name: What messages call the data set: "forget", ...
-        blank: Whether a text may be nothing but blanks.
+        lenient: Whether a text may be nothing but blanks, and messages may have any keys.
 
     Raises:
         InputError: Something else: several splits, one row or one text where a list of them is needed, columns by name, a set
@@ -30,7 +30,7 @@ def rows_of(data: Any, name: str = "", *, blank: bool = False) -> list[Row]:
         return read_rows(data)
     rows, size = [], 0
     for number, row in enumerate(_iterable(data, what)):
-        one = checked({"text": row} if isinstance(row, str) else row, f"{name} row {number}".lstrip(), blank=blank)
+        one = checked({"text": row} if isinstance(row, str) else row, f"{name} row {number}".lstrip(), lenient=lenient)
         rows.append(one)
         size += sum(len(value) for value in one.values())
         if size > LARGEST:

@@ -45,20 +45,21 @@ def checked_row(row: Any, where: str) -> Row:
     return checked(row, f"{where}:")
 
 
-def checked(row: Any, where: str, *, blank: bool = False) -> Row:
-    """As `checked_row`; `where` is the beginning of a message's sentence, and with `blank` a text may be nothing but blanks."""
+def checked(row: Any, where: str, *, lenient: bool = False) -> Row:
+    """As `checked_row`; `where` is the beginning of a message's sentence. With `lenient` a text may be nothing but blanks, and
+    messages may have any keys: what the tokenizer and its chat template make of them is seen later."""
     if not isinstance(row, Mapping):
         raise InputError(f"{where} each row must be an object with named columns, such as {EXAMPLE}")
     for columns in (("text",), ("prompt", "completion")):
         if all(isinstance(row.get(column), str) for column in columns):
-            if not blank and not row[columns[-1]].strip():
+            if not lenient and not row[columns[-1]].strip():
                 raise InputError(f"{where} column {columns[-1]!r} is empty; remove the row")
             return {column: _text(row[column], f"{where} column {column!r}") for column in columns}
     messages: Any = row.get("messages")
     if hasattr(messages, "tolist"):  # a numpy array, of pandas
         messages = messages.tolist()
     if isinstance(messages, (list, tuple)) and messages:
-        return {"messages": [_message(message, f"{where} message {i}", blank) for i, message in enumerate(messages, 1)]}
+        return {"messages": [_message(message, f"{where} message {i}", lenient) for i, message in enumerate(messages, 1)]}
     raise InputError(
         f"{where} needs the column 'text', or 'prompt' and 'completion', as strings, or 'messages'; it has: {_found(row)}"
     )
@@ -68,9 +69,9 @@ def scored_content(row: Mapping[str, Any]) -> str:
     """What makes two rows the same text: the used columns as JSON with sorted keys, whatever else the row holds.
 
     Raises:
-        InputError: As `checked_row`, except that blanks are allowed.
+        InputError: No used columns, or what is no text.
     """
-    return json.dumps(checked(row, "the row", blank=True), sort_keys=True, ensure_ascii=False)
+    return json.dumps(checked(row, "the row", lenient=True), sort_keys=True, ensure_ascii=False)
 
 
 def row_sha256(row: Mapping[str, Any]) -> str:
@@ -93,15 +94,15 @@ def shown(name: object, most: int = 40) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def _message(message: Any, where: str, blank: bool) -> dict[str, Any]:
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+def _message(message: Any, where: str, lenient: bool) -> dict[str, Any]:
+    if not isinstance(message, Mapping) or not (lenient or isinstance(message.get("role"), str)):
         raise InputError(f"{where} must be an object with a 'role' and a 'content', both strings")
     content = message.get("content")
     others = [value for key, value in message.items() if key not in ("role", "content") and value is not None]
     # calls of tools come without a content, and templates for several media take a list of parts
-    if not isinstance(content, (str, list, tuple)) and not (content is None and others):
+    if not lenient and not isinstance(content, (str, list, tuple)) and not (content is None and others):
         raise InputError(f"{where} has a 'content' that is {_kind(content)}; it must be a string")
-    if not blank and not others and not (content.strip() if isinstance(content, str) else content):
+    if not lenient and not others and not (content.strip() if isinstance(content, str) else content):
         raise InputError(f"{where} has an empty 'content'; remove the message")
     return {
         _text(key, f"{where} a name"): _plain(value, f"{where} {shown(key)!r}", 1)
