@@ -83,7 +83,7 @@ def llama(dtype: torch.dtype = torch.float32) -> Any:
 
 
 def states() -> tuple[Any, ...]:
-    numpy = np.random.get_state()
+    numpy = np.random.get_state()  # noqa: NPY002
     cuda = [bytes(state.numpy()) for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else []
     return bytes(torch.get_rng_state().numpy()), cuda, random.getstate(), bytes(numpy[1]), numpy[2:]
 
@@ -117,7 +117,7 @@ def test_what_draws_from_numpy_or_python_is_seeded_too(small: Any, tokenizer: An
     drawn: list[list[float]] = []
 
     def draw(*_: Any) -> None:
-        drawn[-1] += [random.random(), float(np.random.rand())]
+        drawn[-1] += [random.random(), float(np.random.rand())]  # noqa: NPY002
 
     before = states()
     for _ in range(2):
@@ -128,7 +128,7 @@ def test_what_draws_from_numpy_or_python_is_seeded_too(small: Any, tokenizer: An
         train(model, tokenizer, rows["forget"], TrainingConfig(epochs=2, learning_rate=1e-3, batch_size=2))
         assert states() == before
         random.random()
-        np.random.rand()
+        np.random.rand()  # noqa: NPY002
     assert drawn[0] == drawn[1]
     assert len(set(drawn[0])) == len(drawn[0])
 

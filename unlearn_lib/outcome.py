@@ -6,6 +6,7 @@ held-out texts that were never trained on. What the original model's loss is on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,12 +26,12 @@ from unlearn_lib.metrics.indistinguishable import loss_attack_auc, over_erased
 Losses = Mapping[str, Tensor]
 
 LOST = 0.5
-"""Retained texts have suffered where they lost this share of what set them apart from held-out texts, or, without any, where their
-loss rose by this share of the forget loss's rise."""
-HARDLY = 0.05
-"""Nothing was forgotten where the forget loss rose by less than this share of its distance to the held-out loss."""
-SEEN = 0.01
-"""Without held-out texts: a rise that counts, in nats and as a share of the loss."""
+"""Retained texts have suffered where they lost this share of what set them apart from held-out texts, or where their loss rose by
+this share of the forget loss's rise (targeted methods stay below .3, blind ones are above .7), and by no trifle."""
+TRIFLE = 0.05
+"""A change that does not count, as a share of what sets texts that were trained on apart from held-out ones."""
+UNSEEN = 0.01
+"""The same without held-out texts: in nats, and as a share of the loss."""
 AUC, CHANCE = 0.35, 0.01
 """Over-erased: the loss attack's AUC is below the first, and losses that cannot be told apart have one so low with less than the
 second chance."""
@@ -76,20 +77,19 @@ def look(before: Losses, after: Losses, said: Sequence[str] = ()) -> list[str]:
 def _retained(mean: Mapping[tuple[int, str], float]) -> list[str]:
     if (0, "retain") not in mean:
         return []
-    old, new, unseen = mean[0, "retain"], mean[1, "retain"], mean.get((0, "holdout"))
-    rise, forgot = new - old, mean[1, "forget"] - mean[0, "forget"]
-    if unseen is not None and old < unseen <= new:
+    old, new, unseen = mean[0, "retain"], mean[1, "retain"], mean.get((0, "holdout"), math.inf)
+    rise, forgot, known = new - old, mean[1, "forget"] - mean[0, "forget"], unseen - old
+    if old < unseen <= new:
         return [
             f"the retained texts are lost: their loss rose from {old:.3f} to {new:.3f}, past the {unseen:.3f} that the original model has "
             "on held-out texts"
         ]
-    if unseen is not None and old < unseen and rise > LOST * (unseen - old):
-        share = 100 * rise / (unseen - old)
+    if 0 < known < math.inf and rise > LOST * known:
         return [
-            f"the retained texts have suffered: their loss rose from {old:.3f} to {new:.3f}, {share:.0f} % of the way to the "
-            f"{unseen:.3f} of held-out texts"
+            f"the retained texts have suffered: their loss rose from {old:.3f} to {new:.3f}, {100 * rise / known:.0f} % of the way to "
+            f"the {unseen:.3f} of held-out texts"
         ]
-    if unseen is None and rise > LOST * max(forgot, 0.0) and rise > _seen(old):
+    if rise > LOST * max(forgot, 0.0) and rise > _trifle(old, unseen):
         return [
             f"the retained texts have suffered: their loss rose by {rise:.3f} (from {old:.3f} to {new:.3f}), that of the forget texts by "
             f"{forgot:.3f}"
@@ -114,17 +114,12 @@ def _over_erased(before: Losses, after: Losses) -> list[str]:
 def _not_forgotten(mean: Mapping[tuple[int, str], float], said: Sequence[str]) -> list[str]:
     if any(sentence.startswith((INCOMPLETE, NOTHING)) for sentence in said):
         return []
-    old, new, unseen = mean[0, "forget"], mean[1, "forget"], mean.get((0, "holdout"))
-    if unseen is not None:
-        if old < unseen and new - old < HARDLY * (unseen - old):
-            return [
-                f"hardly anything was forgotten: the forget loss went from {old:.3f} to {new:.3f}; held-out texts have {unseen:.3f}"
-            ]
+    old, new, unseen = mean[0, "forget"], mean[1, "forget"], mean.get((0, "holdout"), math.inf)
+    if old >= unseen or new - old >= _trifle(old, unseen):
         return []
-    if new - old < _seen(old):
-        return [f"hardly anything was forgotten: the forget loss went from {old:.4g} to {new:.4g}"]
-    return []
+    rest = f"; held-out texts have {unseen:.3f}" if unseen < math.inf else ""
+    return [f"hardly anything was forgotten: the forget loss went from {old:.4g} to {new:.4g}{rest}"]
 
 
-def _seen(loss: float) -> float:
-    return SEEN * max(1.0, loss)
+def _trifle(loss: float, unseen: float) -> float:
+    return TRIFLE * (unseen - loss) if loss < unseen < math.inf else UNSEEN * max(1.0, loss)

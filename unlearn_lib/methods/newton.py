@@ -37,7 +37,7 @@ from unlearn_lib.losses import mean_loss
 from unlearn_lib.methods.base import NOTHING, Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
 from unlearn_lib.methods.needs import Needs
-from unlearn_lib.methods.target import Target
+from unlearn_lib.methods.target import CHECKED
 
 PROBES = 4
 """Random vectors that the mean of the curvature's diagonal is estimated from."""
@@ -57,7 +57,8 @@ class Newton(DirectionMethod):
             cost more than the limit. The default is "calibrate" where there are held-out texts (or target_loss), and else "limited",
             or 1 with several steps.
         steps: How often the direction is computed anew; the default is 4 where step's default is "calibrate", else 1.
-        retain_limit: With "calibrate" and "limited".
+        retain_limit: With "calibrate" and "limited"; with "limited" it is measured on the retained texts that the step is computed
+            from (at most 256), because Newton's own length belongs to all of them.
         damping: lambda >= 0 of the first step; None for `relative_damping` times the mean of the Gauss-Newton matrix' diagonal before
             the first step, which means the same for models of every size.
         relative_damping: As said.
@@ -108,7 +109,7 @@ class Newton(DirectionMethod):
         step = self.step
         if step is None:
             one = (self.steps or 1) == 1 and self.retain_limit is not None
-            calibrated = inputs.holdout or self.target_loss is not None
+            calibrated = (inputs.holdout or self.target_loss is not None) and self.forget_batch_size is None
             step = "calibrate" if calibrated else "limited" if one else 1.0
         steps = self.steps or (4 if self.step is None and step == "calibrate" else 1)
         return self.model_copy(update={"step": step, "steps": steps})
@@ -124,14 +125,23 @@ class Newton(DirectionMethod):
         if self.step != "limited":
             return super().follow(model, d, inputs, outcome)
         assert self.retain_limit is not None
-        target, params = Target(model, inputs, math.inf, self.retain_limit), trainable(model)
+        limit, params = self.retain_limit, trainable(model)
+        forget = inputs.batches(inputs.forget, model.device)
+        retain = inputs.batches(inputs.some_retain(CHECKED), model.device)
+        forget_before, retain_before = mean_loss(model, forget), mean_loss(model, retain)
+
+        def worth() -> float:
+            """The rise of the forget loss less the rise of the retain loss over the limit; -inf where a loss is not finite."""
+            found = mean_loss(model, forget) - forget_before - (mean_loss(model, retain) - retain_before) / limit
+            return found if math.isfinite(found) else -math.inf
+
         start = {name: p.detach().clone() for name, p in params.items()}
         length, best, worth_most = 1.0, 0.0, 0.0
         for _ in range(HALVINGS):
             _put(params, axpy(length, d, start))
-            worth = _worth(target, model)
-            if worth > worth_most:
-                best, worth_most = length, worth
+            found = worth()
+            if found > worth_most:
+                best, worth_most = length, found
             elif best:
                 break  # past the best
             length /= 2
@@ -234,14 +244,6 @@ def mean_diagonal(A: Operator, seed: int) -> float:
 def _put(params: Vector, values: Vector) -> None:
     for name, p in params.items():
         p.copy_(values[name])
-
-
-def _worth(target: Target, model: Any) -> float:
-    """The rise of the forget loss less what the rise of the retain loss is worth, over the limit; -inf where a loss is not finite."""
-    assert target.retain_limit is not None
-    gain = target.forget_loss(model) - target.forget_before
-    worth = gain - target.retain_rise(model) / target.retain_limit
-    return worth if math.isfinite(worth) else -math.inf
 
 
 def right_hand_side(kind: str, g_F: Vector, g_R: Vector, ratio: float) -> Vector:
