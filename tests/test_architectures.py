@@ -34,9 +34,7 @@ def test_how_many_configurations_there_are() -> None:
     assert NOT_RUN.keys() <= CONFIGURATIONS.keys()
 
 
-@pytest.mark.parametrize(
-    "name", ["bloom", *(pytest.param(n, marks=pytest.mark.nightly) for n in ("mixtral", "gpt_oss"))]
-)
+@pytest.mark.parametrize("name", ["bloom", *(pytest.param(n, marks=pytest.mark.nightly) for n in ("mixtral", "gpt_oss"))])
 def test_plans_know_the_cost(name: str) -> None:
     model, batches = build(name), batched(examples(), (2, 1))
     v = torch.ones(EmpiricalFisher(model, batches).size, dtype=torch.float64)
