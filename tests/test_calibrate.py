@@ -94,7 +94,8 @@ def test_first_order_methods_stop_at_the_first_crossing(method: str, arguments: 
     result = unlearn(**arguments, method=method, stop="calibrate", epochs=200, retain_limit=None, **rate)
     goal, start = result.details["goal"], losses(arguments["model"], arguments["tokenizer"], texts[FORGET])
     assert abs(losses(result.model, arguments["tokenizer"], texts[FORGET]) - goal) <= 0.05 * (goal - start)
-    assert result.warnings == []
+    # without a limit the retained texts may suffer, and that alone is said
+    assert [warning for warning in result.warnings if not warning.startswith("the retained texts have suffered")] == []
 
 
 def test_a_given_forget_loss_needs_no_holdout(arguments: dict[str, Any], texts: Any) -> None:

@@ -226,7 +226,8 @@ def test_duplicates_of_forget_texts_leave_the_retain_set(tiny: Any, tokenizer: A
         "solver": "diagonal",
     }
     result = unlearn(tiny(), tokenizer, retain=texts[FORGET] + texts[RETAIN], **arguments)
-    assert result.warnings == ["6 retain texts are exact duplicates of forget texts and were dropped from the retain set"]
+    dropped = "6 retain texts are exact duplicates of forget texts and were dropped from the retain set"
+    assert [warning for warning in result.warnings if "duplicates" in warning] == [dropped]
     clean = unlearn(tiny(), tokenizer, retain=texts[RETAIN], **arguments)
     assert all(torch.equal(a, b) for a, b in zip(result.model.parameters(), clean.model.parameters(), strict=True))
 

@@ -141,7 +141,7 @@ def train_private(
         config.noise_multiplier,
         steps,
     )
-    with derivatives(), own_draws(model, seed), master_weights(model):
+    with derivatives(model), own_draws(model, seed), master_weights(model):
         _steps(model, examples, config, seed, micro_batch_size, progress)
         refuse_divergence(model, examples[:micro_batch_size], config.learning_rate)
     return spent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from unlearn_lib.checkpoints import Checkpoint
 from unlearn_lib.curvature.gradient import trainable
+from unlearn_lib.curvature.precision import KeepFloat64
 from unlearn_lib.curvature.vector import all_finite
 from unlearn_lib.data.batches import Example, LongTexts, collate, encode, sequence_length
 from unlearn_lib.data.given import rows_of
@@ -93,7 +94,7 @@ def fit(
     if not examples:
         raise InputError("there is nothing to train on: the training set is empty")
     check_trainable(model)
-    with derivatives(), own_draws(model, seed) as draw, master_weights(model):
+    with derivatives(model), own_draws(model, seed) as draw, master_weights(model):
         history = _fit(model, examples, config, seed, draw, progress, checkpoint or Checkpoint())
     return history
 
@@ -179,7 +180,9 @@ def refuse_divergence(model: Any, examples: Sequence[Example], learning_rate: fl
 
 
 @contextmanager
-def derivatives() -> Iterator[None]:
-    """Inside, gradients can be taken, even where the caller has switched them off (`inference_mode`, `no_grad`)."""
-    with torch.inference_mode(False), torch.enable_grad():
+def derivatives(model: Any) -> Iterator[None]:
+    """Inside, gradients can be taken, even where the caller has switched them off (`inference_mode`, `no_grad`); those of a model in
+    float64 are in float64 throughout."""
+    wide = all(p.dtype == torch.float64 for p in trainable(model).values())
+    with torch.inference_mode(False), torch.enable_grad(), KeepFloat64() if wide else nullcontext():
         yield

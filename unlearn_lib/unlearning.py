@@ -168,7 +168,7 @@ def carry_out(
             `Prepared.looked_at`.
         losses_before: Their losses, where they have been measured already.
     """
-    with derivatives(), own_draws(model, prepared.inputs.seed):
+    with derivatives(model), own_draws(model, prepared.inputs.seed):
         return _carry_out(prepared, model, tokenizer, progress, sets or prepared.looked_at(), losses_before)
 
 
