@@ -162,10 +162,9 @@ def test_unlearning_depends_on_the_seed_and_not_on_the_batch_size(
         return result.details["damping"], flatten(dict(result.model.named_parameters())).detach() - before
 
     damping, moved = run()
-    for batch_size in (1, 3):
-        other_damping, other = run(batch_size=batch_size)
-        assert other_damping == pytest.approx(damping, rel=1e-6)
-        assert relative(other, moved) < 1e-4
+    other_damping, other = run(batch_size=3)
+    assert other_damping == pytest.approx(damping, rel=1e-6)
+    assert relative(other, moved) < 1e-4
     assert run(seed=1)[0] != pytest.approx(damping, rel=1e-3)
 
 
