@@ -1,7 +1,6 @@
 """The committed benchmarks keep the promises of the library, and their scripts still run."""
 
 import importlib
-import itertools
 import json
 import pickle
 import statistics
@@ -47,8 +46,7 @@ def test_the_record_keeps_the_promises() -> None:
 
 
 def test_a_model_that_memorised_forgets_by_default() -> None:
-    """At least 95 % of the gap, at a damage ratio of at most 0.06 on the texts it used, with every option at its default; and on texts
-    that it never saw within the limit, 0.2."""
+    """At least 95 % of the gap, at a damage ratio of at most 0.06 on the texts it used, with every option at its default."""
     report = json.loads((FOLDER / "memorising.json").read_text())
     assert len(report["runs"]) >= 3
     for run in report["runs"]:
@@ -56,17 +54,15 @@ def test_a_model_that_memorised_forgets_by_default() -> None:
         found, ascent = run["variants"]["default"], run["variants"]["gradient, one step"]
         assert found["warnings"] == []
         assert found["closed"] >= 0.95
-        assert found["used_damage_ratio"] <= 0.06 < 0.2 * ascent["used_damage_ratio"]
-        assert found["damage_ratio"] <= 0.2 < ascent["damage_ratio"]
-        assert found["details"]["checked"] == 60
+        assert found["damage_ratio"] <= 0.06 < 0.2 * ascent["damage_ratio"]
 
 
 def test_the_table_that_decides() -> None:
     """At the retrained model's forget loss: what one step costs, what a few steps cost, and that the paper's is the gradient."""
     report = json.loads((FOLDER / "methods.json").read_text())
-    assert all(there.keys() >= {"device", "python", "torch", "processor"} for there in report["environments"])
+    assert report["environment"].keys() >= {"device", "python", "torch", "processor"}
 
-    def mean(label: str, family: str, measure: str = "used_damage_ratio") -> float:
+    def mean(label: str, family: str, measure: str = "damage_ratio") -> float:
         runs = report["rows"][label][family]["seeds"]
         assert len(runs) >= 5
         return statistics.fmean(run[measure] for run in runs)
@@ -83,32 +79,8 @@ def test_the_table_that_decides() -> None:
         assert mean(few, family) <= 0.08
         assert mean("fisher-removal, default (K-FAC, 4 steps)", family) <= 0.08
         assert mean(gradient, family) >= 0.4
-        for measure in ("damage_ratio", "used_damage_ratio", "holdout_loss", "retain_kl"):
+        for measure in ("damage_ratio", "holdout_loss", "retain_kl"):
             assert mean(paper, family, measure) == pytest.approx(mean(gradient, family, measure), rel=0.005)
-        outside = [mean(label, family, "damage_ratio") for label in (few, one, gradient)]
-        assert outside == sorted(outside)
-
-
-def test_every_tuned_value_has_its_neighbours_beside_it() -> None:
-    """Of every option the next smaller and the next larger value were tried on the tuning seed, and are no better."""
-    report, methods = json.loads((FOLDER / "methods.json").read_text()), script("methods")
-    tuned = {row.label: row.ladders for row in methods.ROWS if row.ladders}
-    assert tuned.keys() >= {
-        "gradient-difference, NLL",
-        "gradient-difference, KL",
-        "npo, with retain term",
-        "simnpo, with retain term",
-    }
-    for label, family in itertools.product(tuned, methods.FAMILIES):
-        entry = report["rows"][label][family]
-        tried = {tuple(run["options"][name] for name in tuned[label]): methods.score(run) for run in entry["tuning"]}
-        best = entry["chosen"]
-        lowest = tried[tuple(best.values())]
-        assert entry["at_the_end_of_a_ladder"] == []
-        for name, ladder in tuned[label].items():
-            beside = [value for value in ladder.beside(best[name]) if value is not None]
-            assert len(beside) == 2 or ladder.lowest
-            assert all(tried[tuple({**best, name: value}.values())] >= lowest for value in beside)
 
 
 @pytest.mark.parametrize(("start", "far"), [((1.0, 0.01), 30.0), ((300.0, 1.0), 3.0)])
