@@ -1,15 +1,22 @@
 """kill -9 at random moments, two processes on one folder, hostile texts: nothing is lost or half-written, and the same command ends."""
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import torch
+from killing import CHANGES, Killer
+
+from unlearn_lib import save_model
+from unlearn_lib.data.files import write_rows
 
 GRID = """
 import json, sys
@@ -108,3 +115,49 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     child = psutil.Process(int(process.stdout.readline()))
     kill(process)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+RUN = """
+from unlearn_lib.cli import main
+main(words, standalone_mode=False)
+"""
+
+
+def killed_runs(place: Path, model: Any, tokenizer: Any, texts: list[dict[str, str]], kinds: tuple[str, ...], most: int) -> int:
+    """`unlearn run`, killed before its changes (at most so many of them, evenly): there is no output or a whole one, the same
+    command ends, and nothing else is left."""
+    save_model(model, tokenizer, place / "mödel of mine")
+    (place / "forget.jsonl").write_text(write_rows(texts[:4]), encoding="utf-8")
+    words = ["run", "--model", str(place / "mödel of mine"), "--forget", str(place / "forget.jsonl"), "--device", "cpu"]
+    words += ["--method", "gradient-ascent", "--set", "step=0.01", "--out"]
+    before = sorted(path.name for path in place.iterdir())
+    with Killer() as killer:
+        whole = killer.run(RUN, place, kinds=kinds, words=[*words, str(place / "öut 0")])
+        assert whole.signal == 0
+        numbers = sorted({round(i * (len(whole.changes) - 1) / (most - 1)) for i in range(most)})
+        for number in numbers:
+            where, out = f"killed before {whole.changes[number]}", place / f"öut {number + 1}"
+            killed = killer.run(RUN, place, kinds=kinds, kill_at=number, words=[*words, str(out)])
+            assert killed.signal == signal.SIGKILL, where
+            if not (out / "report.json").exists():  # nothing, or an empty folder
+                assert not out.exists() or not any(not path.name.startswith(".writing-") for path in out.iterdir()), where
+                assert killer.run(RUN, place, kinds=kinds, words=[*words, str(out)]).signal == 0, where
+            assert sorted(path.name for path in out.iterdir()) == ["model", "report.html", "report.json"], where
+            assert json.loads((out / "report.json").read_text(encoding="utf-8"))["method"] == "gradient-ascent"
+            assert {path.name for path in (out / "model").iterdir()} == {
+                path.name for path in (place / "öut 0" / "model").iterdir()
+            }, where
+    left = [path.name for path in place.iterdir() if not path.name.startswith("öut")]
+    assert sorted(name for name in left if not name.endswith(".lock")) == before
+    return len(numbers)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork")
+def test_a_run_killed_before_it_renames_ends_the_next_time(tmp_path: Path, tiny: Any, tokenizer: Any, texts: Any) -> None:
+    assert killed_runs(tmp_path, tiny(dtype=torch.float32), tokenizer, texts, ("os.rename",), 2) == 2
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork")
+def test_a_run_killed_at_fifty_changes_ends_the_next_time(tmp_path: Path, tiny: Any, tokenizer: Any, texts: Any) -> None:
+    assert killed_runs(tmp_path, tiny(dtype=torch.float32), tokenizer, texts, CHANGES, 50) >= 20

@@ -76,19 +76,20 @@ def new_folder(path: str | Path, *, private: bool = False) -> Iterator[Path]:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target.parent)) from error
     inside = target.is_dir() and not _replaceable(target)
     parent = target if inside else target.parent
-    mark = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
-    with _only_writer(parent / f"{PREFIX}{mark}.lock", path):
-        for left in parent.glob(f"{PREFIX}{mark}-*"):
+    # by it the next writer of this path knows what a killed one has left
+    mark = PREFIX + hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
+    with _only_writer(parent / f"{mark}.lock", path):
+        for left in parent.glob(f"{mark}-*"):
             shutil.rmtree(left)
         refuse_to_overwrite(Path(path))  # another process may have written it meanwhile
-        temporary = parent / f"{PREFIX}{mark}-{secrets.token_hex(4)}"
+        temporary = parent / f"{mark}-{secrets.token_hex(4)}"
         temporary.mkdir(mode=0o700 if private else 0o777)
         mode = temporary.stat().st_mode & 0o777
         if target.is_dir() and not private:
             mode = target.stat().st_mode & 0o7777  # whoever made the folder has said who can read it
         try:
             if not inside and not target.is_dir():
-                _try(target)
+                _try(target, parent / f"{mark}-trial")
             yield temporary
             if private:
                 make_private(temporary)
@@ -178,9 +179,8 @@ def _replaceable(folder: Path) -> bool:
     return True
 
 
-def _try(target: Path) -> None:
-    """Make an empty folder and rename another one to it, as will be done with the finished one."""
-    trial = target.parent / f"{PREFIX}{secrets.token_hex(8)}"
+def _try(target: Path, trial: Path) -> None:
+    """Make an empty folder and rename another one, `trial`, to it, as will be done with the finished one."""
     trial.mkdir()
     try:
         target.mkdir()
