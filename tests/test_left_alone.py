@@ -108,7 +108,7 @@ def test_dropout_is_drawn_from_the_seed_alone(method: str, small: Any, tokenizer
 def test_dropout_is_another_in_every_step(small: Any, tokenizer: Any, rows: Any) -> None:
     """At a learning rate of (nearly) nothing the loss of one text moves with its dropout alone."""
     model = small(0.3)
-    losses = train(model, tokenizer, rows["forget"][:1], TrainingConfig(epochs=6, learning_rate=1e-30))
+    losses = train(model, tokenizer, rows["forget"][:1], TrainingConfig(epochs=6, learning_rate=1e-30, batch_size=1))
     assert len(set(losses)) == 6
 
 

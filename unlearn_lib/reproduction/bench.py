@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unlearn_lib.checkpoints import Workspace
+from unlearn_lib.curvature import EmpiricalFisher
 from unlearn_lib.data.batches import Example, context_length, encode, make_batches
 from unlearn_lib.data.overlap import without
 from unlearn_lib.losses import Batch, evaluate
@@ -74,6 +75,9 @@ class Bench:
         self.order: list[int] = order.tolist()
         original = self.trained("original", self.encoded["train"], scenario.seed)
         self.original, self.training_seconds = original.model, original.seconds
+        # once for each class of model, and here, so that no record's cost depends on what the process did before
+        some = make_batches(self.encoded["train"][:2], 2, self.device)
+        EmpiricalFisher(self.original, some).gradients().check()
         self._retrained: dict[int, Trained] = {}
         self._before: dict[int, dict[str, Any]] = {}
         self._predictions: dict[int, dict[str, list[tuple[Batch, Tensor]]]] = {}
