@@ -134,8 +134,11 @@ def gradient_rows(losses: Losses, params: Vector, signs: Mapping[str, Tensor], i
 def due(risk: EmpiricalRisk) -> int | None:
     """The number of the batch that a witness should come from; None where all is confirmed, or parameters have no contents."""
     first = next(iter(risk.params.values()))
-    if isinstance(first, FakeTensor) or first.is_meta:
-        return None
+    return None if isinstance(first, FakeTensor) or first.is_meta else unconfirmed(risk)
+
+
+def unconfirmed(risk: EmpiricalRisk) -> int | None:
+    """The same for a plan, which needs no contents."""
     number = best_batch(risk.batches)
     return None if _key(risk, number) in _confirmed else number
 

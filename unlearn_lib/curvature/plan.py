@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from unlearn_lib.curvature.capture import capture
-from unlearn_lib.curvature.confirm import due, gradient_rows
+from unlearn_lib.curvature.confirm import gradient_rows, unconfirmed
 from unlearn_lib.curvature.empirical_fisher import EmpiricalFisher
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.per_sequence import SequenceGradients, groups
@@ -196,7 +196,7 @@ class _Planner:
     @cached_property
     def witness_flops(self) -> int:
         """FLOPs of comparing one text's factors with its gradient, where that is still to do."""
-        number = due(self.risk)
+        number = unconfirmed(self.risk)
         if number is None:
             return 0
         batch = self.risk.batches[number]
