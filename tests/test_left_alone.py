@@ -253,11 +253,10 @@ def test_where_gradients_are_switched_off_it_works_all_the_same(
 
     model, base = small(), small(seed=1)
     expected = fingerprint(result())
-    for context in (torch.inference_mode, torch.no_grad):
-        with context():
-            found = result()
-        assert fingerprint(found) == expected
-        assert not any(p.is_inference() for p in found.parameters())
+    with torch.inference_mode(), torch.no_grad():
+        found = result()
+    assert fingerprint(found) == expected
+    assert not any(p.is_inference() for p in found.parameters())
 
 
 def test_parameters_made_in_inference_mode_are_refused(small: Any, tokenizer: Any, rows: Any) -> None:

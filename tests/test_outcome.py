@@ -91,43 +91,52 @@ def test_losses_that_are_not_finite_are_refused() -> None:
 
 @pytest.fixture(scope="module")
 def memorised(tokenizer: Any, texts: list[dict[str, str]]) -> dict[str, Any]:
-    """A small model that knows 20 short texts, of which four are to go, by heart."""
+    """A small model that knows 16 short texts, of which three are to go, by heart."""
     from transformers import AutoModelForCausalLM
 
-    short = [{"text": row["text"][:50]} for row in texts]
+    short = [{"text": row["text"][:30]} for row in texts]
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
-    train(model, tokenizer, short[:28], TrainingConfig(30, 1e-2))
-    return {"model": model, "tokenizer": tokenizer, "forget": short[:4], "retain": short[4:28], "holdout": short[28:]}
+    model = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 32, 1, 2, 0.0, 0, ""))).eval()
+    train(model, tokenizer, short[:16], TrainingConfig(30, 1e-2))
+    return {"model": model, "tokenizer": tokenizer, "forget": short[:3], "retain": short[3:16], "holdout": short[16:28]}
 
 
-@pytest.mark.parametrize("method", ["fisher-removal", "newton"])
-def test_the_defaults_do_what_was_wanted_and_there_is_nothing_to_say(method: str, memorised: dict[str, Any]) -> None:
-    result = unlearn(**memorised, method=method)
+def rises(result: Any) -> dict[str, float]:
+    return {name: float((result.losses_after[name] - n).mean()) for name, n in result.losses_before.items()}
+
+
+def test_a_good_outcome_has_nothing_to_say(memorised: dict[str, Any]) -> None:
+    result = unlearn(**memorised)
     assert result.warnings == []
-    before, after = (
-        {name: float(n.mean()) for name, n in losses.items()} for losses in (result.losses_before, result.losses_after)
-    )
-    gap = before["holdout"] - before["forget"]
-    assert gap > 1.0
-    assert after["forget"] - before["forget"] > 0.8 * gap
-    assert after["retain"] - before["retain"] < 0.2 * gap
+    gap = float(result.losses_before["holdout"].mean() - result.losses_before["forget"].mean())
+    assert gap > 3.0
+    assert rises(result)["forget"] > 0.8 * gap
+    assert rises(result)["retain"] < 0.05 * gap
+
+
+def test_newtons_defaults_forget_without_a_collapse(memorised: dict[str, Any]) -> None:
+    """To the goal, or to where the limit on the retain loss binds."""
+    result = unlearn(**memorised, method="newton")
+    assert (result.config["step"], result.config["steps"]) == ("calibrate", 4)
+    assert rises(result)["forget"] > 1.0
+    assert rises(result)["retain"] < 0.2 * rises(result)["forget"]
+    assert [warning for warning in result.warnings if not warning.startswith("forgetting_incomplete")] == []
 
 
 def test_newton_without_held_out_texts_stops_where_it_starts_to_hurt(memorised: dict[str, Any]) -> None:
     result = unlearn(**{**memorised, "holdout": None}, method="newton")
     assert result.config["step"] == "limited"
-    rise = {name: float((result.losses_after[name] - result.losses_before[name]).mean()) for name in ("forget", "retain")}
-    assert rise["forget"] > 0.3
-    assert rise["retain"] < 0.2 * rise["forget"]
+    assert rises(result)["forget"] > 0.5
+    assert rises(result)["retain"] < 0.2 * rises(result)["forget"]
     assert result.warnings == []
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"method": "newton", "step": 4.0, "steps": 1, "damping": 1e-3}, "the retained texts are lost"),
-        ({"method": "fisher-removal", "target_loss": 10.0, "retain_limit": None}, "over-erased"),
+        ({"method": "newton", "step": 1.0, "damping": 1e-4, "max_steps": 50}, "the retained texts are lost"),
+        ({"method": "newton", "step": 1.0, "damping": 1e-3}, "the retained texts have suffered"),
+        ({"method": "gradient-ascent", "optimizer": "adam", "step": 3e-3, "epochs": 30}, "over-erased"),
         ({"method": "gradient-ascent", "step": 1e-6}, "hardly anything was forgotten"),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -56,10 +57,12 @@ def refuse_divergence(model: Any, losses: Losses, remedy: str) -> None:
     """
     if not all_finite(trainable(model).values()):
         raise NumericsError(f"the method diverged: its weights are not finite; {remedy}")
-    for name, losses_n in losses.items():
-        if diverged(losses_n):
-            worst = float(losses_n.double().nan_to_num(torch.inf).max())
-            raise NumericsError(f"the method diverged: a {name} loss is {worst:.3g} nats a token; {remedy}")
+    if losses and diverged(torch.cat(list(losses.values()))):
+        name, worst = max(
+            ((name, float(losses_n.double().nan_to_num(torch.inf).max())) for name, losses_n in losses.items()),
+            key=lambda found: found[1],
+        )
+        raise NumericsError(f"the method diverged: a {name} loss is {worst:.3g} nats a token; {remedy}")
 
 
 def look(before: Losses, after: Losses, said: Sequence[str] = ()) -> list[str]:
@@ -70,7 +73,7 @@ def look(before: Losses, after: Losses, said: Sequence[str] = ()) -> list[str]:
             were measured, see `Prepared.looked_at`) and "holdout"; the last two may be missing.
         said: What the method has said itself; that it stopped short is not said twice.
     """
-    mean = {(when, name): float(n.double().mean()) for when, all_n in enumerate((before, after)) for name, n in all_n.items()}
+    mean = {(when, name): fmean(n.tolist()) for when, all_n in enumerate((before, after)) for name, n in all_n.items()}
     return [*_retained(mean), *_over_erased(before, after), *_not_forgotten(mean, said)]
 
 
