@@ -69,7 +69,7 @@ def test_a_report_shows_hostile_texts_and_names_as_they_are(tmp_path: Path, tiny
     hostile = run(tmp_path / "hostile", model, tokenizer, list(ATTACKS), "<img src=x onerror=alert(1)>&amp;'\"")
     assert plain.dangerous == hostile.dangerous == []
     # only warnings may add a paragraph, and only the axes of a plot a mark; nothing that a text says is an element
-    varying = dict.fromkeys(("p", "g", "use", "path"), 0)
+    varying = dict.fromkeys(("p", "g", "use", "path", "text"), 0)
     assert {**hostile.elements, **varying} == {**plain.elements, **varying}
     for attack in ATTACKS:
         assert attack in hostile.text
