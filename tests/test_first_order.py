@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unlearn_lib import unlearn
 from unlearn_lib.curvature.meter import Meter
+from unlearn_lib.curvature.precision import KeepFloat64
 from unlearn_lib.data.batches import collate, encode
 from unlearn_lib.losses import IGNORED
 
@@ -19,7 +20,8 @@ def token_log_probs(model: Any, rows: list[dict[str, str]], tokenizer: Any) -> l
     found = []
     for row in rows:
         batch = collate(encode([row], tokenizer, 256).examples)
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        with KeepFloat64():  # transformers takes the softmax of attention in float32
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         labels = batch["labels"][0, 1:]
         assert not (labels == IGNORED).any()
         found.append(logits[0, :-1].log_softmax(-1)[torch.arange(len(labels)), labels])
@@ -32,7 +34,8 @@ def mean_nll(log_probs: list[Tensor]) -> Tensor:
 
 def gradient(loss: Tensor, model: Any) -> dict[str, Tensor]:
     names, params = zip(*model.named_parameters(), strict=True)
-    return dict(zip(names, torch.autograd.grad(loss, params), strict=True))
+    with KeepFloat64():
+        return dict(zip(names, torch.autograd.grad(loss, params), strict=True))
 
 
 def one_step(tiny: Any, tokenizer: Any, texts: Any, method: str, **options: Any) -> dict[str, Tensor]:
