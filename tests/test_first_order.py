@@ -34,7 +34,8 @@ def mean_nll(log_probs: list[Tensor]) -> Tensor:
 
 def gradient(loss: Tensor, model: Any) -> dict[str, Tensor]:
     names, params = zip(*model.named_parameters(), strict=True)
-    return dict(zip(names, torch.autograd.grad(loss, params), strict=True))
+    with KeepFloat64():
+        return dict(zip(names, torch.autograd.grad(loss, params), strict=True))
 
 
 def one_step(tiny: Any, tokenizer: Any, texts: Any, method: str, **options: Any) -> dict[str, Tensor]:
