@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from dense import batched, relative
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from unlearn_lib.curvature import EmpiricalFisher, GaussNewton, Hessian
 from unlearn_lib.curvature.precision import KeepFloat64
 from unlearn_lib.data.batches import Example
+from unlearn_lib.losses import Batch
 
 VOCABULARY = 11
 
@@ -105,3 +107,16 @@ def errors(model: Any, sequences: list[Example] | None = None) -> dict[str, floa
         "hessian": relative(H @ v, reference.hessian_v),
         "kept hessian": relative(H.linearize() @ v, reference.hessian_v),
     }
+
+
+def assert_plans_know_the_cost(model: Any, batches: list[Batch], *, woodbury: float, cg: float) -> None:
+    """Planned gradients against those that a solve counts, within these shares of them."""
+    v = torch.ones(EmpiricalFisher(model, batches).size, dtype=torch.float64)
+    planned = EmpiricalFisher(model, batches).plan("woodbury").gradient_evaluations
+    assert planned == pytest.approx(EmpiricalFisher(model, batches).solve(v, 1.0).gradient_evaluations, rel=woodbury)
+    for make in (GaussNewton, Hessian):
+        options: dict[str, Any] = {"max_steps": 2, "linearize": True}
+        real = make(model, batches).solve(v, 100.0, "cg", tolerance=1e-15, throw=False, **options)
+        assert make(model, batches).plan("cg", **options).gradient_evaluations == pytest.approx(
+            real.gradient_evaluations, rel=cg
+        )

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from by_reverse_mode import Reference, errors, examples
+from by_reverse_mode import Reference, assert_plans_know_the_cost, errors, examples
 from configurations import CONFIGURATIONS, FAST, NOT_RUN, build
 from dense import batched, relative
 
 from unlearn_lib import load_model, save_model, text_losses
-from unlearn_lib.curvature import EmpiricalFisher, GaussNewton, Hessian
+from unlearn_lib.curvature import EmpiricalFisher, GaussNewton
 from unlearn_lib.data.batches import Example
 from unlearn_lib.errors import InputError
 
@@ -37,16 +37,7 @@ def test_how_many_configurations_there_are() -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", ["bloom", "mixtral", "gpt_oss"])
 def test_plans_know_the_cost(name: str) -> None:
-    model, batches = build(name), batched(examples(), (2, 1))
-    v = torch.ones(EmpiricalFisher(model, batches).size, dtype=torch.float64)
-    planned = EmpiricalFisher(model, batches).plan("woodbury").gradient_evaluations
-    assert planned == pytest.approx(EmpiricalFisher(model, batches).solve(v, 1.0).gradient_evaluations, rel=0.2)
-    for make in (GaussNewton, Hessian):
-        options: dict[str, Any] = {"max_steps": 2, "linearize": True}
-        real = make(model, batches).solve(v, 100.0, "cg", tolerance=1e-15, throw=False, **options)
-        assert make(model, batches).plan("cg", **options).gradient_evaluations == pytest.approx(
-            real.gradient_evaluations, rel=0.1
-        )
+    assert_plans_know_the_cost(build(name), batched(examples(), (2, 1)), woodbury=0.2, cg=0.1)
 
 
 def test_a_plan_that_depends_on_the_texts_is_refused() -> None:

@@ -45,7 +45,7 @@ def test_without_the_float64_softmax_the_answer_is_still_right_to_1e_6(monkeypat
     model, batches = build("opt"), batched(examples(), (5,))
     v = torch.randn(EmpiricalFisher(model, batches).size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     exact = {name: make(model, batches) @ v for name, (make, _) in OPERATORS.items()}
-    monkeypatch.setattr("unlearn_lib.curvature.risk.KeepFloat64", nullcontext)
+    monkeypatch.setattr("unlearn_lib.curvature.precision.KeepFloat64", nullcontext)
     for name, (make, _) in OPERATORS.items():
         assert 1e-12 < relative(make(model, batches) @ v, exact[name]) < 1e-6
 

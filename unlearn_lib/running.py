@@ -144,12 +144,13 @@ def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
 
 def _fill(folder: Path, request: Request, rows: Mapping[str, list[Row]], say: Say) -> None:
     from unlearn_lib.data.examples import by_text
+    from unlearn_lib.master_weights import give_back
     from unlearn_lib.models import load_model, save_model, stored_formats
     from unlearn_lib.progress import ProgressBar, quiet_libraries
     from unlearn_lib.report.measure import measure
     from unlearn_lib.report.page import render
     from unlearn_lib.report.texts import forget_texts
-    from unlearn_lib.stored_formats import cast_weights, formats_to_write, round_weights, summary
+    from unlearn_lib.stored_formats import formats_to_write, round_weights, summary
     from unlearn_lib.unlearning import carry_out, prepare
 
     quiet_libraries()
@@ -189,7 +190,7 @@ def _fill(folder: Path, request: Request, rows: Mapping[str, list[Row]], say: Sa
         "worked_in": summary(dict(zip(formats, (p.dtype for p in model.parameters()), strict=False))),
         "written": summary(formats),
     }
-    cast_weights(result.model, formats)
+    give_back(result.model, formats)
     save_model(result.model, result.tokenizer, folder / "model")
     write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     write_text(folder / "report.html", render(report, before.losses, after.losses))

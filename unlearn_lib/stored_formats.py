@@ -54,14 +54,6 @@ def round_weights(model: Any, formats: Mapping[str, torch.dtype]) -> None:
             p.copy_(rounded)
 
 
-@torch.no_grad()
-def cast_weights(model: Any, formats: Mapping[str, torch.dtype]) -> None:
-    """Put every weight into its format, to be written."""
-    for name, p in model.named_parameters():
-        if name in formats:
-            p.data = p.data.to(formats[name])
-
-
 def plain(dtype: torch.dtype) -> str:
     """`torch.bfloat16` as `bfloat16`."""
     return str(dtype).removeprefix("torch.")

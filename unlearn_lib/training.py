@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from unlearn_lib.checkpoints import Checkpoint
 from unlearn_lib.curvature.gradient import trainable
-from unlearn_lib.curvature.precision import KeepFloat64
+from unlearn_lib.curvature.precision import in_full
 from unlearn_lib.curvature.vector import all_finite
 from unlearn_lib.data.batches import Example, LongTexts, collate, encode, sequence_length
 from unlearn_lib.data.given import rows_of
@@ -183,6 +183,5 @@ def refuse_divergence(model: Any, examples: Sequence[Example], learning_rate: fl
 def derivatives(model: Any) -> Iterator[None]:
     """Inside, gradients can be taken, even where the caller has switched them off (`inference_mode`, `no_grad`); those of a model in
     float64 are in float64 throughout."""
-    wide = all(p.dtype == torch.float64 for p in trainable(model).values())
-    with torch.inference_mode(False), torch.enable_grad(), KeepFloat64() if wide else nullcontext():
+    with torch.inference_mode(False), torch.enable_grad(), in_full(trainable(model).values()):
         yield

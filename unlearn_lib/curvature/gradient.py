@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 
-from unlearn_lib.curvature.precision import KeepFloat64
+from unlearn_lib.curvature.precision import in_full
 from unlearn_lib.curvature.vector import Vector, all_finite, axpy, scale
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses, without_autocast
@@ -29,7 +28,7 @@ def batch_gradient(model: Any, batch: Batch) -> tuple[float, Vector]:
         NumericsError: The loss or the gradient is not finite.
     """
     params = trainable(model)
-    with KeepFloat64() if all(p.dtype == torch.float64 for p in params.values()) else nullcontext():
+    with in_full(params.values()):
         loss = sequence_losses(model, batch).mean()
     grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
     if not all_finite((loss, *grads)):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -31,6 +31,11 @@ MAKERS = (torch.zeros, torch.ones, torch.empty, torch.full, torch.tensor)
 def _is_real(maker: Any, args: Any) -> bool:
     """Whether what is made holds real numbers unless another format is asked for."""
     return maker in (torch.zeros, torch.ones, torch.empty) or isinstance(args[-1], float)
+
+
+def in_full(params: Iterable[Tensor]) -> AbstractContextManager[Any]:
+    """`KeepFloat64` where all of these are in float64, and nothing else where they are not."""
+    return KeepFloat64() if all(p.dtype == torch.float64 for p in params) else nullcontext()
 
 
 class KeepFloat64(TorchFunctionMode):

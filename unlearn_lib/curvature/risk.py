@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from unlearn_lib.curvature.derivatives import JacobianGraph, SameConstants, forw
 from unlearn_lib.curvature.experts import eager_experts
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.operator import Operator
-from unlearn_lib.curvature.precision import KeepFloat64
+from unlearn_lib.curvature.precision import in_full
 from unlearn_lib.curvature.rows import works_in_place
 from unlearn_lib.curvature.vector import Vector, total
 from unlearn_lib.errors import InputError
@@ -87,7 +87,7 @@ class EmpiricalRisk(Operator):
             has_contents = not any(isinstance(p, FakeTensor) for p in self.params.values())
             with (
                 evaluating(self.model),
-                KeepFloat64() if self.dtype == torch.float64 else nullcontext(),
+                in_full(self.params.values()),
                 eager_experts(self.model, contents=has_contents),
                 SameConstants(),
             ):
