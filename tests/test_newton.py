@@ -174,3 +174,42 @@ def test_levenberg_marquardt_takes_a_bad_step_back(
 def test_negative_curvature_is_refused(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
     with pytest.raises(NumericsError, match="direction of negative curvature"):
         unlearn(tiny(), tokenizer, forget=texts[:4], retain=texts[4:12], method="newton", curvature="hessian", damping=1e-6)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("held_out", [True, False])
+@pytest.mark.parametrize(
+    ("name", "task", "texts_in_all", "forget", "training"),
+    [
+        ("nano/opt-s", "arc_easy", 56, 12, (10, 1e-3)),
+        ("nano/opt-s", "lambada", 40, 4, (16, 2e-3)),
+        ("nano/neo-s", "email", 48, 2, (6, 1e-3)),
+        ("nano/neo-s", "arc_easy", 48, 8, (15, 3e-3)),
+        ("nano/opt-m", "arc_easy", 52, 8, (8, 1e-3)),
+    ],
+)
+def test_the_defaults_forget_with_little_damage(
+    name: str, task: str, texts_in_all: int, forget: int, training: tuple[int, float], held_out: bool
+) -> None:
+    """On models and data of different kinds; a quarter of the retained texts is not even shown to the method."""
+    from unlearn_lib import TrainingConfig, load_model, load_task, text_losses, train
+
+    model, tokenizer = load_model(name, device="cpu")
+    data = load_task(task, sizes={"train": texts_in_all, "test": 1, "holdout": 24, "reference": 0})
+    train(model, tokenizer, data.train, TrainingConfig(*training))
+    kept = forget + 3 * (texts_in_all - forget) // 4
+    parts = {"forget": range(forget), "retain": range(forget, kept), "outside": range(kept, texts_in_all)}
+    sets = {part: data.train.select(rows) for part, rows in parts.items()}
+    holdout = data.holdout if held_out else None
+    result = unlearn(model, tokenizer, forget=sets["forget"], retain=sets["retain"], holdout=holdout, method="newton")
+
+    def mean(of: Any, rows: Any) -> float:
+        return float(text_losses(of, tokenizer, rows).double().mean())
+
+    rise = {part: mean(result.model, rows) - mean(model, rows) for part, rows in sets.items()}
+    print(name, task, {part: (mean(model, rows), mean(result.model, rows)) for part, rows in sets.items()}, result.warnings)
+    gap = mean(model, data.holdout) - mean(model, sets["forget"])
+    assert rise["forget"] > (0.5 if held_out else 0.3) * gap
+    assert rise["retain"] < 0.2 * rise["forget"]
+    assert rise["outside"] < 0.25 * rise["forget"]
+    assert not any("retained texts" in warning for warning in result.warnings)

@@ -118,7 +118,9 @@ def test_small_pieces_of_a_batch_make_the_same_step(tmp_path: Path) -> None:
     whole, split = (toy(tmp_path / str(size)) for size in (4, 1))
     whole, split = replace(whole, micro_batch=4), replace(split, micro_batch=1)
     tokenizer = pretraining.train_tokenizer(whole)
+    state = torch.get_rng_state()
     (a, _), (b, _) = (pretraining.pretrain(r, "toy/neo-s", tokenizer, steps=1, say=quiet) for r in (whole, split))
+    assert torch.equal(torch.get_rng_state(), state)
     for one, other in zip(a.parameters(), b.parameters(), strict=True):
         # Adam's first step has the length of the learning rate wherever there is a gradient
         assert torch.allclose(one, other, atol=0.02 * 5e-4)

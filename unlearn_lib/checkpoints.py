@@ -1,7 +1,8 @@
 """Work in pieces: a time to stop, and training that goes on where it was interrupted, to the same weights.
 
-A checkpoint is one safetensors file: parameters, the optimiser's state, and, as JSON in its header, the loss of every step so
-far and the seconds it took. The number of losses is the number of steps, and with it the position in the data.
+A checkpoint is one safetensors file: parameters (of a model in bfloat16 the float32 ones that are trained), the optimiser's state,
+and, as JSON in its header, the loss of every step so far and the seconds it took. The number of losses is the number of steps, and
+with it the position in the data; what a step draws depends on its number alone, so no generator's state is needed.
 """
 
 from __future__ import annotations

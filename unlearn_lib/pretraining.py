@@ -96,8 +96,10 @@ def pretrain(
 
     spec, place, corpus = recipe.specs[name], resolve_device(device), recipe.corpus(recipe.folder)
     steps = spec.steps if steps is None else steps
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(recipe.config(spec)).to(place).train()
+    with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU; the caller's generator is left where it was
+        torch.default_generator.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(recipe.config(spec))
+    model = model.to(place).train()
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
