@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from unlearn_lib import nano
 from unlearn_lib.data.nano import lambada
 from unlearn_lib.data.nano.draw import Draw
+from unlearn_lib.models import nano
 
 
 @pytest.fixture(scope="session")

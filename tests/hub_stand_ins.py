@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from unlearn_lib import nano
 from unlearn_lib.data.hub_sets import HubSet
+from unlearn_lib.models import nano
 
 PULL_REQUEST = "refs/pr/7"
 

@@ -10,7 +10,7 @@ import torch
 from model_folders import change, llama, rewrite, save, with_tokens
 
 from unlearn_lib import HubUnavailableError, InputError, load_model, save_model, unlearn
-from unlearn_lib.shapes import load_for_plan
+from unlearn_lib.models.shapes import load_for_plan
 
 peft = pytest.importorskip("peft")
 TEMPLATE = "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}"

@@ -19,7 +19,7 @@ def memorised(tokenizer: Any, texts: list[dict[str, str]]) -> Any:
     """A tiny model that knows the first 24 texts much better than the others."""
     from transformers import AutoModelForCausalLM
 
-    from unlearn_lib import nano
+    from unlearn_lib.models import nano
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
@@ -217,9 +217,9 @@ def by_heart(tokenizer: Any) -> tuple[Any, list[dict[str, str]]]:
     """A tiny model that knows the first 64 of 80 texts of one length by heart, and the texts."""
     from transformers import AutoModelForCausalLM
 
-    from unlearn_lib import nano
     from unlearn_lib.data.nano import lambada
     from unlearn_lib.data.nano.draw import Draw
+    from unlearn_lib.models import nano
 
     rows = [{"text": lambada.record(Draw("aside", i), reserved=False)["text"][:80]} for i in range(80)]
     torch.manual_seed(0)

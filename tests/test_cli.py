@@ -5,7 +5,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from unlearn_lib.cli import main
+from unlearn_lib.command.cli import main
 from unlearn_lib.methods import METHODS
 from unlearn_lib.reproduction.inventory import ITEMS
 
@@ -47,5 +47,5 @@ def test_bad_input_is_one_line_and_exit_code_2(words: list[str], message: str) -
 
 
 def test_help_is_fast_because_torch_is_not_imported() -> None:
-    code = "import sys; from unlearn_lib.cli import main; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys; from unlearn_lib.command.cli import main; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 from test_pretraining import StopsAfter, quiet, toy
 
-from unlearn_lib import checkpoints, models
-from unlearn_lib.cli import main
+from unlearn_lib import checkpoints
+from unlearn_lib.command.cli import main
+from unlearn_lib.models import load as models
 from unlearn_lib.reproduction import grids, inventory, profile, profiles
 from unlearn_lib.reproduction.computing import Computation
 from unlearn_lib.reproduction.runs import load, missing

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from unlearn_lib.cli import main
+from unlearn_lib.command.cli import main
 
 ROOT = Path(__file__).parents[1]
 FRAGMENTS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)

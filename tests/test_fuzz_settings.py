@@ -9,13 +9,13 @@ import torch
 from fuzz import fuzz, inputs, json_texts, memory, outcome, spoiled
 from hypothesis import strategies as st
 
-from unlearn_lib.adapters import adapter_settings
+from unlearn_lib.command.run import parse_options
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods import METHODS, choose
-from unlearn_lib.models import load_model, save_model
+from unlearn_lib.models.adapters import adapter_settings
+from unlearn_lib.models.load import load_model, save_model
 from unlearn_lib.reproduction import notebooks
 from unlearn_lib.reproduction.store import RunStore
-from unlearn_lib.running import parse_options
 
 
 def edited(settings: dict[str, Any]) -> st.SearchStrategy[bytes]:

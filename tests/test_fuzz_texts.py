@@ -166,7 +166,7 @@ def test_python_data_of_any_kind(number: int) -> None:
 
 @inputs(few=30, many=1000)
 def test_the_command_line_says_one_sentence(number: int, tmp_path: Path) -> None:
-    from unlearn_lib.cli import main
+    from unlearn_lib.command.cli import main
 
     files = st.sampled_from([".jsonl", ".csv", ".parquet"]).flatmap(
         lambda suffix: st.tuples(

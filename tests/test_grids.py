@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unlearn_lib.errors import InputError
-from unlearn_lib.models import load_model
+from unlearn_lib.models.load import load_model
 from unlearn_lib.reproduction import grids, histograms
 from unlearn_lib.reproduction.complexity import growth
 from unlearn_lib.reproduction.inventory import ITEMS

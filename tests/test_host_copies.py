@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unlearn_lib import nano, unlearn
+from unlearn_lib import unlearn
 from unlearn_lib.curvature import vector
+from unlearn_lib.models import nano
 
 FORGET, HOLDOUT = slice(0, 4), slice(30, 40)
 

@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from unlearn_lib import save_model
-from unlearn_lib.cli import main
+from unlearn_lib.command.cli import main
+from unlearn_lib.command.report.measure import Measured
+from unlearn_lib.command.report.page import render
 from unlearn_lib.data.batches import Example
 from unlearn_lib.data.files import write_rows
-from unlearn_lib.report.measure import Measured
-from unlearn_lib.report.page import render
 from unlearn_lib.reproduction.boilerplate import highlighted
 
 ATTACKS = (

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hub_stand_ins import PULL_REQUEST, cache_model, cached
 
-from unlearn_lib import InputError, hub, load_model, nano
-from unlearn_lib.shapes import weights_are_here
+from unlearn_lib import InputError, load_model
+from unlearn_lib.models import hub, nano
+from unlearn_lib.models.shapes import weights_are_here
 
 NEO, OPT = "EleutherAI/gpt-neo-125m", "facebook/opt-125m"
 SPECS = {NEO: nano.ModelSpec("neo", 16, 2, 2, 0.0, 0, ""), OPT: nano.ModelSpec("opt", 16, 2, 2, 0.0, 0, "")}
@@ -63,7 +64,7 @@ def test_with_a_network_conversions_are_looked_for(monkeypatch: pytest.MonkeyPat
         asked.update(options)
         raise OSError("as far as this test goes")
 
-    monkeypatch.setattr("unlearn_lib.models.hub_reachable", lambda: True)
+    monkeypatch.setattr("unlearn_lib.models.load.hub_reachable", lambda: True)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
     with pytest.raises(InputError, match="as far as this test goes"):
         load_model(OPT, device="cpu")

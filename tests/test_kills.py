@@ -118,7 +118,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
 
 
 RUN = """
-from unlearn_lib.cli import main
+from unlearn_lib.command.cli import main
 main(words, standalone_mode=False)
 """
 

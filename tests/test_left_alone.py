@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from unlearn_lib import TrainingConfig, nano, train, unlearn
+from unlearn_lib import TrainingConfig, train, unlearn
 from unlearn_lib.checkpoints import Checkpoint, OutOfTimeError
 from unlearn_lib.data.batches import encode
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.methods import METHODS
+from unlearn_lib.models import nano
 from unlearn_lib.private_training import PrivacyConfig, train_private
 from unlearn_lib.training import fit
 

@@ -11,10 +11,11 @@ import torch
 from click.testing import CliRunner
 from model_folders import change, cut, llama, rewrite, save, with_tokens
 
-from unlearn_lib import InputError, load_model, nano, save_model, unlearn
-from unlearn_lib.cli import main
-from unlearn_lib.shapes import load_for_plan
-from unlearn_lib.weights import plain_name
+from unlearn_lib import InputError, load_model, save_model, unlearn
+from unlearn_lib.command.cli import main
+from unlearn_lib.models import nano
+from unlearn_lib.models.shapes import load_for_plan
+from unlearn_lib.models.weights import plain_name
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 MASK = {"bias": torch.ones(1, 1, 4, 4).tril().bool(), "masked_bias": torch.tensor(-1e9)}

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from tokenizers_made import characters, llama
 
 from unlearn_lib import save_model, text_losses, unlearn
-from unlearn_lib.cli import main
+from unlearn_lib.command.cli import main
 from unlearn_lib.data.batches import Example, encode, make_batches
 from unlearn_lib.data.examples import by_text, pieces, text_means
 from unlearn_lib.data.files import write_rows

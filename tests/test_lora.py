@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from unlearn_lib import TrainingConfig, load_model, nano, save_model, text_losses, train, unlearn
+from unlearn_lib import TrainingConfig, load_model, save_model, text_losses, train, unlearn
+from unlearn_lib.models import nano
 
 peft = pytest.importorskip("peft")
 METHODS_AND_OPTIONS: dict[str, dict[str, Any]] = {

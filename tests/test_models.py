@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from unlearn_lib import HubUnavailableError, InputError, load_model, nano, save_model
-from unlearn_lib.models import manifest
+from unlearn_lib import HubUnavailableError, InputError, load_model, save_model
+from unlearn_lib.models import nano
+from unlearn_lib.models.load import manifest
 
 FLOATS = {"neo": "GPTNeoForCausalLM", "opt": "OPTForCausalLM"}
 

@@ -7,13 +7,14 @@ import torch
 from dense import relative
 from torch import Tensor
 
-from unlearn_lib import nano, unlearn
+from unlearn_lib import unlearn
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.data.batches import encode, make_batches
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import sequence_losses
 from unlearn_lib.methods.newton import right_hand_side
+from unlearn_lib.models import nano
 
 L2 = 1e-2
 

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from unlearn_lib import TrainingConfig, nano, train, unlearn
+from unlearn_lib import TrainingConfig, train, unlearn
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc, over_erased
+from unlearn_lib.models import nano
 from unlearn_lib.outcome import look, refuse_divergence
 
 

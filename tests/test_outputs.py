@@ -135,7 +135,7 @@ def test_a_model_that_does_not_fit_is_an_error_of_the_disk(mounted: Path, tokeni
     """safetensors states it in its own words alone."""
     from transformers import AutoModelForCausalLM
 
-    from unlearn_lib import nano
+    from unlearn_lib.models import nano
 
     model = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 128, 2, 2, 0.0, 0, "")))
     with pytest.raises(OSError, match="No space left"), new_folder(mounted / "out") as folder:

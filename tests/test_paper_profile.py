@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hub_stand_ins import cache_model, cache_set
 
-from unlearn_lib import nano
 from unlearn_lib.checkpoints import Deadline
 from unlearn_lib.data.hub_sets import HUB_SETS, REFERENCE
 from unlearn_lib.data.nano.draw import Draw
 from unlearn_lib.data.tasks import NANO_RECORDS, load_task
 from unlearn_lib.errors import InputError
+from unlearn_lib.models import nano
 from unlearn_lib.reproduction import case_grids, case_tables, grids, profile, profiles, tables
 from unlearn_lib.reproduction.computing import Computation
 from unlearn_lib.reproduction.profile import Profile

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from unlearn_lib import InputError, checkpoints, gpu, load_model, models, pretraining
+from unlearn_lib import InputError, checkpoints, load_model
 from unlearn_lib.checkpoints import Checkpoint, Deadline, OutOfTimeError
-from unlearn_lib.data import interpreter
 from unlearn_lib.data.batches import encode
-from unlearn_lib.data.corpora import Generated, Mixed, packed
-from unlearn_lib.recipes import END_ID, ModelSpec, Recipe
+from unlearn_lib.models import gpu, interpreter, pretraining
+from unlearn_lib.models import load as models
+from unlearn_lib.models.corpora import Generated, Mixed, packed
+from unlearn_lib.models.recipes import END_ID, ModelSpec, Recipe
 from unlearn_lib.training import TrainingConfig, fit
 
 
@@ -99,7 +100,7 @@ def test_interrupted_pretraining_ends_with_the_same_weights(tmp_path: Path, monk
 def test_what_is_written_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = toy(tmp_path)
     monkeypatch.setitem(models.RECIPES, "toy", recipe)
-    with pytest.raises(InputError, match=r"toy/opt-s was not trained yet.*`python -m unlearn_lib.pretraining toy/opt-s"):
+    with pytest.raises(InputError, match=r"toy/opt-s was not trained yet.*`python -m unlearn_lib.models.pretraining toy/opt-s"):
         load_model("toy/opt-s", device="cpu")
     pretraining.train(recipe, ["toy/opt-s"], say=quiet)
     model, tokenizer = load_model("toy/opt-s", device="cpu")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from unlearn_lib import gpu, load_model, models
+from unlearn_lib import load_model
 from unlearn_lib.errors import InputError
+from unlearn_lib.models import gpu
+from unlearn_lib.models import load as models
 from unlearn_lib.reproduction import grids, profile, profiles, settings
 from unlearn_lib.reproduction.profile import Profile
 from unlearn_lib.reproduction.profiles import GPU, NANO
@@ -69,7 +71,7 @@ def test_what_is_not_there_names_its_command(untrained: Profile, tmp_path: Path)
     ):
         session.records(grids.onion(session.profile))
     with pytest.raises(
-        InputError, match=r"gpu/opt-m was not trained yet.*`python -m unlearn_lib\.pretraining gpu/opt-m --minutes 9`"
+        InputError, match=r"gpu/opt-m was not trained yet.*`python -m unlearn_lib\.models\.pretraining gpu/opt-m --minutes 9`"
     ):
         load_model("gpu/opt-m", device="cpu")
     with pytest.raises(InputError, match="unknown model of the gpu profile 'gpu/opt-xl'; choose one of: gpu/neo-s"):

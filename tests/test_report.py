@@ -9,11 +9,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from unlearn_lib.cli import main
+from unlearn_lib.command.cli import main
+from unlearn_lib.command.report.measure import Measured
+from unlearn_lib.command.report.texts import forget_texts
 from unlearn_lib.data.batches import Example
 from unlearn_lib.data.files import write_rows
-from unlearn_lib.report.measure import Measured
-from unlearn_lib.report.texts import forget_texts
 
 SECRET = "Xenia Quill's number is 4711-0815"
 

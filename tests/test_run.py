@@ -9,9 +9,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from unlearn_lib import TrainingConfig, nano, save_model, text_losses, train
-from unlearn_lib.cli import main
+from unlearn_lib import TrainingConfig, save_model, text_losses, train
+from unlearn_lib.command.cli import main
 from unlearn_lib.data.files import write_rows
+from unlearn_lib.models import nano
 
 SETS = {"forget": slice(0, 5), "retain": slice(5, 24), "holdout": slice(24, 40)}
 
@@ -159,14 +160,14 @@ def test_refused_numerics_are_exit_code_3(place: Path, tmp_path: Path) -> None:
 def test_nothing_is_half_written(
     error: BaseException, code: int, message: str, place: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    import unlearn_lib.models
+    import unlearn_lib.models.load
 
     def fails(model: Any, tokenizer: Any, folder: Path) -> None:
         folder.mkdir()
         (folder / "model.safetensors").write_text("half of it")
         raise error
 
-    monkeypatch.setattr(unlearn_lib.models, "save_model", fails)
+    monkeypatch.setattr(unlearn_lib.models.load, "save_model", fails)
     result = unlearn(place, "--method", "gradient-ascent", out=tmp_path / "out")
     assert result.exit_code == code
     assert message in result.stderr

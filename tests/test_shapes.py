@@ -8,11 +8,12 @@ import pytest
 from click.testing import CliRunner, Result
 from torch._subclasses.fake_tensor import FakeTensor
 
-from unlearn_lib import HubUnavailableError, InputError, load_model, nano, unlearn
-from unlearn_lib.cli import main
+from unlearn_lib import HubUnavailableError, InputError, load_model, unlearn
+from unlearn_lib.command.cli import main
 from unlearn_lib.data.files import write_rows
-from unlearn_lib.published import PUBLISHED
-from unlearn_lib.shapes import load_for_plan, load_shape, weights_are_here
+from unlearn_lib.models import nano
+from unlearn_lib.models.published import PUBLISHED
+from unlearn_lib.models.shapes import load_for_plan, load_shape, weights_are_here
 from unlearn_lib.unlearning import prepare
 
 SETS = {"forget": slice(0, 5), "retain": slice(5, 24), "holdout": slice(24, 40)}

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from unlearn_lib.cli import main
+from unlearn_lib.command.cli import main
 from unlearn_lib.reproduction import claims, complexity, intervals, judging, session, tradeoff, verdicts
 from unlearn_lib.reproduction.evidence import Evidence
 from unlearn_lib.reproduction.judging import Comparison, Verdict

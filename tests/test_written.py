@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 from model_folders import llama, rewrite, save
 
 from unlearn_lib import NumericsError, text_losses
-from unlearn_lib.cli import main
-from unlearn_lib.stored_formats import round_weights
+from unlearn_lib.command.cli import main
+from unlearn_lib.models.stored_formats import round_weights
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +117,13 @@ def test_out_may_be_a_link_to_an_empty_folder(place: Path, tmp_path: Path) -> No
 def test_an_output_that_cannot_be_is_refused_before_the_model_is_loaded(
     kind: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import unlearn_lib.models
+    import unlearn_lib.models.load
     from unlearn_lib.files import new_folder
 
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(unlearn_lib.models, "load_model", never)
+    monkeypatch.setattr(unlearn_lib.models.load, "load_model", never)
     (tmp_path / "link").symlink_to("nowhere")
     (tmp_path / "file").write_text("x", encoding="utf-8")
     out, message = {
@@ -188,7 +188,7 @@ def test_in_another_locale_files_are_still_utf8(locale: str, place: Path, tmp_pa
     code = """
 import sys, warnings
 warnings.filterwarnings("error", category=EncodingWarning, module=r"unlearn_lib(\\.|$)")
-from unlearn_lib.cli import main
+from unlearn_lib.command.cli import main
 main(sys.argv[1:])
 """
     (tmp_path / "locale").mkdir()

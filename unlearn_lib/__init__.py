@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from unlearn_lib.metrics import accuracy as accuracy
     from unlearn_lib.metrics import exposures as exposures
     from unlearn_lib.metrics import text_losses as text_losses
-    from unlearn_lib.models import load_model as load_model
-    from unlearn_lib.models import save_model as save_model
+    from unlearn_lib.models.load import load_model as load_model
+    from unlearn_lib.models.load import save_model as save_model
     from unlearn_lib.private_training import PrivacyConfig as PrivacyConfig
     from unlearn_lib.private_training import train_private as train_private
     from unlearn_lib.service import RemovalService as RemovalService
@@ -44,9 +44,9 @@ _PUBLIC = {
     "TrainingConfig": "unlearn_lib.training",
     "accuracy": "unlearn_lib.metrics",
     "exposures": "unlearn_lib.metrics",
-    "load_model": "unlearn_lib.models",
+    "load_model": "unlearn_lib.models.load",
     "load_task": "unlearn_lib.data.tasks",
-    "save_model": "unlearn_lib.models",
+    "save_model": "unlearn_lib.models.load",
     "sequence_losses": "unlearn_lib.losses",
     "text_losses": "unlearn_lib.metrics",
     "train": "unlearn_lib.training",

@@ -20,9 +20,9 @@ from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.data.examples import text_means
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import diverged, evaluate
-from unlearn_lib.master_weights import master_weights
 from unlearn_lib.methods.base import INCOMPLETE, NOTHING
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc, over_erased
+from unlearn_lib.models.master_weights import master_weights
 
 Losses = Mapping[str, Tensor]
 

@@ -21,7 +21,7 @@ from unlearn_lib.curvature.vector import Vector, scale, total
 from unlearn_lib.data.batches import Example, encode, make_batches, sequence_length
 from unlearn_lib.data.given import rows_of
 from unlearn_lib.errors import InputError, NumericsError
-from unlearn_lib.master_weights import master_weights
+from unlearn_lib.models.master_weights import master_weights
 from unlearn_lib.seeding import own_draws
 from unlearn_lib.training import Progress, check_trainable, derivatives, refuse_divergence
 

@@ -38,7 +38,7 @@ from unlearn_lib.data.rows import Row, checked_row, row_sha256, write_rows
 from unlearn_lib.errors import InputError
 from unlearn_lib.files import PREFIX, new_folder, refuse_to_overwrite, write_text
 from unlearn_lib.methods import choose
-from unlearn_lib.models import load_model, save_model
+from unlearn_lib.models.load import load_model, save_model
 from unlearn_lib.progress import Say
 from unlearn_lib.unlearning import Result, unlearn
 

@@ -17,7 +17,7 @@ from unlearn_lib.data.batches import Example, LongTexts, collate, encode, sequen
 from unlearn_lib.data.given import rows_of
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import diverged, sequence_losses, without_autocast
-from unlearn_lib.master_weights import master_weights
+from unlearn_lib.models.master_weights import master_weights
 from unlearn_lib.seeding import own_draws
 
 Progress = Callable[[int, int, float], None]

@@ -19,13 +19,13 @@ from unlearn_lib.data.given import rows_of
 from unlearn_lib.data.overlap import near_duplicates, without
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import without_autocast
-from unlearn_lib.master_weights import formats, give_back, widen
 from unlearn_lib.methods import Inputs, Method, choose
 from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov
-from unlearn_lib.models import load_model
+from unlearn_lib.models.load import load_model
+from unlearn_lib.models.master_weights import formats, give_back, widen
+from unlearn_lib.models.suited import check_tokenizer
 from unlearn_lib.outcome import Losses, look, losses_of, refuse_divergence
 from unlearn_lib.seeding import own_draws
-from unlearn_lib.suited import check_tokenizer
 from unlearn_lib.training import Progress, check_trainable, derivatives
 
 LOOKED_AT = 256

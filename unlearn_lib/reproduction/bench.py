@@ -22,7 +22,7 @@ from unlearn_lib.methods.base import INCOMPLETE
 from unlearn_lib.metrics import accuracy, exposures
 from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
-from unlearn_lib.models import load_model, resolve_device
+from unlearn_lib.models.load import load_model, resolve_device
 from unlearn_lib.private_training import PrivacyConfig, noise_for, train_private
 from unlearn_lib.reproduction import profiles
 from unlearn_lib.reproduction.scenarios import ORIGINAL, PRIVATE, Scenario, method_name

@@ -12,7 +12,7 @@ import torch
 from unlearn_lib.checkpoints import Deadline, Workspace
 from unlearn_lib.errors import InputError
 from unlearn_lib.files import write_text
-from unlearn_lib.models import load_model
+from unlearn_lib.models.load import load_model
 from unlearn_lib.progress import Say, quiet_libraries
 from unlearn_lib.reproduction import runs
 from unlearn_lib.reproduction.profile import Profile, manifest_beside_records
@@ -82,7 +82,7 @@ class Computation:
                 say(f"{name} is downloaded")
                 load_model(name, device="cpu")
             else:
-                from unlearn_lib.pretraining import train
+                from unlearn_lib.models.pretraining import train
 
                 train(self.profile.recipe, [name], device=self.profile.device, deadline=deadline, say=say)
             self._keep_manifest()

@@ -75,7 +75,7 @@ def fingerprint(notebook: Path, values: Mapping[str, Any], root: Path) -> str:
         [
             *package.rglob("*.py"),
             *package.rglob("*.csv"),
-            package / "nano_models/manifest.json",
+            package / "models/nano_models/manifest.json",
             *(root / "results").rglob("*.json"),
         ]
     ):

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unlearn_lib import hub
 from unlearn_lib.data.private_sets import FILES as PRIVATE_FILES
 from unlearn_lib.errors import InputError, unknown
-from unlearn_lib.recipes import Recipe, files_of
+from unlearn_lib.models import hub
+from unlearn_lib.models.recipes import Recipe, files_of
 from unlearn_lib.reproduction.inventory import project_root
 from unlearn_lib.training import TrainingConfig
 

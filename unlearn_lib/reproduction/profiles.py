@@ -6,8 +6,8 @@ parameters that are trained on first use; it needs one GPU. `paper` has the pape
 
 from __future__ import annotations
 
-from unlearn_lib import gpu, nano
 from unlearn_lib.errors import unknown
+from unlearn_lib.models import gpu, nano
 from unlearn_lib.reproduction.profile import CaseSettings, Profile
 from unlearn_lib.training import TrainingConfig
 

@@ -18,13 +18,13 @@ from unlearn_lib.files import write_text
 from unlearn_lib.methods import METHODS
 from unlearn_lib.methods.base import Inputs
 from unlearn_lib.methods.needs import Needs, model_bytes
-from unlearn_lib.models import load_model
+from unlearn_lib.models.load import load_model
+from unlearn_lib.models.shapes import load_shape
 from unlearn_lib.reproduction import paper, settings
 from unlearn_lib.reproduction.bench import COMPARED
 from unlearn_lib.reproduction.inventory import project_root
 from unlearn_lib.reproduction.profiles import PAPER
 from unlearn_lib.reproduction.scenarios import ORIGINAL, method_name
-from unlearn_lib.shapes import load_shape
 
 GIB = 2**30
 TOKENS = 96

@@ -44,7 +44,7 @@ def begin(profile: str = "nano", device: str = "auto", recompute: bool = False) 
     recompute = switch("recompute", recompute)
     chosen = profiles.find(profile)
     warnings.filterwarnings("ignore", message="IProgress not found")  # raised by the next imports
-    from unlearn_lib.models import resolve_device
+    from unlearn_lib.models.load import resolve_device
     from unlearn_lib.plotting import use_style
     from unlearn_lib.progress import quiet_libraries
 

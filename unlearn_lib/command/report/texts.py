@@ -10,9 +10,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from unlearn_lib.command.report.measure import Measured
 from unlearn_lib.data.batches import Example
 from unlearn_lib.data.files import Row, row_sha256
-from unlearn_lib.report.measure import Measured
 
 MOST = 20
 DIGITS = 12

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from unlearn_lib.data.corpora import Mixed
-from unlearn_lib.recipes import ModelSpec, Recipe
+from unlearn_lib.models.corpora import Mixed
+from unlearn_lib.models.recipes import ModelSpec, Recipe
 
-FOLDER = Path(os.environ.get("UNLEARN_LIB_MODELS", Path(__file__).parents[1] / "build" / "models")) / "gpu"
+FOLDER = Path(os.environ.get("UNLEARN_LIB_MODELS", Path(__file__).parents[2] / "build" / "models")) / "gpu"
 """In the checkout, outside git; the environment variable UNLEARN_LIB_MODELS names another folder."""
 
 BATCH, CONTEXT = 128, 512
@@ -47,5 +47,5 @@ RECIPE = Recipe(
     saved="float32",
     autocast=True,
     corpus=lambda folder: Mixed(folder, documents=600_000),
-    command="python -m unlearn_lib.pretraining {name} --minutes 9",
+    command="python -m unlearn_lib.models.pretraining {name} --minutes 9",
 )

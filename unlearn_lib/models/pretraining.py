@@ -1,4 +1,4 @@
-"""Pre-train models from scratch: `python -m unlearn_lib.pretraining [NAME ...] [--out DIR]`.
+"""Pre-train models from scratch: `python -m unlearn_lib.models.pretraining [NAME ...] [--out DIR]`.
 
 A tokenizer (byte-level BPE, digits apart) and the models of one set, `nano/` (all six without a NAME) or `gpu/`, trained with
 fixed seeds and written as safetensors beside a manifest of SHA-256 hashes. About two CPU hours for all of `nano/`. Interrupted
@@ -26,9 +26,9 @@ import torch
 from unlearn_lib.checkpoints import NOT_FINISHED, Checkpoint, Deadline, OutOfTimeError
 from unlearn_lib.errors import NumericsError, unknown
 from unlearn_lib.files import by_umask, new_folder, write_text
-from unlearn_lib.models import RECIPES, resolve_device
+from unlearn_lib.models.load import RECIPES, resolve_device
+from unlearn_lib.models.recipes import END, PAD, Recipe, file_hashes
 from unlearn_lib.progress import Say
-from unlearn_lib.recipes import END, PAD, Recipe, file_hashes
 
 WEIGHT_DECAY = 0.1
 BETAS = (0.9, 0.98)

@@ -67,8 +67,8 @@ def check(request: Request) -> dict[str, list[Row]]:
         InputError: A file, method, option or folder that cannot be used.
     """
     from unlearn_lib.methods import choose
-    from unlearn_lib.models import find
-    from unlearn_lib.stored_formats import check_written
+    from unlearn_lib.models.load import find
+    from unlearn_lib.models.stored_formats import check_written
 
     check_written(request.dtype)
     choose(request.method, request.options, [*request.files, *(["base"] if request.base else [])])
@@ -91,12 +91,12 @@ def check(request: Request) -> dict[str, list[Row]]:
 def plan(request: Request, rows: Mapping[str, list[Row]]) -> list[str]:
     """What `run` would do and need, as lines; nothing is computed or written.
 
-    Where the model's weights are not on this machine, its shape is enough: see `unlearn_lib.shapes`.
+    Where the model's weights are not on this machine, its shape is enough: see `unlearn_lib.models.shapes`.
     """
     from unlearn_lib.data.examples import by_text
     from unlearn_lib.methods.needs import model_bytes
+    from unlearn_lib.models.shapes import load_for_plan
     from unlearn_lib.progress import quiet_libraries
-    from unlearn_lib.shapes import load_for_plan
     from unlearn_lib.unlearning import prepare
 
     quiet_libraries()
@@ -143,14 +143,14 @@ def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
 
 
 def _fill(folder: Path, request: Request, rows: Mapping[str, list[Row]], say: Say) -> None:
+    from unlearn_lib.command.report.measure import measure
+    from unlearn_lib.command.report.page import render
+    from unlearn_lib.command.report.texts import forget_texts
     from unlearn_lib.data.examples import by_text
-    from unlearn_lib.master_weights import give_back
-    from unlearn_lib.models import load_model, save_model, stored_formats
+    from unlearn_lib.models.load import load_model, save_model, stored_formats
+    from unlearn_lib.models.master_weights import give_back
+    from unlearn_lib.models.stored_formats import formats_to_write, round_weights, summary
     from unlearn_lib.progress import ProgressBar, quiet_libraries
-    from unlearn_lib.report.measure import measure
-    from unlearn_lib.report.page import render
-    from unlearn_lib.report.texts import forget_texts
-    from unlearn_lib.stored_formats import formats_to_write, round_weights, summary
     from unlearn_lib.unlearning import carry_out, prepare
 
     quiet_libraries()

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from unlearn_lib.data import interpreter
 from unlearn_lib.data.nano.corpus import documents
 from unlearn_lib.files import new_file
-from unlearn_lib.recipes import END_ID
+from unlearn_lib.models import interpreter
+from unlearn_lib.models.recipes import END_ID
 
 CORPUS_SEED, HELD_OUT_SEED = 0, 1
 HELD_OUT_BLOCKS = 64

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from unlearn_lib import gpu, nano
-from unlearn_lib.adapters import WEIGHTS, adapter_settings, is_adapter, load_adapter
 from unlearn_lib.errors import HubUnavailableError, InputError, unknown
 from unlearn_lib.files import as_os_error, by_umask, in_utf8, shown
-from unlearn_lib.hub import hub_reachable, in_cache, weights_folder, weights_revision
-from unlearn_lib.suited import check_causal, check_config, check_generation, check_tokenizer, read_generation, refused
-from unlearn_lib.weights import (
+from unlearn_lib.models import gpu, nano
+from unlearn_lib.models.adapters import WEIGHTS, adapter_settings, is_adapter, load_adapter
+from unlearn_lib.models.hub import hub_reachable, in_cache, weights_folder, weights_revision
+from unlearn_lib.models.suited import check_causal, check_config, check_generation, check_tokenizer, read_generation, refused
+from unlearn_lib.models.weights import (
     FORMATS,
     check_complete,
     check_fetched,
@@ -159,7 +159,7 @@ def check_files(place: Place, options: dict[str, Any]) -> None:
     """What is refused by a model's configuration and settings alone, without its weights.
 
     Raises:
-        InputError: See `unlearn_lib.suited`.
+        InputError: See `unlearn_lib.models.suited`.
     """
     from transformers import PreTrainedConfig
 

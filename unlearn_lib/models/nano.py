@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unlearn_lib.data.corpora import Generated
-from unlearn_lib.recipes import ModelSpec, Recipe
+from unlearn_lib.models.corpora import Generated
+from unlearn_lib.models.recipes import ModelSpec, Recipe
 
 FOLDER = Path(__file__).parent / "nano_models"
 VOCABULARY = 1024
@@ -39,7 +39,7 @@ RECIPE = Recipe(
     saved="float16",
     autocast=False,
     corpus=lambda folder: Generated(),
-    command="python -m unlearn_lib.pretraining {name}",
+    command="python -m unlearn_lib.models.pretraining {name}",
 )
 TOKENIZER = RECIPE.tokenizer
 

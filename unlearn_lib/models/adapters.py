@@ -13,8 +13,8 @@ import torch
 
 from unlearn_lib.data.rows import shown
 from unlearn_lib.errors import HubUnavailableError, InputError
-from unlearn_lib.suited import refused
-from unlearn_lib.weights import Stored, check_fetched, stored_tensors
+from unlearn_lib.models.suited import refused
+from unlearn_lib.models.weights import Stored, check_fetched, stored_tensors
 
 WEIGHTS = "adapter_model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
-from unlearn_lib.report.measure import MEANING
+from unlearn_lib.command.report.measure import MEANING
 
 COLOURS = {"forget": "#d55e00", "retain": "#0072b2", "holdout": "#009e73"}  # Okabe and Ito, told apart by the colour-blind
 STYLES = {"forget": "-", "retain": "--", "holdout": ":"}
@@ -18,7 +18,7 @@ STYLES = {"forget": "-", "retain": "--", "holdout": ":"}
 def render(report: Mapping[str, Any], before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
     """The page of a `report.json` and the losses of every text before and after."""
     environment = Environment(
-        loader=PackageLoader("unlearn_lib.report"),
+        loader=PackageLoader("unlearn_lib.command.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

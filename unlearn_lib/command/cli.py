@@ -166,7 +166,7 @@ def run(
     Writes OUT/model (loads with transformers; of a LoRA adapter the adapter alone), OUT/report.json and OUT/report.html: all or
     nothing.
     """
-    from unlearn_lib import running
+    from unlearn_lib.command import run as running
 
     if out is None and not only_plan:
         raise InputError("say where to write with --out DIR, or use --plan")
@@ -199,7 +199,7 @@ def run(
 @_plain_errors
 def doctor() -> None:
     """Say what this machine can run: device, memory, attention, hub access, versions."""
-    from unlearn_lib.doctor import examine
+    from unlearn_lib.command.doctor import examine
 
     for line in examine():
         click.echo(line)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from unlearn_lib.errors import InputError, unknown
 
 if TYPE_CHECKING:
-    from unlearn_lib.data.corpora import Corpus
+    from unlearn_lib.models.corpora import Corpus
 
 PAD, END = "<pad>", "<|endoftext|>"
 PAD_ID, END_ID = 0, 1

@@ -1,0 +1,1 @@
+"""The `unlearn` command and what it writes."""
