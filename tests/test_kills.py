@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,3 +162,103 @@ def test_a_run_killed_before_it_renames_ends_the_next_time(tmp_path: Path, tiny:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork")
 def test_a_run_killed_at_fifty_changes_ends_the_next_time(tmp_path: Path, tiny: Any, tokenizer: Any, texts: Any) -> None:
     assert killed_runs(tmp_path, tiny(dtype=torch.float32), tokenizer, texts, CHANGES, 50) >= 20
+
+
+BOOK = """
+import sys
+from pathlib import Path
+from unlearn_lib.reproduction import book, made
+from unlearn_lib.reproduction.inventory import Item
+
+if __name__ == "__main__":
+    # the ids are of notebooks without runs, whose records would have to be there
+    book.ITEMS = made.ITEMS = {id: Item(f"{id}.ipynb", f"Notebook {id}", {"nano": 0}) for id in ("units", "ch01", "ch05")}
+    print(book.build(Path(sys.argv[1]), print))
+"""
+
+
+@pytest.fixture
+def small_book(tmp_path: Path) -> list[str]:
+    """A command that builds a book of three small notebooks."""
+    import nbformat
+
+    root = tmp_path / "b\u00fcch"
+    for folder in ("book", "notebooks", "results/nano"):
+        (root / folder).mkdir(parents=True)
+    (root / "_config.yml").write_text(
+        "title: Toy\nexecute: {execute_notebooks: 'off'}\nlatex: {latex_documents: {}}\n", encoding="utf-8"
+    )
+    pages = "".join(f"  - file: notebooks/{name}\n" for name in ("units", "ch01", "ch05"))
+    toc = f"format: jb-book\nroot: book/intro\nparts:\n- caption: A\n  chapters:\n{pages}- caption: B\n  chapters: []\n"
+    (root / "book" / "_toc.yml").write_text(toc, encoding="utf-8")
+    (root / "book" / "intro.md").write_text("# Toy\n", encoding="utf-8")
+    for name in ("units", "ch01", "ch05"):
+        first = nbformat.v4.new_code_cell("seed: int = 0  # a seed", metadata={"tags": ["parameters"]})
+        second = nbformat.v4.new_code_cell("import time\ntime.sleep(1)\nprint('seed', seed)")
+        second.outputs = [nbformat.v4.new_output("stream", name="stdout", text="seed 0\n")]
+        node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {name}"), first, second])
+        node.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+        nbformat.write(node, root / "notebooks" / f"{name}.ipynb")
+    (tmp_path / "book.py").write_text(BOOK, encoding="utf-8")
+    return [sys.executable, str(tmp_path / "book.py"), str(root)]
+
+
+def html(root: Path) -> dict[str, str]:
+    """The text of every page, without what differs from run to run."""
+    folder = root / "build" / "_build" / "html"
+    return {str(page.relative_to(folder)): page.read_text(encoding="utf-8") for page in sorted(folder.rglob("*.html"))}
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("default")
+def test_a_book_that_is_killed_at_random_moments_is_built_by_the_same_command(small_book: list[str]) -> None:
+    root, environment = Path(small_book[2]), {**os.environ, "OMP_NUM_THREADS": "1"}
+    start = time.monotonic()
+    whole = subprocess.run(small_book, capture_output=True, text=True, check=False, env=environment)
+    longest = time.monotonic() - start
+    assert whole.returncode == 0, whole.stderr
+    expected, sources = html(root), {path: path.read_bytes() for path in (root / "notebooks").iterdir()}
+    assert len(expected) >= 7
+    chance = random.Random(1)
+    for number in range(50):
+        if number % 10 == 0:
+            shutil.rmtree(root / "build")  # from the beginning: notebooks are executed, too
+        process = subprocess.Popen(small_book, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        try:
+            process.communicate(timeout=chance.uniform(0, longest))
+        except subprocess.TimeoutExpired:
+            kill(process)
+        for path in (root / "build" / "executed").glob("*.ipynb"):
+            assert json.loads(path.read_text(encoding="utf-8"))["metadata"]["unlearn_lib"]["fingerprint"]
+    again = subprocess.run(small_book, capture_output=True, text=True, check=False, env=environment)
+    assert again.returncode == 0, again.stderr
+    assert html(root) == expected
+    assert {path: path.read_bytes() for path in (root / "notebooks").iterdir()} == sources
+    left = [path for path in root.rglob("*") if path.name.startswith(".writing-") and "executed" not in path.parts]
+    assert not left
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_checkout_that_cannot_be_written_is_said_before_anything_is_executed(tmp_path: Path) -> None:
+    from unlearn_lib.errors import InputError
+    from unlearn_lib.files import only_writer
+    from unlearn_lib.reproduction.book import build
+    from unlearn_lib.reproduction.notebooks import execute
+
+    (tmp_path / "build").write_text("a file in the place of the folder", encoding="utf-8")
+    said: list[str] = []
+    with pytest.raises(OSError, match="exists"):
+        build(tmp_path, said.append)
+    notebook = tmp_path / "a.ipynb"
+    notebook.write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', encoding="utf-8")
+    with pytest.raises(OSError, match="exists"):
+        execute(notebook, tmp_path / "build" / "a.ipynb", {}, tmp_path)
+    assert not said
+    (tmp_path / "build").unlink()
+    (tmp_path / "build").mkdir()
+    with (
+        only_writer(tmp_path / "build" / ".book.lock", "the book"),
+        pytest.raises(InputError, match="another process is writing"),
+    ):
+        build(tmp_path, said.append)
+    assert not said

@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +79,7 @@ def new_folder(path: str | Path, *, private: bool = False) -> Iterator[Path]:
     parent = target if inside else target.parent
     # by it the next writer of this path knows what a killed one has left
     mark = PREFIX + hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
-    with _only_writer(parent / f"{mark}.lock", path):
+    with only_writer(parent / f"{mark}.lock", path):
         for left in parent.glob(f"{mark}-*"):
             shutil.rmtree(left)
         refuse_to_overwrite(Path(path))  # another process may have written it meanwhile
@@ -98,6 +99,21 @@ def new_folder(path: str | Path, *, private: bool = False) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         _put(temporary, target, inside)
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder where it is missing, and write and remove a file in it: long work is not begun where its result has no place.
+
+    Raises:
+        OSError: The folder cannot be made or written; `filename` is the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        error.filename, error.filename2 = str(folder), None
+        raise
 
 
 def refuse_to_overwrite(path: Path) -> None:
@@ -220,7 +236,7 @@ def _put(temporary: Path, target: Path, inside: bool) -> None:
 
 
 @contextmanager
-def _only_writer(lock: Path, path: str | Path) -> Iterator[None]:
+def only_writer(lock: Path, path: str | Path) -> Iterator[None]:
     """Hold a lock file for a block. The lock ends with its process, however that ends, so that none is ever stale."""
     from filelock import FileLock, Timeout
 

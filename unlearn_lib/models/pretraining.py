@@ -242,6 +242,10 @@ def main(
     except OutOfTimeError:
         click.echo("not finished; the same command goes on from here")
         sys.exit(NOT_FINISHED)
+    except OSError as error:
+        raise click.ClickException(
+            f"{error.strerror} ({error.filename or 'while writing'}); what was finished before is kept"
+        ) from error
 
 
 if __name__ == "__main__":

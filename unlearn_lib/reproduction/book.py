@@ -8,10 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from unlearn_lib.errors import InputError
-from unlearn_lib.files import write_text
+from unlearn_lib.files import check_writable, only_writer, write_text
 from unlearn_lib.progress import Say
 from unlearn_lib.reproduction import colab, made
 from unlearn_lib.reproduction.inventory import ITEMS
@@ -36,12 +37,24 @@ def build(root: Path, report: Say = print, repository: str | None = None) -> Pat
             book has neither.
 
     Raises:
-        InputError: A notebook failed, the book's packages are missing, or jupyter-book reported a warning (warnings are errors).
+        InputError: A notebook failed, the book's packages are missing, jupyter-book reported a warning (warnings are errors), or
+            another process is building the book of this checkout.
+        OSError: The folder `build` cannot be written; nothing was executed.
     """
+    out = root / "build"
+    check_writable(out)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_writer(out / ".book.lock", f"the book in {out}"))
+        except FileExistsError as error:
+            raise InputError(str(error)) from error
+        return _build(root, out, report, repository)
+
+
+def _build(root: Path, out: Path, report: Say, repository: str | None) -> Path:
     command = Path(sys.executable).with_name("jupyter-book")
     if importlib.util.find_spec("jupyter_book") is None or not command.exists():
         raise InputError("jupyter-book is not installed in this environment; install the extra: pip install -e '.[book]'")
-    out = root / "build"
     executed = out / "executed"
     calls = [(item.notebook, root, executed) for item in ITEMS.values()]
     for name, ran in completed(_execute, calls, 2, _one_thread):

@@ -17,7 +17,7 @@ from typing import Any
 from unlearn_lib.data.rows import shown
 from unlearn_lib.environment import provenance
 from unlearn_lib.errors import InputError
-from unlearn_lib.files import write_text
+from unlearn_lib.files import check_writable, write_text
 
 KERNEL = "python3"
 STAMP = "unlearn_lib"
@@ -91,6 +91,7 @@ def execute(notebook: Path, target: Path, values: Mapping[str, Any], root: Path)
 
     Raises:
         InputError: A cell raised; the message names the cell's error and the file to look at.
+        OSError: The folder of `target` cannot be written; nothing was executed.
     """
     import nbformat
     import papermill
@@ -98,7 +99,7 @@ def execute(notebook: Path, target: Path, values: Mapping[str, Any], root: Path)
     mark = fingerprint(notebook, values, root)
     if _mark(target) == mark:
         return False
-    target.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(target.parent)
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary) / notebook.name
         _this_interpreter_as_kernel(Path(temporary))
@@ -129,11 +130,13 @@ def store_outputs(notebook: Path) -> None:
 
     Raises:
         InputError: A cell raised; the file is left as it was.
+        OSError: The notebooks' folder cannot be written; nothing was executed.
     """
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
+    check_writable(notebook.parent)
     node = nbformat.read(notebook, as_version=4)
     with tempfile.TemporaryDirectory() as temporary:
         _this_interpreter_as_kernel(Path(temporary))

@@ -10,6 +10,7 @@ import torch
 
 from unlearn_lib.checkpoints import Workspace
 from unlearn_lib.errors import InputError
+from unlearn_lib.files import check_writable
 from unlearn_lib.progress import Say
 from unlearn_lib.reproduction import profiles
 from unlearn_lib.reproduction.processes import completed
@@ -32,12 +33,15 @@ def run(
 
     Raises:
         InputError: A model was not trained yet.
+        OSError: The store's folder cannot be written; nothing was computed.
         OutOfTimeError: The workspace's deadline has passed; the same call goes on from there.
     """
     wanted = list(scenarios)
     groups: dict[str, list[Scenario]] = {}
     for scenario in missing(wanted, store):
         groups.setdefault(repr(scenario.shared()), []).append(scenario)
+    if groups:
+        check_writable(store.folder)
     if processes > 1:
         # the largest models first, so that no process is left with one at the end
         order = sorted(groups.values(), key=lambda group: ("lms".index(_size(group[0])), group[0].name))
