@@ -8,7 +8,7 @@ import torch
 from hub_stand_ins import PULL_REQUEST, cache_model, cached
 
 from unlearn_lib import InputError, load_model
-from unlearn_lib.models import hub, nano
+from unlearn_lib.models import hub_cache, nano
 from unlearn_lib.models.shapes import weights_are_here
 
 NEO, OPT = "EleutherAI/gpt-neo-125m", "facebook/opt-125m"
@@ -25,7 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", [NEO, OPT])
 def test_weights_are_those_of_the_cache(name: str, cache: Path) -> None:
-    assert hub.commits(name) is None
+    assert hub_cache.commits(name) is None
     assert not weights_are_here(name)
     expected = cache_model(cache, name, SPECS[name], seed=3, pickle_only=name == OPT)
     assert weights_are_here(name)
@@ -34,13 +34,13 @@ def test_weights_are_those_of_the_cache(name: str, cache: Path) -> None:
     with torch.no_grad():
         assert torch.equal(model(ids).logits, expected(ids).logits)
     assert model.config._attn_implementation == "eager"
-    assert hub.commits(name) == {"config": f"{3:040d}", "weights": f"{4 if name == OPT else 3:040d}"}
+    assert hub_cache.commits(name) == {"config": f"{3:040d}", "weights": f"{4 if name == OPT else 3:040d}"}
 
 
 def test_a_pickle_alone_is_not_read(cache: Path) -> None:
     cache_model(cache, OPT, SPECS[OPT], pickle_only=True)
     (cache / "models--facebook--opt-125m" / "refs" / PULL_REQUEST).unlink()
-    assert hub.weights_revision(OPT) is None
+    assert hub_cache.weights_revision(OPT) is None
     with pytest.raises(InputError, match="model 'facebook/opt-125m' cannot be loaded from the hub or its cache"):
         load_model(OPT, device="cpu")
 

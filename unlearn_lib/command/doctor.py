@@ -26,7 +26,7 @@ def examine() -> list[str]:
     from unlearn_lib.curvature import EmpiricalFisher
     from unlearn_lib.data.batches import encode, make_batches
     from unlearn_lib.errors import InputError
-    from unlearn_lib.models.hub import hub_reachable
+    from unlearn_lib.hub import hub_reachable
     from unlearn_lib.models.load import load_model
     from unlearn_lib.progress import quiet_libraries
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_lib.errors import HubUnavailableError, InputError
-from unlearn_lib.models.hub import hub_reachable
+from unlearn_lib.hub import hub_reachable
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import torch
 
 from unlearn_lib.errors import HubUnavailableError, InputError, unknown
 from unlearn_lib.files import as_os_error, by_umask, in_utf8, shown
+from unlearn_lib.hub import hub_reachable
 from unlearn_lib.models import gpu, nano
 from unlearn_lib.models.adapters import WEIGHTS, adapter_settings, is_adapter, load_adapter
-from unlearn_lib.models.hub import hub_reachable, in_cache, weights_folder, weights_revision
+from unlearn_lib.models.hub_cache import in_cache, weights_folder, weights_revision
 from unlearn_lib.models.suited import check_causal, check_config, check_generation, check_tokenizer, read_generation, refused
 from unlearn_lib.models.weights import (
     FORMATS,

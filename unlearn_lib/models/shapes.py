@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_lib.errors import HubUnavailableError, InputError
+from unlearn_lib.hub import hub_reachable
 from unlearn_lib.models.adapters import is_adapter, load_adapter
-from unlearn_lib.models.hub import hub_reachable, in_cache, weights_revision
+from unlearn_lib.models.hub_cache import in_cache, weights_revision
 from unlearn_lib.models.load import DTYPES, RECIPES, adapter_base, check_files, find, load_model, load_tokenizer
 from unlearn_lib.models.published import PUBLISHED, published_config
 from unlearn_lib.models.suited import check_tokenizer, refused

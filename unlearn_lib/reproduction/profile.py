@@ -11,7 +11,7 @@ from typing import Any
 
 from unlearn_lib.data.private_sets import FILES as PRIVATE_FILES
 from unlearn_lib.errors import InputError, unknown
-from unlearn_lib.models import hub
+from unlearn_lib.models import hub_cache
 from unlearn_lib.models.recipes import Recipe, files_of
 from unlearn_lib.reproduction.inventory import project_root
 from unlearn_lib.training import TrainingConfig
@@ -132,12 +132,12 @@ class Profile:
         """`files` and `models` of those models of the profile that are on this machine."""
         if self.recipe is not None:
             return self.recipe.manifest()
-        found = {name: hub.commits(name) for name in self.models.values()}
+        found = {name: hub_cache.commits(name) for name in self.models.values()}
         return {"files": {}, "models": {name: known for name, known in found.items() if known is not None}}
 
     def here(self, model: str) -> bool:
         """Whether a model's files are on this machine."""
-        return self.recipe.trained(model) if self.recipe is not None else hub.commits(model) is not None
+        return self.recipe.trained(model) if self.recipe is not None else hub_cache.commits(model) is not None
 
     def model_files(self, model: str) -> dict[str, str]:
         """What tells the files apart that a model is loaded from, part of every run's configuration: their SHA-256, of a model of
