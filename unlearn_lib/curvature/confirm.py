@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,13 +20,11 @@ from torch.overrides import TorchFunctionMode
 
 from unlearn_lib.curvature.calls import factors
 from unlearn_lib.curvature.precision import exact_products
+from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.uses import Direct, Lookup, Use, as_matrix
 from unlearn_lib.curvature.vector import Vector, numbers
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch
-
-if TYPE_CHECKING:
-    from unlearn_lib.curvature.risk import EmpiricalRisk
 
 # What counts as the length of a gradient that is zero but for rounding (the bias of keys), as a share of all parameters'.
 FLOOR = 0.01

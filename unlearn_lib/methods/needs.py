@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unlearn_lib.curvature import KFAC, EmpiricalFisher, trainable
-from unlearn_lib.curvature.plan import gradient_memory
+from unlearn_lib.curvature.rehearsal import gradient_memory
 from unlearn_lib.curvature.uses import as_matrix
 from unlearn_lib.losses import Batch
 
