@@ -24,7 +24,7 @@ class EmpiricalFisher(EmpiricalRisk):
         return self.adjoint(self.project(v) / self.sequences)
 
     def gradients(self, **options: Any) -> SequenceGradients:
-        """G in factored form; options as of `SequenceGradients`."""
+        """G in factored form; the options are those of `SequenceGradients`."""
         return SequenceGradients(self, **options)
 
     def linearize(self) -> Operator:

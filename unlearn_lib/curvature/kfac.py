@@ -39,10 +39,10 @@ class KFAC(EmpiricalRisk):
     Everything else (biases, norms, scales; `left_out`) gets the diagonal of the same matrix.
 
     Args:
-        model, batches, params, precision: As of every operator over sequences.
+        model, batches, params, precision: See `EmpiricalRisk`.
         correction: EK-FAC's eigenvalues (default) or K-FAC's.
         samples: Draws of the labels.
-        seed: Of the draws.
+        seed: The seed that the labels are drawn from.
         max_side: Longest side that is decomposed, d^3 FLOPs.
 
     Cost, once, at the first product: 2/3 gradient and the second moments for each draw, as much again for the correction, and

@@ -57,7 +57,7 @@ class SideMoment(ABC):
     values: Tensor
 
     def plus(self, other: SideMoment) -> Self:
-        """The moment of the positions of both; a side is of one kind in all batches."""
+        """The moment over the positions of both; a side is of one kind in all batches."""
         return type(self)(self.values + other.values)
 
     @abstractmethod
@@ -87,7 +87,7 @@ class FullMoment(SideMoment):
 
 
 class DiagonalMoment(SideMoment):
-    """A moment of which the diagonal alone is kept, `[s]`: of a side that is too long, or of rows that are looked up."""
+    """A moment of which the diagonal alone is kept, `[s]`, because the side is too long, or its rows are looked up."""
 
     def trace(self) -> float:
         return float(self.values.sum())
@@ -116,7 +116,9 @@ class Moments:
             self.entries = part if self.entries is None else self.entries + part
             return
         heard = for_positions(heard_BT, factored[0])
-        self.positions += float(heard.sum()) / max(1, heard.shape[1] // heard_BT.shape[1])  # of the text or of virtual tokens
+        self.positions += float(heard.sum()) / max(
+            1, heard.shape[1] // heard_BT.shape[1]
+        )  # those of the text, or of virtual tokens
         for number, use in enumerate(factored):
             if isinstance(use, Lookup):
                 heard = for_positions(heard_BT, use)

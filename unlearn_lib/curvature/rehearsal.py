@@ -39,7 +39,7 @@ class Capture:
     largest: int
     kept: dict[str, int]  # by parameter; a tensor that several share counts for the first
     capture_flops: int
-    product_flops: int  # of forming all gradients once: 2 T p q for each sequence and use
+    product_flops: int  # what forming all gradients once takes: 2 T p q for each sequence and use
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ class FisherMethod(DirectionMethod):
         if self.solver == "kfac":
             K = KFAC(model, batches, precision=self.precision)
             memory = kfac_bytes(K) + 2 * backward_bytes(model, batches)
-            return Needs(kfac_gradients(K) * len(examples), memory, f"K-FAC of {len(examples)} texts")
+            return Needs(kfac_gradients(K), memory, f"K-FAC of {len(examples)} texts")
         F = EmpiricalFisher(model, batches, precision=self.precision)
         found = plan(F, self._with(self.damping or 1.0))  # no cost depends on the damping
         trace = 0 if self.damping else len(examples) / max(1, self.steps)

@@ -46,7 +46,7 @@ class KFACNewton(DirectionMethod):
         K = self._operator(model, inputs, 0)
         memory = kfac_bytes(K) + 2 * backward_bytes(model, K.batches)
         return Needs(
-            kfac_gradients(K) * K.sequences,
+            kfac_gradients(K),
             memory,
             f"{'EK-FAC' if self.correction else 'K-FAC'} of {K.sequences} texts, estimated",
         )

@@ -1,8 +1,8 @@
 r"""The operator's diagonal blocks of width B instead of the operator, each inverted (or raised to a power) in float64.
 
-Blocks as of `unlearn_lib.curvature.blocks`: every parameter flattened and cut, the last block padded. A Fisher's blocks are
-streamed: block k is (1/n) G_k^T G_k with G_k the n x B columns of the gradients. Shape suffixes: n sequences, c columns, K
-blocks, B block width.
+Blocks are those of `unlearn_lib.curvature.blocks`: every parameter is flattened and cut, and its last block is padded. A Fisher's
+blocks are streamed: block k is (1/n) G_k^T G_k with G_k the n x B columns of the gradients. Shape suffixes: n sequences, c
+columns, K blocks, B block width.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class BlockInverse(Inverse):
         return self._solve(v, exponent)[0]
 
     def run(self, v: Vector, exponent: float, tolerance: float | None) -> tuple[Vector, Reason, int, float]:
-        """As every direct solver, but verified while a block is at hand; solved in float64, x needs no refinement."""
+        """Solve and verify like every direct solver, but while a block is at hand; solved in float64, x needs no refinement."""
         length = norm(v)
         if length == 0:
             return scale(0.0, v), Reason.CONVERGED, 0, 0.0

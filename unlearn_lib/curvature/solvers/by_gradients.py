@@ -26,7 +26,7 @@ class Budget:
         kept: Bytes that stay while they are used.
         block: Bytes of one block of columns, which is formed from what is kept.
         columns: Numbers in that block.
-        flops: Of taking them, and of forming all of them once.
+        flops: FLOPs of taking them, and of forming all of them once.
         product: FLOPs of one more G v or G^T c.
     """
 

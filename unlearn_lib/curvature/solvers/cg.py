@@ -71,7 +71,7 @@ class ConjugateGradients(Solver):
         return ConjugateGradientsInverse(operator, self)
 
     def cost(self, rehearsal: Rehearsal) -> tuple[float, float]:
-        """Of `max_steps` steps: five vectors beside the largest product. The preconditioner's cost is not in it."""
+        """`(peak bytes, FLOPs)` of `max_steps` steps: five vectors beside the largest product. The preconditioner's are not counted."""
         risk = rehearsal.risk
         several, keeps_factors = len(risk.batches) > 1, self.linearize and isinstance(risk, EmpiricalFisher)
         peak, kept, flops = 0, 0, rehearsal.witness_flops if keeps_factors else 0
