@@ -13,7 +13,7 @@ from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.solution import NotConvergedError, Solution
-from unlearn_lib.curvature.solvers.base import Plan, Solver, plan_of
+from unlearn_lib.curvature.solvers.base import Plan, Solver
 from unlearn_lib.curvature.solvers.inverse import Inverse
 from unlearn_lib.curvature.solvers.registry import SOLVERS
 from unlearn_lib.curvature.vector import Vector, all_finite, flatten
@@ -101,7 +101,8 @@ def _planned(rehearsal: Rehearsal, solver: Solver) -> Plan:
     if not solver.planned:
         known = ", ".join(name for name, kind in SOLVERS.items() if kind.planned)
         raise InputError(f"there is no plan for solver {solver.name!r}; there is one for {known}")
-    return plan_of(solver, rehearsal)
+    peak, flops = solver.cost(rehearsal)
+    return Plan(solver, round(peak), rehearsal.risk.texts_worth(flops))
 
 
 def refuse_what_does_not_fit(operator: EmpiricalRisk, solver: Solver, limit: int) -> None:
@@ -115,7 +116,7 @@ def refuse_what_does_not_fit(operator: EmpiricalRisk, solver: Solver, limit: int
     if wanted.peak_memory_bytes <= limit:
         return
     for other in wanted.solver.smaller():
-        found = plan_of(other, rehearsal)
+        found = _planned(rehearsal, other)
         if found.peak_memory_bytes <= limit:
             raise InputError(f"this solve needs more than the {limit / 2**20:,.0f} MiB allowed ({wanted}); what fits: {found}")
     raise InputError(

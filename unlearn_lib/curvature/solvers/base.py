@@ -102,9 +102,3 @@ class Plan:
         most = "at most " if self.solver.at_most else ""
         memory = f"{self.peak_memory_bytes / 2**20:,.0f} MiB"
         return f"{self.solver.label}: {memory}, {most}{self.gradient_evaluations:,.1f} gradients of single texts"
-
-
-def plan_of(solver: Solver, rehearsal: Rehearsal) -> Plan:
-    """The plan of a solver for a risk that is rehearsed."""
-    peak, flops = solver.cost(rehearsal)
-    return Plan(solver, round(peak), rehearsal.risk.texts_worth(flops))
