@@ -1,4 +1,4 @@
-"""What curvature costs: every operation in units of one gradient, beside other ways to the same numbers, with errors.
+"""What curvature costs: every operation in units of the gradients of all texts, beside other ways to the same numbers, with errors.
 
     python benchmarks/curvature.py [--device cuda] [--peer PYTHON] [--out benchmarks/curvature.json]
 
@@ -24,7 +24,22 @@ import torch
 from torch import Tensor
 
 from unlearn_lib import load_model, load_task
-from unlearn_lib.curvature import KFAC, EmpiricalFisher, GaussNewton, Hessian, batch_gradient
+from unlearn_lib.curvature import (
+    KFAC,
+    Block,
+    ConjugateGradients,
+    Diagonal,
+    EmpiricalFisher,
+    GaussNewton,
+    Hessian,
+    Kronecker,
+    Recursion,
+    Solver,
+    Woodbury,
+    batch_gradient,
+    invert,
+    solve,
+)
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.solvers.recursion import full_recursion
 from unlearn_lib.curvature.vector import Vector, flatten, unflatten
@@ -104,7 +119,7 @@ def products(model: Any, batch: dict[str, Tensor], v: Vector, device: str) -> li
         references[f"{name} product"] = references[f"{name} product, linearized"] = exact
     kfac = KFAC(model, [batch])
     rows["KFAC, built (EK-FAC)"] = lambda: KFAC(model, [batch]).eigen()
-    rows["KFAC inverse, applied"] = lambda: kfac.solve(v, DAMPING).value
+    rows["KFAC inverse, applied"] = lambda: solve(kfac, v, Kronecker(DAMPING)).value
     found = measure(rows, device, "gradient")
     for name, live in memory.items():
         found[name]["kept_ratio"] = live / found["gradient"]["bytes"]
@@ -114,16 +129,17 @@ def products(model: Any, batch: dict[str, Tensor], v: Vector, device: str) -> li
 def solves(model: Any, batch: dict[str, Tensor], v: Vector, device: str) -> list[Row]:
     """(F + damping I)^-1 v, from nothing to a verified answer, by every way to it."""
     F, F64 = (EmpiricalFisher(model, [batch], precision=p) for p in ("float32", "float64"))
-    exact = F64.solve({name: t.double() for name, t in v.items()}, DAMPING, "woodbury").value
-    ways: dict[str, dict[str, Any]] = {
-        "woodbury (default)": {}, "woodbury, keep gradients": {"keep": "gradients"}, "woodbury, keep nothing": {"keep": "nothing"},
-        "woodbury, refined": {"tolerance": 1e-9}, "recursion, eq. 7-8": {"solver": "recursion"},
-        "cg": {"solver": "cg"}, "cg, linearized": {"solver": "cg", "linearize": True},
-        "block 48": {"solver": "block"}, "diagonal": {"solver": "diagonal"},
+    exact = solve(F64, {name: t.double() for name, t in v.items()}, Woodbury(DAMPING)).value
+    ways: dict[str, Solver] = {
+        "woodbury (default)": Woodbury(DAMPING), "woodbury, keep gradients": Woodbury(DAMPING, keep="gradients"),
+        "woodbury, keep nothing": Woodbury(DAMPING, keep="nothing"), "woodbury, refined": Woodbury(DAMPING),
+        "recursion, eq. 7-8": Recursion(DAMPING), "cg": ConjugateGradients(DAMPING),
+        "cg, linearized": ConjugateGradients(DAMPING, linearize=True), "block 48": Block(DAMPING), "diagonal": Diagonal(DAMPING),
     }  # fmt: skip
     rows: dict[str, Callable[[], Any]] = {"gradient": lambda: batch_gradient(model, batch)[1]}
-    for name, options in ways.items():
-        rows[name] = lambda options=options: F.solve(v, DAMPING, throw=False, **options)
+    for name, solver in ways.items():
+        tolerance = 1e-9 if name == "woodbury, refined" else None
+        rows[name] = lambda solver=solver, tolerance=tolerance: solve(F, v, solver, tolerance=tolerance, throw=False)
     rows["M-FAC form: stored gradients, LU"] = lambda: mfac(F.gradients(keep="gradients"), v, DAMPING)
     table = []
     for name, r in measure(rows, device, "gradient").items():
@@ -192,14 +208,14 @@ def preconditioners(device: str) -> list[Row]:
         operator = make(model, batches).linearize()
         helpers: dict[str, Any] = {
             "none": lambda d: None,
-            "Fisher (woodbury)": lambda d: F.inverse(d, "woodbury", keep="gradients"),
-            "K-FAC, 4 draws": lambda d: KFAC(model, batches, samples=4).inverse(d, "kfac"),
+            "Fisher (woodbury)": lambda d: invert(F, Woodbury(d, keep="gradients")),
+            "K-FAC, 4 draws": lambda d: invert(KFAC(model, batches, samples=4), Kronecker(d)),
         }
         for name, helper in helpers.items():
             start = now(device)
             with Meter() as meter:
-                preconditioner = helper(damping)
-                s = operator.solve(v, damping, "cg", tolerance=1e-2, throw=False, preconditioner=preconditioner, max_steps=100)
+                solver = ConjugateGradients(damping, preconditioner=helper(damping), max_steps=100)
+                s = solve(operator, v, solver, tolerance=1e-2, throw=False)
             table.append(
                 {
                     "operator": f"{make.__name__} + {damping:g} I", "preconditioner": name, "steps": s.iterations, "residual": s.residual,

@@ -13,7 +13,7 @@ import torch
 from dense import batched, relative
 from torch import Tensor
 
-from unlearn_lib.curvature import EmpiricalFisher, GaussNewton, Hessian
+from unlearn_lib.curvature import Auto, ConjugateGradients, EmpiricalFisher, GaussNewton, Hessian, Woodbury, plan, solve
 from unlearn_lib.curvature.precision import KeepFloat64
 from unlearn_lib.data.batches import Example
 from unlearn_lib.losses import Batch
@@ -112,11 +112,9 @@ def errors(model: Any, sequences: list[Example] | None = None) -> dict[str, floa
 def assert_plans_know_the_cost(model: Any, batches: list[Batch], *, woodbury: float, cg: float) -> None:
     """Planned gradients against those that a solve counts, within these shares of them."""
     v = torch.ones(EmpiricalFisher(model, batches).size, dtype=torch.float64)
-    planned = EmpiricalFisher(model, batches).plan("woodbury").gradient_evaluations
-    assert planned == pytest.approx(EmpiricalFisher(model, batches).solve(v, 1.0).gradient_evaluations, rel=woodbury)
+    planned = plan(EmpiricalFisher(model, batches), Woodbury(1.0)).gradient_evaluations
+    assert planned == pytest.approx(solve(EmpiricalFisher(model, batches), v, Auto(1.0)).gradient_evaluations, rel=woodbury)
     for make in (GaussNewton, Hessian):
-        options: dict[str, Any] = {"max_steps": 2, "linearize": True}
-        real = make(model, batches).solve(v, 100.0, "cg", tolerance=1e-15, throw=False, **options)
-        assert make(model, batches).plan("cg", **options).gradient_evaluations == pytest.approx(
-            real.gradient_evaluations, rel=cg
-        )
+        solver = ConjugateGradients(100.0, max_steps=2, linearize=True)
+        real = solve(make(model, batches), v, solver, tolerance=1e-15, throw=False)
+        assert plan(make(model, batches), solver).gradient_evaluations == pytest.approx(real.gradient_evaluations, rel=cg)

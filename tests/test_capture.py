@@ -11,7 +11,21 @@ from test_per_sequence import assert_all_products, draw
 from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutput
 
-from unlearn_lib.curvature import KFAC, EmpiricalFisher, SequenceGradients, capture, confirm, kfac, per_sequence
+from unlearn_lib.curvature import (
+    KFAC,
+    Auto,
+    ConjugateGradients,
+    EmpiricalFisher,
+    SequenceGradients,
+    Woodbury,
+    capture,
+    confirm,
+    kfac,
+    named_solver,
+    per_sequence,
+    plan,
+    solve,
+)
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.uses import Lookup, Outer, Use
 from unlearn_lib.data.batches import Example
@@ -338,13 +352,13 @@ def test_a_wrong_capture_is_refused_before_the_first_solve(dtype: torch.dtype) -
     message = r"differs from plain differentiation by a relative .*Leave it out with params=.*solver='cg'"
     for solver in ("woodbury", "block", "diagonal"):
         with pytest.raises(NumericsError, match=message):
-            F.solve(torch.ones(F.size), 0.1, solver)
+            solve(F, torch.ones(F.size), named_solver(solver, 0.1))
     with pytest.raises(NumericsError, match=message):
         F.linearize() @ torch.ones(F.size)
     with pytest.raises(NumericsError, match=message):
-        KFAC(model, batches).solve(torch.ones(F.size), 0.1)
+        solve(KFAC(model, batches), torch.ones(F.size), Auto(0.1))
     # what is advised works
-    assert F.solve(torch.ones(F.size), 10.0, "cg", tolerance=1e-3).converged
+    assert solve(F, torch.ones(F.size), ConjugateGradients(10.0), tolerance=1e-3).converged
 
 
 @pytest.mark.parametrize("sizes", [(5,), (1, 4)], ids=str)
@@ -355,10 +369,10 @@ def test_the_comparison_costs_at_most_a_gradient_of_one_text_once(sizes: Any) ->
     costs = []
     for _ in range(2):
         F = EmpiricalFisher(model, batched(sequences, sizes))
-        plan = F.plan("woodbury")
-        solution = F.solve(draw(F.size), 0.1)
-        assert plan.gradient_evaluations == pytest.approx(solution.gradient_evaluations, rel=0.1)
-        costs.append(solution.gradient_evaluations * F.gradient_flops)
+        planned = plan(F, Woodbury(0.1))
+        solution = solve(F, draw(F.size), Auto(0.1))
+        assert planned.gradient_evaluations == pytest.approx(solution.gradient_evaluations, rel=0.1)
+        costs.append(solution.gradient_evaluations / F.sequences * F.gradient_flops)
     one = EmpiricalFisher(model, batched(sequences[2:3], (1,)))
     assert 0 < costs[0] - costs[1] <= one.gradient_flops
     # of other parameters nothing is known yet

@@ -9,7 +9,7 @@ from dense import FAMILIES, batched, build, examples, relative
 from torch import Tensor
 
 from unlearn_lib import unlearn
-from unlearn_lib.curvature import KFAC, EmpiricalFisher, GaussNewton
+from unlearn_lib.curvature import KFAC, Auto, EmpiricalFisher, GaussNewton, Kronecker, solve
 from unlearn_lib.curvature.kfac import draw_labels
 from unlearn_lib.curvature.uses import materialise
 from unlearn_lib.curvature.vector import flatten, unflatten
@@ -94,11 +94,11 @@ def test_inverse_and_powers(correction: bool) -> None:
     kfac = KFAC(build("gpt2"), batched(examples(), (3, 2)), correction=correction)
     A, v = kfac.as_matrix(), torch.randn(kfac.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     damped = A + 0.01 * torch.eye(len(A), dtype=A.dtype)
-    solution = kfac.solve(v, 0.01)
+    solution = solve(kfac, v, Auto(0.01))
     assert relative(solution.value, torch.linalg.solve(damped, v)) < 1e-9
     assert solution.converged
-    root = kfac.solve(v, 0.01, exponent=-0.5).value
-    assert relative(kfac.solve(root, 0.01, exponent=-0.5).value, solution.value) < 1e-9
+    root = solve(kfac, v, Kronecker(0.01), exponent=-0.5).value
+    assert relative(solve(kfac, root, Kronecker(0.01), exponent=-0.5).value, solution.value) < 1e-9
     assert relative(kfac.diagonal(), A.diagonal()) < 1e-12
     assert relative(A, A.T) < 1e-12
     assert torch.linalg.eigvalsh(A).min() > -1e-9
@@ -178,4 +178,4 @@ def test_refusals() -> None:
     with pytest.raises(NumericsError, match="no labels to draw"):
         KFAC(model_, batches).eigen()
     with pytest.raises(InputError, match="kfac solver needs damping > 0"):
-        KFAC(model, batches).solve(torch.ones(EmpiricalFisher(model, batches).size), 0.0)
+        solve(KFAC(model, batches), torch.ones(EmpiricalFisher(model, batches).size), Kronecker(0.0))

@@ -8,6 +8,7 @@ from dense import relative
 from torch import Tensor
 
 from unlearn_lib import unlearn
+from unlearn_lib.curvature import ConjugateGradients, solve
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.data.batches import encode, make_batches
@@ -144,7 +145,7 @@ def test_exact_for_a_quadratic_loss() -> None:
     H = Quadratic(X[retain].T @ X[retain] / 25)
     for side in ("forget", "retain"):
         v = right_hand_side(side, {"w": risk_gradient(forget, w)}, {"w": risk_gradient(retain, w)}, 5 / 25)
-        step = H.solve(v, L2, "cg", tolerance=1e-13).value
+        step = solve(H, v, ConjugateGradients(L2), tolerance=1e-13).value
         assert isinstance(step, dict)
         assert relative(w + step["w"], minimum(retain)) < 1e-10
 

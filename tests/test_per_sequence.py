@@ -8,7 +8,7 @@ from dense import FAMILIES, VOCABULARY, Dense, batched, build, examples, relativ
 from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutput
 
-from unlearn_lib.curvature import EmpiricalFisher, SequenceGradients
+from unlearn_lib.curvature import ConjugateGradients, EmpiricalFisher, SequenceGradients, Woodbury, named_solver, solve
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.uses import Direct
@@ -75,7 +75,7 @@ def test_a_lora_adapter_alone() -> None:
     dense = Dense(wrapped, sequences)
     chosen = torch.cat([torch.full((p.numel(),), name in F.params) for name, p in wrapped.named_parameters()])
     assert_all_products(F, dense.gradients()[:, chosen])
-    assert relative(F.solve(draw(F.size), 0.1, "woodbury").value, F.solve(draw(F.size), 0.1, "cg").value) < 1e-7
+    assert relative(solve(F, draw(F.size), Woodbury(0.1)).value, solve(F, draw(F.size), ConjugateGradients(0.1)).value) < 1e-7
 
 
 def test_a_subset_of_parameters() -> None:
@@ -189,7 +189,7 @@ def test_a_gradient_that_overflows_is_refused(solver: str, monkeypatch: pytest.M
     )
     F = EmpiricalFisher(model, batched(examples(), (5,)))
     with pytest.raises(NumericsError, match="per-sequence gradient is not finite"):
-        F.solve(torch.ones(F.size), 0.1, solver)
+        solve(F, torch.ones(F.size), named_solver(solver, 0.1))
 
 
 def test_matrix_product_settings_are_restored() -> None:

@@ -6,39 +6,66 @@ import pytest
 import torch
 from test_cost import opt
 
-from unlearn_lib.curvature import KFAC, EmpiricalFisher, GaussNewton, Hessian
+from unlearn_lib.curvature import (
+    KFAC,
+    Auto,
+    Block,
+    ConjugateGradients,
+    Dense,
+    Diagonal,
+    EmpiricalFisher,
+    GaussNewton,
+    Hessian,
+    Kronecker,
+    Recursion,
+    Solver,
+    Woodbury,
+    plan,
+    solve,
+)
+from unlearn_lib.data.batches import encode, make_batches
 from unlearn_lib.errors import InputError
 
-CASES: tuple[tuple[type, str, dict[str, Any]], ...] = (
-    (EmpiricalFisher, "woodbury", {}),
-    (EmpiricalFisher, "woodbury", {"keep": "gradients"}),
-    (EmpiricalFisher, "woodbury", {"keep": "nothing"}),
-    (EmpiricalFisher, "woodbury", {"keep": "nothing", "passes": 4}),
-    (EmpiricalFisher, "block", {"width": 48}),
-    (EmpiricalFisher, "diagonal", {}),
-    (EmpiricalFisher, "recursion", {}),
-    (EmpiricalFisher, "cg", {"max_steps": 1}),
-    (GaussNewton, "cg", {"max_steps": 1}),
-    (EmpiricalFisher, "cg", {"max_steps": 1, "linearize": True}),
-    (GaussNewton, "cg", {"max_steps": 1, "linearize": True}),
-    (Hessian, "cg", {"max_steps": 1}),
-    (Hessian, "cg", {"max_steps": 1, "linearize": True}),
+CASES: tuple[tuple[type, type[Solver], dict[str, Any]], ...] = (
+    (EmpiricalFisher, Woodbury, {}),
+    (EmpiricalFisher, Woodbury, {"keep": "gradients"}),
+    (EmpiricalFisher, Woodbury, {"keep": "nothing"}),
+    (EmpiricalFisher, Woodbury, {"keep": "nothing", "passes": 4}),
+    (EmpiricalFisher, Block, {"width": 48}),
+    (EmpiricalFisher, Diagonal, {}),
+    (EmpiricalFisher, Recursion, {}),
+    (EmpiricalFisher, ConjugateGradients, {"max_steps": 1}),
+    (GaussNewton, ConjugateGradients, {"max_steps": 1}),
+    (EmpiricalFisher, ConjugateGradients, {"max_steps": 1, "linearize": True}),
+    (GaussNewton, ConjugateGradients, {"max_steps": 1, "linearize": True}),
+    (Hessian, ConjugateGradients, {"max_steps": 1}),
+    (Hessian, ConjugateGradients, {"max_steps": 1, "linearize": True}),
 )
 
 
 @pytest.mark.parametrize("sizes", [(16,), (6, 6, 4)])
 @pytest.mark.parametrize(("make", "solver", "options"), CASES)
 def test_plan_is_within_a_fifth_of_what_is_counted(
-    make: type, solver: str, options: dict[str, Any], sizes: tuple[int, ...]
+    make: type, solver: type[Solver], options: dict[str, Any], sizes: tuple[int, ...]
 ) -> None:
     model, batch = opt(layers=2)
     batches = [dict(zip(batch, part, strict=True)) for part in zip(*(t.split(sizes) for t in batch.values()), strict=True)]
     operator = make(model, batches)
-    plan = operator.plan(solver, **options)
+    chosen = solver(100.0, **options)
+    planned = plan(operator, chosen)
     v = torch.randn(operator.size, generator=torch.Generator().manual_seed(0))
-    solution = operator.solve(v, 100.0, solver, tolerance=1e-9 if solver == "cg" else 0.1, throw=False, **options)
-    assert plan.peak_memory_bytes == pytest.approx(solution.peak_memory_bytes, rel=0.2)
-    assert plan.gradient_evaluations == pytest.approx(solution.gradient_evaluations, rel=0.1)
+    solution = solve(operator, v, chosen, tolerance=1e-9 if solver is ConjugateGradients else 0.1, throw=False)
+    assert planned.peak_memory_bytes == pytest.approx(solution.peak_memory_bytes, rel=0.2)
+    assert planned.gradient_evaluations == pytest.approx(solution.gradient_evaluations, rel=0.1)
+
+
+def test_the_dense_plan_is_in_bytes(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
+    model = tiny(dtype=torch.float32)
+    F = EmpiricalFisher(model, make_batches(encode(texts[:8], tokenizer, 256).examples, 4), params="*layers.0*")
+    planned = plan(F, Dense(100.0))
+    solution = solve(F, torch.ones(F.size), Dense(100.0), throw=False)
+    assert planned.peak_memory_bytes == pytest.approx(solution.peak_memory_bytes, rel=0.2)
+    assert planned.gradient_evaluations == pytest.approx(solution.gradient_evaluations, rel=0.1)
 
 
 def test_what_does_not_fit_is_refused_with_the_setting_that_does() -> None:
@@ -49,13 +76,13 @@ def test_what_does_not_fit_is_refused_with_the_setting_that_does() -> None:
     with pytest.raises(
         InputError, match=r"woodbury: 1\d\d MiB.*what fits: woodbury, keep='nothing', passes=\d+: \d\d MiB"
     ) as caught:
-        F.solve(v, 0.1, memory_limit=limit)
+        solve(F, v, Auto(0.1), memory_limit=limit)
     passes = int(str(caught.value).split("passes=")[1].split(":")[0])
-    solution = F.solve(v, 0.1, memory_limit=limit, keep="nothing", passes=passes)
+    solution = solve(F, v, Woodbury(0.1, keep="nothing", passes=passes), memory_limit=limit)
     assert solution.peak_memory_bytes <= limit
     with pytest.raises(InputError, match="use smaller batches, fewer sequences, or a part of the parameters"):
-        F.solve(v, 0.1, memory_limit=2**20)
-    assert F.solve(v, 0.1, memory_limit=2**30).converged
+        solve(F, v, Auto(0.1), memory_limit=2**20)
+    assert solve(F, v, Auto(0.1), memory_limit=2**30).converged
 
 
 def test_plan_without_the_memory_for_the_model() -> None:
@@ -66,16 +93,30 @@ def test_plan_without_the_memory_for_the_model() -> None:
         model = AutoModelForCausalLM.from_config(OPTConfig(num_hidden_layers=2), attn_implementation="eager").eval()
     ids = torch.zeros(4, 32, dtype=torch.long)  # the batches may well be there
     F = EmpiricalFisher(model, [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}])
-    plan = F.plan()
+    planned = plan(F, Auto(1.0))
     check = 2 / 3 / 4  # of one of the four texts
-    assert plan.gradient_evaluations == pytest.approx(2.0 + check, abs=0.1)
-    assert plan.peak_memory_bytes > 3 * 4 * F.size
+    assert planned.gradient_evaluations / 4 == pytest.approx(2.0 + check, abs=0.1)
+    assert planned.peak_memory_bytes > 3 * 4 * F.size
 
 
 def test_refusals() -> None:
     model, batch = opt()
     with pytest.raises(InputError, match="no plan for solver 'kfac'; there is one for woodbury"):
-        KFAC(model, [batch]).plan()
+        plan(KFAC(model, [batch]), Kronecker(1.0))
     F = EmpiricalFisher(model, [batch])
     with pytest.raises(InputError, match="memory_limit needs a plan, and there is none for a Combination"):
-        (2 * F).solve(torch.ones(F.size), 1.0, memory_limit=1)
+        solve(2 * F, torch.ones(F.size), Auto(1.0), memory_limit=1)
+    for solver in (Diagonal(1.0), Block(1.0), Dense(1.0)):  # of any other operator they form the whole matrix
+        with pytest.raises(InputError, match=f"'{solver.name}' with an EmpiricalFisher alone, not with a Hessian"):
+            plan(Hessian(model, [batch]), solver)
+    with pytest.raises(InputError, match="matrix is refused"):
+        plan(F, Dense(1.0))
+
+
+def test_a_plan_says_what_it_counts() -> None:
+    model, batch = opt(layers=1)
+    F = EmpiricalFisher(model, [batch])
+    assert "woodbury, keep='gradients': " in str(plan(F, Woodbury(1.0, keep="gradients")))
+    steps = plan(F, ConjugateGradients(1.0, max_steps=3))
+    assert str(steps).endswith(f"at most {steps.gradient_evaluations:,.1f} gradients of single texts")
+    assert steps.gradient_evaluations == pytest.approx(4 * 2 * 16)  # 4 products of 2 gradients, for each of 16 texts

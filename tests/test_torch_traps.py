@@ -15,7 +15,18 @@ from torch import Tensor
 from torch.func import grad, jacrev, jvp, vjp
 
 from unlearn_lib import text_losses, unlearn
-from unlearn_lib.curvature import KFAC, EmpiricalFisher, GaussNewton, Hessian, SequenceGradients
+from unlearn_lib.curvature import (
+    KFAC,
+    Auto,
+    EmpiricalFisher,
+    GaussNewton,
+    Hessian,
+    SequenceGradients,
+    Woodbury,
+    invert,
+    named_solver,
+    solve,
+)
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.errors import InputError
 
@@ -109,8 +120,8 @@ def results(make: type[Operator], model: Any) -> dict[str, Tensor]:
     v = torch.randn(operator.size, generator=torch.Generator().manual_seed(0))
     found = {"product": operator @ v, "mv": flat(operator.mv(operator.own_form(v))), "kept": operator.linearize() @ v}
     if make is not Hessian:
-        found["solution"] = operator.solve(v, 1.0).value
-        found["preconditioner"] = operator.inverse(1.0, operator.default_solver) @ v
+        found["solution"] = solve(operator, v, Auto(1.0)).value
+        found["preconditioner"] = invert(operator, Auto(1.0)) @ v
     if make is EmpiricalFisher:
         gradients = SequenceGradients(operator)
         found |= {
@@ -119,8 +130,8 @@ def results(make: type[Operator], model: Any) -> dict[str, Tensor]:
             "diagonal": operator.diagonal(),
         }
         found |= {"project": operator.project(operator.own_form(v)), "adjoint": flat(operator.adjoint(torch.ones(5)))}
-        found |= {solver: operator.solve(v, 0.1, solver).value for solver in ("block", "diagonal", "recursion")}
-        found["nothing kept"] = operator.solve(v, 0.1, "woodbury", keep="nothing").value
+        found |= {solver: solve(operator, v, named_solver(solver, 0.1)).value for solver in ("block", "diagonal", "recursion")}
+        found["nothing kept"] = solve(operator, v, Woodbury(0.1, keep="nothing")).value
     if make is KFAC:
         found["diagonal"] = operator.diagonal()
     return found
@@ -198,7 +209,7 @@ def test_what_cannot_be_differentiated_is_refused_in_a_sentence(make: Any) -> No
         with pytest.raises(InputError, match=r"torch.inference_mode\(\) forbids; call it outside of that block"):
             make(model, batches)
         with pytest.raises(InputError, match=r"torch.inference_mode\(\) forbids; call it outside of that block"):
-            operator.solve(torch.ones(operator.size), 10.0)
+            solve(operator, torch.ones(operator.size), Auto(10.0))
         made = build("opt")
     with pytest.raises(InputError, match=r"was made inside torch.inference_mode\(\).*load the model outside"):
         make(made, batches)

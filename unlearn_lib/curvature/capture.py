@@ -64,8 +64,8 @@ def capture(
         `(losses_B, uses)`; a parameter that is never used has a use without positions, whose gradient is zero.
 
     Cost: 2/3 gradient (forward, and backward without weight gradients), and the memory of a gradient, plus what is kept: input
-    and output gradient of every product. Where a function of the model has no rule in `rows` one backward pass more, 1/3
-    gradient; for parameters that are followed B backward passes, in all up to a gradient, and their B gradients.
+    and output gradient of every product. Where a function of the model has no rule in `rows` it takes one backward pass more, 1/3
+    gradient; parameters that are followed take B backward passes, in all up to a gradient, and the memory of their B gradients.
     """
     watch = _Watch(params, fixed, shape, followed)
     with torch.enable_grad():
@@ -103,12 +103,12 @@ class _Watch(TorchFunctionMode):
         self.calls: list[Call] = []
         # zeros added to outputs: a backward pass to them goes through every output
         self.anchors: list[Tensor] = []
-        self.state = WeakTensorKeyDictionary()  # of the tensors that need a gradient
+        self.state = WeakTensorKeyDictionary()  # what is known about each tensor that needs a gradient
         self.concealed: set[str] = set()
         self.enabled = True  # whether the model itself leaves gradients on
         self.unruled = False  # whether rows have met a function without a rule
         self.phase = "wait"
-        self.gradients: dict[int, Tensor] = {}  # of the calls' outputs
+        self.gradients: dict[int, Tensor] = {}  # the gradients of the calls' outputs
         self.errors: dict[int, Tensor] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,17 +1,17 @@
-r"""Whether captured factors are the gradient: of one text, against plain reverse-mode differentiation of that text alone.
+r"""Whether captured factors are the gradient: those of one text are compared with plain reverse-mode differentiation of it alone.
 
 A residual cannot tell, since it is made of the same factors. The gradients themselves are compared, parameter by parameter:
-of a matrix g_pq the row u^T g with random signs u_p, which differs wherever g does and needs no g to be formed. Plain
+for a matrix g_pq the row u^T g with random signs u_p, which differs wherever g does and needs no g to be formed. Plain
 differentiation gives it as the gradient in w at w = 0 of the model with x W^T + (x w) u^T for x W^T; a parameter's uses in
-anything but a product are differentiated as they are. So a text costs 2/3 of its gradient, and is taken once for each class of
-model and its shapes. Shape suffixes: B sequences, T positions, p x q a parameter.
+anything but a product are differentiated as they are. A text costs 2/3 of its gradient that way, and one is taken for each class
+of model and its shapes. Shape suffixes: B sequences, T positions, p x q a parameter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,13 +20,11 @@ from torch.overrides import TorchFunctionMode
 
 from unlearn_lib.curvature.calls import factors
 from unlearn_lib.curvature.precision import exact_products
+from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.uses import Direct, Lookup, Use, as_matrix
 from unlearn_lib.curvature.vector import Vector, numbers
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch
-
-if TYPE_CHECKING:
-    from unlearn_lib.curvature.risk import EmpiricalRisk
 
 # What counts as the length of a gradient that is zero but for rounding (the bias of keys), as a share of all parameters'.
 FLOOR = 0.01
@@ -50,7 +48,7 @@ class Witness:
 
     Args:
         risk: The operator whose parameters are captured.
-        number: Of the batch, among the risk's.
+        number: Which of the risk's batches it is.
         alone: The losses of a batch of one, made from the batch's row i.
         together: The losses of the batch.
     """
@@ -63,7 +61,7 @@ class Witness:
         self.open = set(risk.params)  # not compared yet
 
     def differences(self, uses: Mapping[str, Sequence[Use]]) -> dict[str, float]:
-        """Of every captured parameter: how far its factors are from the gradient, relative to that."""
+        """How far the factors of every captured parameter are from its gradient, relative to the gradient's length."""
         with torch.no_grad(), exact_products():
             found = {
                 name: reduce(torch.add, (_row(use, self.row, self.signs[name]) for use in of)) for name, of in uses.items()
@@ -85,7 +83,7 @@ class Witness:
             raise NumericsError(
                 f"the gradient of parameter {worst}, taken by watching the model run, differs from plain differentiation by a relative "
                 f"{error:.1e}: the model uses it in a way that cannot be watched. Leave it out with params=, or use what does not watch: "
-                "a solve with solver='cg' (without linearize), the method 'newton'"
+                "a solve with ConjugateGradients (solver='cg') without linearize, or the method 'newton'"
             )
         self.open -= uses.keys()
         if not self.open:
@@ -117,7 +115,7 @@ class _Rows(TorchFunctionMode):
 
 
 def gradient_rows(losses: Losses, params: Vector, signs: Mapping[str, Tensor], i: int) -> Vector:
-    """`[q]` of every parameter: u^T g, with g the gradient of loss i. Of a bias or another single column g itself, `[p]`."""
+    """For every parameter `[q]`: u^T g, with g the gradient of loss i. For a bias or another single column it is g itself, `[p]`."""
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     with torch.enable_grad(), exact_products():
         with _Rows(leaves, signs) as rows:
@@ -138,7 +136,7 @@ def due(risk: EmpiricalRisk) -> int | None:
 
 
 def unconfirmed(risk: EmpiricalRisk) -> int | None:
-    """The same for a plan, which needs no contents."""
+    """The same number as `due` gives, for a plan, which needs no contents."""
     number = best_batch(risk.batches)
     return None if _key(risk, number) in _confirmed else number
 
@@ -179,7 +177,7 @@ def _signs(params: Vector) -> dict[str, Tensor]:
 
 
 def _row_of(g: Tensor, signs_p: Tensor) -> Tensor:
-    """`[q]`: u^T g; of a bias the bias's own gradient, `[p]`."""
+    """`[q]`: u^T g; for a bias its own gradient, `[p]`."""
     g_pq = as_matrix(g)
     return g_pq[:, 0] if g_pq.shape[1] == 1 else (g_pq * signs_p[:, None]).sum(0)
 
@@ -198,7 +196,7 @@ def _relative(found: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> dict[s
     lengths = dict(zip(rows, numbers(row.double().norm() for row in rows.values()), strict=True))
     floor = FLOOR * max(lengths.values())
     apart = numbers((found[name] - rows[name]).double().norm() for name in found)
-    # of nothing but zeros the difference itself
+    # where the gradient is nothing but zeros, the difference itself is the error
     return {name: error / ((lengths[name] + floor) or 1.0) for name, error in zip(found, apart, strict=True)}
 
 

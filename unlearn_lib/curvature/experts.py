@@ -24,6 +24,7 @@ def eager_experts(model: Any, *, contents: bool = True) -> Iterator[None]:
         yield
         return
     if not contents:
+        # transformers takes seconds to import, and only a plan needs it here
         from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
         ALL_EXPERTS_FUNCTIONS[REHEARSAL] = _evenly

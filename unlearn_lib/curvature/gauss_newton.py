@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unlearn_lib.curvature.derivatives import JacobianGraph, forward_or_reverse, jvp, vjp
 from unlearn_lib.curvature.operator import Operator
-from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
+from unlearn_lib.curvature.risk import EmpiricalRisk, Linearized, token_weights
 from unlearn_lib.curvature.vector import Vector, total
 from unlearn_lib.losses import Batch
 
@@ -44,9 +44,21 @@ class GaussNewton(EmpiricalRisk):
         return LogitsGraph(self, batch)
 
     def linearize(self) -> Operator:
-        from unlearn_lib.curvature.linearized import LinearizedGaussNewton
-
         return LinearizedGaussNewton(self)
+
+
+class LinearizedGaussNewton(Linearized):
+    """The Gauss-Newton matrix from the kept graphs of the logits and of J^T w, which is linear in w, so that its derivative in w is J.
+
+    To prepare it costs 1 gradient; a product costs 4/3 gradient instead of 2.
+    """
+
+    def __init__(self, gauss_newton: GaussNewton) -> None:
+        super().__init__(gauss_newton)
+        self._graphs = [gauss_newton.logits_graph(batch) for batch in gauss_newton.batches]
+
+    def mv(self, v: Vector) -> Vector:
+        return total(graph.product(v) for graph in self._graphs)
 
 
 class LogitsGraph:

@@ -14,8 +14,6 @@ best one in the Frobenius norm. Shape suffixes: B sequences, T positions, p x q 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import torch
@@ -23,67 +21,34 @@ from torch import Tensor
 
 from unlearn_lib.curvature.capture import capture
 from unlearn_lib.curvature.confirm import Witness, due, row_of
+from unlearn_lib.curvature.moments import Eigen, Moments, for_positions
 from unlearn_lib.curvature.per_sequence import CHUNK_NUMBERS
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
-from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, as_matrix, materialise
+from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, materialise
 from unlearn_lib.curvature.vector import Vector, flatten
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import IGNORED, Batch, token_nll
 
 
-@dataclass(frozen=True)
-class Eigen:
-    """One parameter's block: U_L (x) U_R diag(values_pq) of it; None stands for the identity."""
-
-    left_pp: Tensor | None
-    right_qq: Tensor | None
-    values_pq: Tensor
-
-    def apply(self, v: Tensor, values_pq: Tensor) -> Tensor:
-        """The block with other eigenvalues, times v."""
-        v_pq = as_matrix(v)
-        if self.left_pp is not None:
-            v_pq = self.left_pp.T @ v_pq
-        if self.right_qq is not None:
-            v_pq = v_pq @ self.right_qq
-        v_pq = v_pq * values_pq
-        if self.left_pp is not None:
-            v_pq = self.left_pp @ v_pq
-        if self.right_qq is not None:
-            v_pq = v_pq @ self.right_qq.T
-        return v_pq.view_as(v)
-
-    def diagonal(self) -> Tensor:
-        """`[p, q]`"""
-        values_pq = self.values_pq
-        if self.left_pp is not None:
-            values_pq = self.left_pp.square() @ values_pq
-        if self.right_qq is not None:
-            values_pq = values_pq @ self.right_qq.square().T
-        return values_pq
-
-
 class KFAC(EmpiricalRisk):
-    """Block-diagonal approximation of `GaussNewton`, positive semi-definite, ready to invert (`solver="kfac"`).
+    """Block-diagonal approximation of `GaussNewton`, positive semi-definite, ready to invert (by the solver `Kronecker`).
 
     What meets the text in a matrix product or an embedding gets a Kronecker block: Linear, Conv1D, embeddings, a tied head
     with both of its uses added. A side longer than `max_side` (a vocabulary) keeps the identity as its eigenvectors.
     Everything else (biases, norms, scales; `left_out`) gets the diagonal of the same matrix.
 
     Args:
-        model, batches, params, precision: As of every operator over sequences.
+        model, batches, params, precision: See `EmpiricalRisk`.
         correction: EK-FAC's eigenvalues (default) or K-FAC's.
         samples: Draws of the labels.
-        seed: Of the draws.
+        seed: The seed that the labels are drawn from.
         max_side: Longest side that is decomposed, d^3 FLOPs.
 
     Cost, once, at the first product: 2/3 gradient and the second moments for each draw, as much again for the correction, and
     the eigenvectors in float64. A product: 4 p q (p + q) FLOPs for each matrix. Memory: p^2 + q^2 + p q for each, and one
     batch's factors while it is built.
     """
-
-    default_solver = "kfac"
 
     def __init__(
         self,
@@ -123,10 +88,10 @@ class KFAC(EmpiricalRisk):
         return self._eigen
 
     def _build(self) -> dict[str, Eigen]:
-        moments: dict[str, _Moments] = {}
+        moments: dict[str, Moments] = {}
         for uses_by_name, heard_BT in self._draws():
             for name, uses in uses_by_name.items():
-                moments.setdefault(name, _Moments(self.params[name], self.max_side)).add(uses, heard_BT)
+                moments.setdefault(name, Moments(self.params[name], self.max_side)).add(uses, heard_BT)
         eigen = {name: moment.eigen() for name, moment in moments.items()}
         if not self.correction:
             return eigen
@@ -211,76 +176,6 @@ class _Labels:
         return self.drawn_BS
 
 
-class _Moments:
-    """Of one parameter: L_u and R_u of each of its uses u, in float64; or the diagonal of its entries, where it has no sides.
-
-    A side that is too long, or a row that is looked up, has the diagonal of its moment only.
-    """
-
-    def __init__(self, like: Tensor, max_side: int) -> None:
-        self.like, self.max_side = like, max_side
-        self.sides: dict[tuple[int, int], Tensor] = {}  # (use, side) -> moment
-        self.positions = 0.0
-        self.entries: Tensor | None = None
-
-    def add(self, uses: Sequence[Use], heard_BT: Tensor) -> None:
-        factored = [use for use in uses if not isinstance(use, Direct)]
-        if len(factored) < len(uses):
-            part = materialise(uses, 0, len(as_matrix(self.like))).double().square().sum(0)
-            self.entries = part if self.entries is None else self.entries + part
-            return
-        heard = _for_positions(heard_BT, factored[0])
-        self.positions += float(heard.sum()) / max(1, heard.shape[1] // heard_BT.shape[1])  # of the text or of virtual tokens
-        for number, use in enumerate(factored):
-            if isinstance(use, Lookup):
-                heard = _for_positions(heard_BT, use)
-                left = torch.bincount(use.ids_BT.flatten(), heard.flatten().double(), minlength=use.rows)
-            else:
-                left = self._moment(use.left_BTp)
-            for side, moment in enumerate((left, self._moment(use.right_BTq))):
-                self.sides[number, side] = self.sides.get((number, side), 0) + moment
-
-    def _moment(self, x_BTs: Tensor) -> Tensor:
-        if x_BTs.shape[-1] > self.max_side:
-            return x_BTs.double().square().sum((0, 1))
-        # in float64, since tokens that are as frequent have nearly equal eigenvalues, whose eigenvectors turn with the rounding
-        x = x_BTs.flatten(0, 1).double()
-        return x.T @ x
-
-    def eigen(self) -> Eigen:
-        """K-FAC's block sum_u L_u (x) R_u / N: eigenvectors of its partial traces, and its diagonal in them (one use: eigenvalues)."""
-        if self.entries is not None:
-            return Eigen(None, None, self.entries.to(self.like))
-        numbers = range(len(self.sides) // 2)
-        vectors = [
-            self._vectors(side, [(self.sides[u, side], _trace(self.sides[u, 1 - side])) for u in numbers]) for side in (0, 1)
-        ]
-        values_pq = sum(
-            (_in(vectors[0], self.sides[u, 0]).outer(_in(vectors[1], self.sides[u, 1])) for u in numbers),
-            start=torch.zeros((), dtype=torch.float64, device=self.like.device),
-        )
-        left, right = (None if U is None else U.to(self.like) for U in vectors)
-        return Eigen(left, right, (values_pq / self.positions).clamp_min(0).to(self.like))
-
-    def _vectors(self, side: int, weighted: list[tuple[Tensor, float]]) -> Tensor | None:
-        if all(moment.ndim == 1 for moment, _ in weighted) or as_matrix(self.like).shape[side] > self.max_side:
-            return None
-        combined = [weight * (moment if moment.ndim == 2 else moment.diag()) for moment, weight in weighted]
-        U: Tensor = torch.linalg.eigh(reduce(torch.add, combined))[1]
-        return U
-
-
-def _trace(moment: Tensor) -> float:
-    return float(moment.sum() if moment.ndim == 1 else moment.trace())
-
-
-def _in(U: Tensor | None, moment: Tensor) -> Tensor:
-    """The diagonal of a moment in the basis U."""
-    if U is None:
-        return moment if moment.ndim == 1 else moment.diagonal()
-    return moment @ U.square() if moment.ndim == 1 else (U * (moment @ U)).sum(0)
-
-
 def _heard(batch: Batch) -> Tensor:
     """`[B, T]`: the positions that a loss can depend on: of the text, and with a scored token after them."""
     scored_BS = batch["labels"][:, 1:] != IGNORED
@@ -288,19 +183,11 @@ def _heard(batch: Batch) -> Tensor:
     return torch.nn.functional.pad(later_BS, (0, 1)) & batch["attention_mask"].bool()
 
 
-def _for_positions(heard_BT: Tensor, use: Outer | Lookup) -> Tensor:
-    """`[B, S]` for the positions of a use: where heads and the like count as positions, each one of the text is several; virtual
-    tokens stand before the text, and all of it depends on them."""
-    (B, T), S = heard_BT.shape, use.right_BTq.shape[1]
-    virtual = S % T
-    return torch.cat([heard_BT.new_ones(B, virtual), heard_BT.repeat_interleave(S // T, dim=1)], 1)
-
-
 def _mask(use: Use, heard_BT: Tensor) -> Use:
     """The use without the positions that no loss depends on: their inputs would count in one factor, and not in the other."""
     if isinstance(use, Direct):
         return use
-    heard_BT1 = _for_positions(heard_BT, use).unsqueeze(-1)
+    heard_BT1 = for_positions(heard_BT, use).unsqueeze(-1)
     if isinstance(use, Lookup):
         return Lookup(use.ids_BT, use.right_BTq * heard_BT1, use.rows)
     return Outer(use.left_BTp * heard_BT1, use.right_BTq * heard_BT1)

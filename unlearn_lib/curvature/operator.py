@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, overload
+from functools import cached_property
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -11,10 +12,6 @@ from torch import Tensor
 from unlearn_lib.curvature.vector import Vector, flatten, scale, total, unflatten
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import without_autocast
-
-if TYPE_CHECKING:
-    from unlearn_lib.curvature.solution import Solution
-    from unlearn_lib.curvature.solvers.base import Inverse
 
 MATRIX_LIMIT = 20_000
 # what multiplies or differentiates, in whichever operator defines it
@@ -25,11 +22,11 @@ class Operator(ABC):
     """A symmetric linear operator. `params` gives the names, shapes, dtype and device of its vectors.
 
     `A @ v` takes a dict by parameter name, or one flat tensor `[P]`, and answers in the same form. `A + B` and `c * A` are
-    operators again. A `torch.autocast` around a call has no effect on it.
+    operators again. A `torch.autocast` around a call has no effect on it. An operator knows its products; what is solved with it,
+    and how, is a solver's (`unlearn_lib.curvature.solving`).
     """
 
     params: Vector
-    default_solver = "cg"
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -76,8 +73,12 @@ class Operator(ABC):
     __rmul__ = __mul__
 
     def linearize(self) -> Operator:
-        """The same operator with everything kept that does not depend on the vector: cheaper products for more memory, see
-        `unlearn_lib.curvature.linearized`. Worth it from the second product on."""
+        """The same operator with everything kept that does not depend on the vector, where it knows a way: cheaper products.
+
+        What is kept of all batches stays in memory until the operator is dropped: the activations of the forward pass, for
+        `Hessian` and `GaussNewton` those of the backward pass as well, about three times what a gradient needs. Worth it from the
+        second product on.
+        """
         return self
 
     def as_matrix(self) -> Tensor:
@@ -109,63 +110,14 @@ class Operator(ABC):
         """The sum of the diagonal."""
         return float(self.diagonal().double().sum())
 
-    def solve(
-        self,
-        v: Vector | Tensor,
-        damping: float,
-        solver: str | None = None,
-        *,
-        exponent: float = -1.0,
-        tolerance: float | None = None,
-        throw: bool = True,
-        memory_limit: int | None = None,
-        **options: Any,
-    ) -> Solution:
-        """Solve (A + damping I) x = v, or apply another power: x = (A + damping I)^exponent v.
-
-        Args:
-            v: Dict by parameter name, or flat `[P]`.
-            damping: lambda, at least 0.
-            solver: `"woodbury"`, `"recursion"` (empirical Fisher), `"kfac"` (KFAC), `"block"`, `"diagonal"`, `"dense"`, `"cg"`;
-                default: woodbury for the Fisher, kfac for KFAC, else cg.
-            exponent: p; cg and recursion know -1 only.
-            tolerance: Relative residual to reach; default 3e-5 in float32, 1e-9 in float64.
-            throw: Raise where the tolerance is not reached; otherwise return what there is, with the reason.
-            memory_limit: Bytes beyond model, data and v that may be used; what the plan says would not fit is refused before
-                it starts.
-            options: Of the solver, see its class.
-
-        Returns:
-            A `Solution` with x in the form of v, the true residual, the reason for stopping, and the cost.
-
-        Raises:
-            InputError: Unknown solver or option, a vector that does not fit, a damping that is not usable.
-            NumericsError: v is not finite; the damping is too small for the number format; `NotConvergedError` (with `throw`).
-        """
-        from unlearn_lib.curvature.solve import solve  # the solvers build on operators
-
-        return solve(
-            self,
-            v,
-            damping,
-            solver,
-            exponent=exponent,
-            tolerance=tolerance,
-            throw=throw,
-            memory_limit=memory_limit,
-            options=options,
-        )
-
-    def inverse(self, damping: float, solver: str, **options: Any) -> Inverse:
-        """(A + damping I)^-1 as an operator that is prepared once and applied often, for example as a preconditioner."""
-        from unlearn_lib.curvature.solve import inverse
-
-        return inverse(self, damping, solver, options)
-
     @property
     def gradient_flops(self) -> int:
-        """FLOPs of one gradient over the operator's sequences; 0 where there are none."""
+        """FLOPs of the gradients of all the operator's texts, each taken once; 0 where there are none."""
         return 0
+
+    def texts_worth(self, flops: float) -> float:
+        """The number of gradients of single texts (forward and backward) that so many FLOPs would have paid for; 0 without texts."""
+        return 0.0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -197,7 +149,15 @@ class Combination(Operator):
 
     @property
     def gradient_flops(self) -> int:
-        return max(operator.gradient_flops for _, operator in self.terms)
+        return self._dearest.gradient_flops
+
+    def texts_worth(self, flops: float) -> float:
+        return self._dearest.texts_worth(flops)
+
+    @cached_property
+    def _dearest(self) -> Operator:
+        """The operator whose gradients cost most: they are what FLOPs are counted in."""
+        return max((operator for _, operator in self.terms), key=lambda operator: operator.gradient_flops)
 
     def diagonal(self) -> Tensor:
         return torch.stack([factor * operator.diagonal() for factor, operator in self.terms]).sum(0)

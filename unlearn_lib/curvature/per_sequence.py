@@ -33,7 +33,7 @@ KEEP = ("activations", "gradients", "nothing")
 # times at 1 << 20 against 1 << 22); a GPU wants fewer, larger products.
 CHUNK_NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 24}
 LEAST_ROWS = 16
-Captured = list[list[Use]]  # of one parameter: its uses in every batch
+Captured = list[list[Use]]  # the uses of one parameter in every batch
 
 
 class SequenceGradients:
@@ -211,7 +211,8 @@ def _check_finite(gradients: Tensor) -> None:
 
 def groups(params: Vector, passes: int) -> list[list[str]]:
     """The parameters in at most `passes` groups, in order, with about equally large factors."""
-    return in_groups({name: sum(as_matrix(p).shape) for name, p in params.items()}, passes)  # of its factors, for each token
+    factors = {name: sum(as_matrix(p).shape) for name, p in params.items()}  # numbers in its factors, for each token
+    return in_groups(factors, passes)
 
 
 def _capture_batch(risk: EmpiricalRisk, batch: Batch, params: Vector, fixed: Mapping[str, Tensor]) -> dict[str, list[Use]]:

@@ -31,7 +31,7 @@ class BlockRecursion:
     def __init__(self, blocks: int, width: int, damping: float, terms: int, like: Tensor) -> None:
         if damping <= 0:
             raise InputError(f"damping must be positive, got {damping}; the paper uses 1")
-        self.terms, self.added = terms, 0
+        self.terms = terms
         self.inverse_KBB = torch.zeros(blocks, width, width, dtype=like.dtype, device=like.device)
         self.inverse_KBB.diagonal(dim1=1, dim2=2).fill_(1 / damping)
 
@@ -40,7 +40,6 @@ class BlockRecursion:
         u_KB = self.apply(g_KB)
         scale_K = 1 / (self.terms + (g_KB * u_KB).sum(1))
         self.inverse_KBB.baddbmm_((u_KB * scale_K[:, None]).unsqueeze(2), u_KB.unsqueeze(1), alpha=-1)
-        self.added += 1
 
     def apply(self, v_KB: Tensor) -> Tensor:
         """`[K, B]`: F^{-1} v, block by block."""

@@ -10,7 +10,7 @@ import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +27,6 @@ from unlearn_lib.curvature.rows import works_in_place
 from unlearn_lib.curvature.vector import Vector, total
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, Batch, sequence_means, targets, token_logits, token_nll
-
-if TYPE_CHECKING:
-    from unlearn_lib.curvature.plan import Plan
 
 BY_TASK = ("POLY", "MULTITASK_PROMPT_TUNING")
 PRECISIONS = {None: None, "float32": torch.float32, "float64": torch.float64}
@@ -121,16 +118,6 @@ class EmpiricalRisk(Operator):
         value_B, pullback = vjp(self.losses(batch), self.params)
         return pullback(c_B.to(value_B))
 
-    def plan(self, solver: str | None = None, **options: Any) -> Plan:
-        """The peak memory and gradient evaluations that `solve` with this solver and these options will need, without running it.
-
-        Raises:
-            InputError: A solver that has no plan (dense, kfac).
-        """
-        from unlearn_lib.curvature.plan import plan  # plans build on risks
-
-        return plan(self, solver or self.default_solver, options)
-
     def _check_used(self) -> None:
         seen = _Seen(self.params)
         with torch.no_grad():
@@ -155,8 +142,11 @@ class EmpiricalRisk(Operator):
 
     @property
     def gradient_flops(self) -> int:
-        """FLOPs of one gradient (forward and backward) over all sequences."""
+        """FLOPs of the gradients (forward and backward) of all sequences, each taken once."""
         return self._gradient_flops
+
+    def texts_worth(self, flops: float) -> float:
+        return flops / self.gradient_flops * self.sequences
 
     @cached_property
     def _gradient_flops(self) -> int:
@@ -172,6 +162,20 @@ class EmpiricalRisk(Operator):
         shapes = [batch["input_ids"].shape for batch in self.batches]
         total_flops: float = 3 * sum(B * (a * T + b * T * T + c) for B, T in shapes)
         return round(total_flops)
+
+
+class Linearized(Operator):
+    """Base of the operators that keep what does not depend on the vector, for one risk."""
+
+    def __init__(self, risk: EmpiricalRisk) -> None:
+        self.risk, self.params = risk, risk.params
+
+    @property
+    def gradient_flops(self) -> int:
+        return self.risk.gradient_flops
+
+    def texts_worth(self, flops: float) -> float:
+        return self.risk.texts_worth(flops)
 
 
 def token_weights(logits_BTV: Tensor, batch: Batch, sequences: int) -> Tensor:

@@ -54,8 +54,8 @@ class Solution:
         residual: The true relative residual `|v - (A + damping I) x| / |v|`, recomputed from x. For another exponent p, that of
             the way back, `|v - (A + damping I)^(-p) x| / |v|`.
         operator: The system this is the residual of.
-        gradient_evaluations: Forward-and-backward passes over all of the operator's sequences that the FLOPs spent here would
-            have paid for, everything included; 0 for operators without sequences.
+        gradient_evaluations: Gradients of single texts (forward and backward passes) that the FLOPs spent here would have paid for,
+            everything included; 0 for operators without texts.
         peak_memory_bytes: The peak of live tensor bytes made here, beyond those of model, data and v.
     """
 

@@ -1,8 +1,8 @@
 r"""Per-sequence gradients in factored form: what one use of a parameter in a model contributes to every sequence's gradient.
 
 A parameter is seen as a matrix `[p, q]` (its first dimension, and the rest). A matrix product contributes
-g_i = sum_t left_it right_it^T: its input and the gradient of its output, or the other way round; an embedding the same with
-a one-hot left factor. Everything else (biases, norms) is small and kept as it is. A parameter with several uses (tied
+g_i = sum_t left_it right_it^T: its input and the gradient of its output, or the other way round; an embedding contributes
+the same with a one-hot left factor. Everything else (biases, norms) is small and kept as it is. A parameter with several uses (tied
 embeddings) has the sum of them as its gradient, so products of gradients are formed after adding. Shape suffixes: B
 sequences, T positions, p x q the parameter, r some of its rows.
 """

@@ -55,8 +55,8 @@ class Inputs:
 
 @dataclass
 class Outcome:
-    """What a method did: the new model, one dict per step, the number of sequences it took gradients of (in passes' worth), the
-    last linear solve, further findings, and sentences for the user."""
+    """What a method did: the new model, one dict per step, the gradients of single texts it took (or what its FLOPs would have paid
+    for), the last linear solve, further findings, and sentences for the user."""
 
     model: Any
     history: list[dict[str, float]] = field(default_factory=list)
@@ -65,10 +65,10 @@ class Outcome:
     solution: Solution | None = None
     warnings: list[str] = field(default_factory=list)
 
-    def take(self, solution: Solution, sequences: int) -> Vector:
-        """Keep a linear solve over so many sequences, count its cost, and give its value."""
+    def take(self, solution: Solution) -> Vector:
+        """Keep a linear solve, count its cost, and give its value."""
         self.solution = solution
-        self.gradient_evaluations += solution.gradient_evaluations * sequences
+        self.gradient_evaluations += solution.gradient_evaluations
         assert isinstance(solution.value, dict)
         return solution.value
 

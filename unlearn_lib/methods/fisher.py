@@ -11,7 +11,19 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from unlearn_lib.curvature import KFAC, BlockRecursion, EmpiricalFisher, batch_gradient, from_blocks, to_blocks, trainable
+from unlearn_lib.curvature import (
+    KFAC,
+    BlockRecursion,
+    EmpiricalFisher,
+    Solver,
+    batch_gradient,
+    from_blocks,
+    named_solver,
+    plan,
+    solve,
+    to_blocks,
+    trainable,
+)
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.vector import Vector, in_groups
 from unlearn_lib.data.batches import collate
@@ -87,10 +99,8 @@ class FisherMethod(DirectionMethod):
             else EmpiricalFisher(model, batches, precision=self.precision)
         )
         damping = self.damping or once_relative(F, self.relative_damping or RELATIVE[self.solver], outcome)
-        solution = F.solve(
-            F.own_form(v), damping, self.solver, exponent=exponent, tolerance=FORGIVING, **self._solver_options()
-        )
-        return outcome.take(solution, len(examples))
+        solution = solve(F, F.own_form(v), self._with(damping), exponent=exponent, tolerance=FORGIVING)
+        return outcome.take(solution)
 
     def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
         if self.solver == "identity":
@@ -108,19 +118,17 @@ class FisherMethod(DirectionMethod):
         if self.solver == "kfac":
             K = KFAC(model, batches, precision=self.precision)
             memory = kfac_bytes(K) + 2 * backward_bytes(model, batches)
-            return Needs(kfac_gradients(K) * len(examples), memory, f"K-FAC of {len(examples)} texts")
-        if self.solver == "dense":
-            return Needs(2 * len(examples), 3 * vector_bytes(model) ** 2 / 4, "a dense matrix")
+            return Needs(kfac_gradients(K), memory, f"K-FAC of {len(examples)} texts")
         F = EmpiricalFisher(model, batches, precision=self.precision)
-        found = F.plan(self.solver, **self._solver_options())
-        trace = 0 if self.damping else 1 / max(1, self.steps)
-        return Needs(
-            (found.gradient_evaluations + trace) * len(examples), found.peak_memory_bytes, f"{found} of {len(examples)} texts"
-        )
+        found = plan(F, self._with(self.damping or 1.0))  # no cost depends on the damping
+        trace = 0 if self.damping else len(examples) / max(1, self.steps)
+        detail = f"{found}, with {len(examples)} texts"
+        return Needs(found.gradient_evaluations + trace, found.peak_memory_bytes, detail)
 
-    def _solver_options(self) -> dict[str, Any]:
+    def _with(self, damping: float) -> Solver:
         blocks: dict[str, Any] = {"width": self.width} if self.solver == "block" else {}
-        return blocks | ({"keep": "nothing", "passes": self.passes} if self.passes > 1 else {})
+        passes: dict[str, Any] = {"keep": "nothing", "passes": self.passes} if self.passes > 1 else {}
+        return named_solver(self.solver, damping, **blocks, **passes)
 
     def _by_recursion(self, model: Any, v: Vector, exponent: float, inputs: Inputs, outcome: Outcome) -> Vector:
         """F_m from m batches of D+ in an order drawn from the seed (a new order for every step); F_m^exponent v."""
@@ -156,7 +164,7 @@ def once_relative(F: EmpiricalFisher | KFAC, share: float, outcome: Outcome) -> 
     if "damping" not in outcome.details:
         with Meter() as meter:
             trace = F.trace()
-        outcome.gradient_evaluations += meter.flops / F.gradient_flops * F.sequences
+        outcome.gradient_evaluations += F.texts_worth(meter.flops)
         outcome.details["damping"] = share * trace / F.size
     damping: float = outcome.details["damping"]
     if damping == 0:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from unlearn_lib.curvature import KFAC
+from unlearn_lib.curvature import KFAC, Kronecker, solve
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
@@ -46,7 +46,7 @@ class KFACNewton(DirectionMethod):
         K = self._operator(model, inputs, 0)
         memory = kfac_bytes(K) + 2 * backward_bytes(model, K.batches)
         return Needs(
-            kfac_gradients(K) * K.sequences,
+            kfac_gradients(K),
             memory,
             f"{'EK-FAC' if self.correction else 'K-FAC'} of {K.sequences} texts, estimated",
         )
@@ -59,4 +59,4 @@ class KFACNewton(DirectionMethod):
     def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
         K = self._operator(model, inputs, len(outcome.history))
         damping = once_relative(K, self.relative_damping, outcome)
-        return outcome.take(K.solve(K.own_form(g), damping, "kfac", tolerance=FORGIVING), K.sequences)
+        return outcome.take(solve(K, K.own_form(g), Kronecker(damping), tolerance=FORGIVING))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unlearn_lib.curvature import KFAC, EmpiricalFisher, trainable
-from unlearn_lib.curvature.plan import gradient_memory
+from unlearn_lib.curvature.rehearsal import gradient_memory
 from unlearn_lib.curvature.uses import as_matrix
 from unlearn_lib.losses import Batch
 
@@ -42,13 +42,13 @@ def backward_bytes(model: Any, batches: Sequence[Batch]) -> float:
 
 
 def kfac_gradients(K: KFAC) -> float:
-    """What building K-FAC and applying it twice (once to verify) takes, in gradients over its texts, by its FLOPs."""
+    """What building K-FAC and applying it twice (once to verify) takes, in gradients of single texts, by its FLOPs."""
     tokens = sum(batch["input_ids"].numel() for batch in K.batches)
     shapes = [as_matrix(param).shape for param in K.params.values()]
     squares = sum(side**2 for shape in shapes for side in shape if 1 < side <= K.max_side)
     building = K.samples * (1 + 2 * K.correction) * 2 * tokens * squares  # the correction turns both factors, of every use
     applying = 2 * sum(4 * p * q * (p + q) for p, q in shapes if 1 < p <= K.max_side)
-    return 1.5 * K.samples * (1 + K.correction) + (building + applying) / K.gradient_flops
+    return (1.5 * K.samples * (1 + K.correction) + (building + applying) / K.gradient_flops) * K.sequences
 
 
 def kfac_bytes(K: KFAC) -> float:

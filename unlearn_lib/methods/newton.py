@@ -26,7 +26,17 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from unlearn_lib.curvature import GaussNewton, Hessian, NotConvergedError, Reason, Solution, trainable
+from unlearn_lib.curvature import (
+    ConjugateGradients,
+    GaussNewton,
+    Hessian,
+    NotConvergedError,
+    Reason,
+    Solution,
+    plan,
+    solve,
+    trainable,
+)
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.risk import EmpiricalRisk
@@ -159,10 +169,11 @@ class Newton(DirectionMethod):
 
     def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
         H = self._operator(model, inputs)
-        found = H.plan("cg", max_steps=self.max_steps, linearize=self.linearize)
+        solver = ConjugateGradients(self.damping or 0.0, max_steps=self.max_steps, linearize=self.linearize)
+        found = plan(H, solver)
         scale_of_damping = 2 * PROBES / (self.steps or 1) if self.damping is None else 0
-        texts = (1 + found.gradient_evaluations + scale_of_damping) * H.sequences
-        return Needs(texts, found.peak_memory_bytes, f"{found} of {H.sequences} texts")
+        texts = found.gradient_evaluations + (1 + scale_of_damping) * H.sequences
+        return Needs(texts, found.peak_memory_bytes, f"{found}, with {H.sequences} texts")
 
     def _operator(self, model: Any, inputs: Inputs) -> EmpiricalRisk:
         batches = inputs.batches(inputs.some_retain(self.retain_samples), model.device)
@@ -176,7 +187,7 @@ class Newton(DirectionMethod):
             G = GaussNewton(model, self._operator(model, inputs).batches, precision=self.precision)
             with Meter() as meter:
                 mean = mean_diagonal(G, inputs.seed)
-            outcome.gradient_evaluations += meter.flops / G.gradient_flops * G.sequences
+            outcome.gradient_evaluations += G.texts_worth(meter.flops)
             if not mean > 0:
                 raise InputError("the curvature of the retain set is zero, so it sets no damping; give damping=...")
             outcome.details["damping"] = self.relative_damping * mean
@@ -191,10 +202,10 @@ class Newton(DirectionMethod):
         return g_R, right_hand_side(self.right_hand_side, axpy(self.l2, theta, g), g_R, len(inputs.forget) / len(inputs.retain))
 
     def _solve(self, H: EmpiricalRisk, v: Vector, damping: float, outcome: Outcome) -> Vector:
-        options: dict[str, Any] = {"max_steps": self.max_steps, "stop": "martens", "linearize": self.linearize}
-        solution = H.solve(v, damping + self.l2, "cg", tolerance=self.tolerance, throw=False, **options)
+        solver = ConjugateGradients(damping + self.l2, max_steps=self.max_steps, stop="martens", linearize=self.linearize)
+        solution = solve(H, v, solver, tolerance=self.tolerance, throw=False)
         _accept(solution)
-        return outcome.take(solution, H.sequences)
+        return outcome.take(solution)
 
     def _trust_region(self, model: Any, inputs: Inputs) -> Outcome:
         outcome, params = Outcome(model), trainable(model)

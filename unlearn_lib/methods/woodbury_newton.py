@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from unlearn_lib.curvature import EmpiricalFisher
+from unlearn_lib.curvature import EmpiricalFisher, Woodbury, plan
 from unlearn_lib.curvature.vector import Vector, add
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
@@ -39,8 +39,9 @@ class WoodburyNewton(DirectionMethod):
     share: float = Field(0.9, ge=0, lt=1)
 
     def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
-        found = EmpiricalFisher(model, inputs.batches(inputs.forget, model.device)).plan("woodbury")
-        return Needs(found.gradient_evaluations * len(inputs.forget), found.peak_memory_bytes, str(found))
+        F = EmpiricalFisher(model, inputs.batches(inputs.forget, model.device))
+        found = plan(F, Woodbury(damping=1.0))  # no cost depends on the damping
+        return Needs(found.gradient_evaluations, found.peak_memory_bytes, str(found))
 
     def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
         F = EmpiricalFisher(model, inputs.batches(inputs.forget, model.device))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from unlearn_lib.curvature import EmpiricalFisher
+from unlearn_lib.curvature import Block, EmpiricalFisher, solve
 from unlearn_lib.curvature.blocks import to_blocks
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.recursion import BlockRecursion
@@ -127,12 +127,12 @@ def block_costs(settings: list[tuple[int, int]], model_name: str = "nano/opt-s",
         del recursion
 
         start = time.perf_counter()
-        found = F.solve(v, 1.0, "block", width=width)
+        found = solve(F, v, Block(1.0, width=width))
         rows.append(
             {
                 "way": "streamed",
                 **formula,
-                **_spent(found.peak_memory_bytes, found.gradient_evaluations * F.gradient_flops, start),
+                **_spent(found.peak_memory_bytes, found.gradient_evaluations / F.sequences * F.gradient_flops, start),
             }
         )
     return pd.DataFrame(rows)

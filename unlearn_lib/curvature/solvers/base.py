@@ -1,85 +1,104 @@
-r"""What the direct solvers share: a damped operator raised to a power, applied, verified and refined.
-
-A direct solver knows x = M^p v for M = A + damping I and any exponent p it supports. The residual is that of the way back,
-r = v - M^(-p) x, and a refinement step is x + M^p r. For p = -1 that is the residual of the linear system, by the operator's
-own product.
-"""
+"""What all solvers share: a frozen set of options that is made into a prepared inverse, and that says what it will cost."""
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
-import torch
-
+from unlearn_lib.curvature.empirical_fisher import EmpiricalFisher
 from unlearn_lib.curvature.operator import Operator
-from unlearn_lib.curvature.solution import Reason
-from unlearn_lib.curvature.vector import Vector, add, axpy, norm, scale
-from unlearn_lib.errors import InputError, NumericsError
-
-TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-9}
-# below this condition number's inverse an inverse in this format has no correct digit left
-WORST_CONDITION = 0.1
+from unlearn_lib.curvature.rehearsal import Rehearsal
+from unlearn_lib.curvature.solvers.inverse import Inverse
+from unlearn_lib.errors import InputError
 
 
-class Inverse(Operator):
-    """(A + damping I)^-1 as an operator, prepared at its first use; also a preconditioner.
+@dataclass(frozen=True)
+class Solver(ABC):
+    """A way to (A + damping I)^p v: its options, and nothing of the operator, so that one solver serves many operators.
+
+    A new solver is one file with a frozen dataclass that states `prepare` and `cost`, and one line in `registry`.
+
+    Args:
+        damping: lambda, at least 0.
 
     Raises:
-        InputError: The damping is negative or not a number.
+        InputError: The damping is negative or not a number; another option is out of its range.
     """
 
-    def __init__(self, operator: Operator, damping: float) -> None:
-        if not (math.isfinite(damping) and damping >= 0):
-            raise InputError(f"damping must be a number that is not negative, got {damping}")
-        self.of, self.damping, self.params = operator, damping, operator.params
+    name: ClassVar[str]
+    """What users type, for example in `unlearn run --set solver=block`."""
+    planned: ClassVar[bool] = True
+    """Whether `cost` is known before the solve."""
+    at_most: ClassVar[bool] = False
+    """Whether `cost` is the most that can happen, because the solver may stop earlier."""
 
-    @property
-    def gradient_flops(self) -> int:
-        return self.of.gradient_flops
+    damping: float
 
-    @property
-    def system(self) -> str:
-        """The system that is solved."""
-        return f"{type(self.of).__name__} + {self.damping:g} I"
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.damping) and self.damping >= 0):
+            raise InputError(f"damping must be a number that is not negative, got {self.damping}")
 
     @abstractmethod
-    def power(self, v: Vector, exponent: float) -> Vector:
-        """(A + damping I)^exponent v."""
-
-    def mv(self, v: Vector) -> Vector:
-        return self.power(v, -1.0)
-
-    def run(self, v: Vector, exponent: float, tolerance: float | None) -> tuple[Vector, Reason, int, float]:
-        """Solve, verify, refine once where the tolerance asks for it and it helps: `(x, reason, refinements, residual)`."""
-        tolerance = tolerance or TOLERANCE[self.dtype]
-        length = norm(v)
-        if length == 0:
-            return scale(0.0, v), Reason.CONVERGED, 0, 0.0
-        x = self.power(v, exponent)
-        r = axpy(-1.0, self.power(x, -exponent), v)
-        residual, refinements = norm(r) / length, 0
-        if tolerance < residual < 1:
-            better = add(x, self.power(r, exponent))
-            r = axpy(-1.0, self.power(better, -exponent), v)
-            refined = norm(r) / length
-            if refined < residual:
-                x, residual, refinements = better, refined, 1
-        if not math.isfinite(residual):
-            return x, Reason.BREAKDOWN, refinements, residual
-        return x, Reason.CONVERGED if residual <= tolerance else Reason.PRECISION, refinements, residual
-
-    def check_damping(self, largest: float) -> None:
-        """Refuse a damping at which the number format has no digits left, given the largest eigenvalue.
+    def prepare(self, operator: Operator) -> Inverse:
+        """(A + damping I)^-1 of an operator, which does its work at its first use.
 
         Raises:
-            NumericsError: The condition number largest / damping exceeds 0.1 / eps.
+            InputError: The solver does not serve this kind of operator.
         """
-        least = largest * torch.finfo(self.dtype).eps / WORST_CONDITION
-        if self.damping < least:
-            wider = " or ask for precision='float64'" if self.dtype == torch.float32 else ""
-            name = str(self.dtype).removeprefix("torch.")
-            raise NumericsError(
-                f"damping {self.damping:g} is too small for {name}: the largest eigenvalue is {largest:.3g}, "
-                f"so no digit of the inverse would be right; use a damping of at least {least:.1e}{wider}"
+
+    def cost(self, rehearsal: Rehearsal) -> tuple[float, float]:
+        """`(peak bytes, FLOPs)` of one verified solve without refinement, for the risk that is rehearsed."""
+        raise NotImplementedError(f"{self.name} states no cost")  # `plan` asks the planned ones only
+
+    def suited_to(self, operator: Operator) -> Solver:
+        """The solver that does the work for an operator: this one, unless it only chooses among others."""
+        return self
+
+    def smaller(self) -> Iterator[Solver]:
+        """Settings that take less memory for the same answer, in the order in which they are to be tried."""
+        yield from ()
+
+    @property
+    def label(self) -> str:
+        """The name and the options that are not the default; without the damping, which no cost depends on."""
+        own = [field for field in fields(self) if field.repr and field.name != "damping"]
+        given = {field.name: getattr(self, field.name) for field in own if getattr(self, field.name) != field.default}
+        return self.name + "".join(f", {option}={value!r}" for option, value in given.items())
+
+    def planned_fisher(self, rehearsal: Rehearsal) -> EmpiricalFisher:
+        """The rehearsed risk, for a solver that knows its cost for a Fisher alone.
+
+        Raises:
+            InputError: The risk is another operator.
+        """
+        if not isinstance(rehearsal.risk, EmpiricalFisher):
+            raise InputError(
+                f"there is a plan for solver {self.name!r} with an EmpiricalFisher alone, not with a {type(rehearsal.risk).__name__}, "
+                "of which it forms the whole matrix"
             )
+        return rehearsal.risk
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The needs of one verified solve without refinement.
+
+    Attributes:
+        solver: What was planned.
+        peak_memory_bytes: The peak of live tensors beyond model, data and the vector.
+        gradient_evaluations: Gradients of single texts, as in `Solution`; for conjugate gradients those of `max_steps` steps, the
+            most that can happen. With the comparison of one text that the first solve of a class of model makes
+            (`SequenceGradients.check`), except for a model without contents.
+    """
+
+    solver: Solver
+    peak_memory_bytes: int
+    gradient_evaluations: float
+
+    def __str__(self) -> str:
+        most = "at most " if self.solver.at_most else ""
+        memory = f"{self.peak_memory_bytes / 2**20:,.0f} MiB"
+        return f"{self.solver.label}: {memory}, {most}{self.gradient_evaluations:,.1f} gradients of single texts"

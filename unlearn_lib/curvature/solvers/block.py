@@ -1,49 +1,81 @@
 r"""The operator's diagonal blocks of width B instead of the operator, each inverted (or raised to a power) in float64.
 
-Blocks as of `unlearn_lib.curvature.blocks`: every parameter flattened and cut, the last block padded. A Fisher's blocks are
-streamed: block k is (1/n) G_k^T G_k with G_k the n x B columns of the gradients. Shape suffixes: n sequences, c columns, K
-blocks, B block width.
+Blocks are those of `unlearn_lib.curvature.blocks`: every parameter is flattened and cut, and its last block is padded. A Fisher's
+blocks are streamed: block k is (1/n) G_k^T G_k with G_k the n x B columns of the gradients. Shape suffixes: n sequences, c
+columns, K blocks, B block width.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from unlearn_lib.curvature.empirical_fisher import EmpiricalFisher
 from unlearn_lib.curvature.operator import Operator
+from unlearn_lib.curvature.per_sequence import SequenceGradients
+from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.solution import Reason
-from unlearn_lib.curvature.solvers.base import TOLERANCE, Inverse
+from unlearn_lib.curvature.solvers.by_gradients import GradientSolver
+from unlearn_lib.curvature.solvers.inverse import TOLERANCE, Inverse
 from unlearn_lib.curvature.vector import Vector, norm, numbers, scale
 from unlearn_lib.errors import InputError, NumericsError
 
 
-class Block(Inverse):
-    """Inverse and powers of the block diagonal.
+@dataclass(frozen=True, kw_only=True)
+class Block(GradientSolver):
+    """Inverse and powers of the block diagonal: streamed for an `EmpiricalFisher`, from the dense matrix (small models) for others.
 
     Args:
-        operator: The operator; streamed for an `EmpiricalFisher`, from the dense matrix (small models) for others.
         damping: lambda > 0.
+        keep, passes, chunk: For a Fisher: what of the gradients is kept, see `SequenceGradients`.
         width: The blocks' width B.
-        options: For a Fisher, as of `SequenceGradients`.
 
-    Cost for a Fisher: 2/3 gradient, and for each application 1/3 gradient and P B (2 n + B / 3) FLOPs; no P x B memory. A
-    verified solve is one application.
+    Cost for a Fisher, in gradients of each text: 2/3, and for each application 1/3 and P B (2 n + B / 3) FLOPs; no P x B memory.
+    A verified solve is one application.
     """
 
-    def __init__(self, operator: Operator, damping: float, *, width: int = 48, **options: Any) -> None:
+    name: ClassVar[str] = "block"
+
+    width: int = 48
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width < 1 or self.damping == 0:
+            raise InputError(
+                f"blocks need a width of at least 1 and damping > 0, got width={self.width}, damping={self.damping}"
+            )
+
+    def prepare(self, operator: Operator) -> Inverse:
+        if isinstance(operator, EmpiricalFisher):
+            return BlockInverse(operator, self.damping, self.width, self.gradients(operator))
+        if self.takes_gradients:
+            raise InputError(f"keep, passes and chunk are for an EmpiricalFisher, not for a {type(operator).__name__}")
+        return BlockInverse(operator, self.damping, self.width, None)
+
+    def cost(self, rehearsal: Rehearsal) -> tuple[float, float]:
+        need, n, P = self.budget(rehearsal), rehearsal.risk.sequences, rehearsal.risk.size
+        vector = P * rehearsal.risk.dtype.itemsize
+        block = need.block + 8 * need.columns * (2 + 3 * self.width / n)  # in float64: columns, blocks and their factors
+        flops = need.flops + 2 * n * P * self.width + rehearsal.witness_flops
+        if self.keep == "gradients":
+            return max(need.taking, need.kept + block + 3 * vector), flops + 3 * need.product
+        if self.keep == "nothing":
+            return max(need.taking, need.kept + block) + 2 * vector, flops
+        return max(need.taking, need.kept + block + 2 * vector), flops
+
+
+class BlockInverse(Inverse):
+    """Inverse and powers of the block diagonal, from gradients or, without them, from the operator's dense matrix."""
+
+    def __init__(self, operator: Operator, damping: float, width: int, gradients: SequenceGradients | None) -> None:
         super().__init__(operator, damping)
-        if width < 1 or damping == 0:
-            raise InputError(f"blocks need a width of at least 1 and damping > 0, got width={width}, damping={damping}")
-        self.width = width
-        self._gradients = operator.gradients(**options) if isinstance(operator, EmpiricalFisher) else None
+        self.width, self._gradients = width, gradients
         self._matrix: Tensor | None = None
-        if self._gradients is None and options:
-            raise InputError(f"{', '.join(options)}: these options are for an EmpiricalFisher")
 
     @property
     def system(self) -> str:
@@ -53,7 +85,7 @@ class Block(Inverse):
         return self._solve(v, exponent)[0]
 
     def run(self, v: Vector, exponent: float, tolerance: float | None) -> tuple[Vector, Reason, int, float]:
-        """As every direct solver, but verified while a block is at hand; solved in float64, x needs no refinement."""
+        """Solve and verify like every direct solver, but while a block is at hand; solved in float64, x needs no refinement."""
         length = norm(v)
         if length == 0:
             return scale(0.0, v), Reason.CONVERGED, 0, 0.0

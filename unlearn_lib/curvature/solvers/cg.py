@@ -13,13 +13,19 @@ i > k, phi(x_i) < 0 and phi(x_i) - phi(x_{i-k}) < k eps |phi(x_i)| in size, with
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from unlearn_lib.curvature.empirical_fisher import EmpiricalFisher
 from unlearn_lib.curvature.operator import Operator
+from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.solution import Reason
-from unlearn_lib.curvature.solvers.base import TOLERANCE, Inverse
+from unlearn_lib.curvature.solvers.base import Solver
+from unlearn_lib.curvature.solvers.inverse import TOLERANCE, Inverse
 from unlearn_lib.curvature.vector import Vector, axpy, dot, norm, scale
 from unlearn_lib.errors import InputError, NumericsError, unknown
 
@@ -29,15 +35,15 @@ MARTENS_EPSILON = 5e-4
 STOPS = ("residual", "martens")
 
 
-class ConjugateGradients(Inverse):
+@dataclass(frozen=True, kw_only=True, eq=False)  # a vector to start from has no truth value
+class ConjugateGradients(Solver):
     """Inverse of a positive definite operator by products alone.
 
     Args:
-        operator: Any operator.
         damping: lambda >= 0.
         max_steps: Products allowed for steps (recomputed residuals come on top, one in 25).
-        preconditioner: An operator close to the inverse, positive definite: `fisher.inverse(damping, "woodbury",
-            keep="gradients")`, `kfac.inverse(damping, "kfac")`.
+        preconditioner: An operator close to the inverse, positive definite: `invert(fisher, Woodbury(damping, keep="gradients"))`,
+            `invert(kfac, Kronecker(damping))`.
         stop: `"residual"` or `"martens"`.
         start: x to start from, in either form; default zero.
         linearize: Keep graphs for cheaper products (`Operator.linearize`).
@@ -45,25 +51,49 @@ class ConjugateGradients(Inverse):
     Cost: one product a step. Memory: five vectors, and what a product needs. Only the exponent -1.
     """
 
-    def __init__(
-        self,
-        operator: Operator,
-        damping: float,
-        *,
-        max_steps: int = 500,
-        preconditioner: Operator | None = None,
-        stop: str = "residual",
-        start: Vector | Tensor | None = None,
-        linearize: bool = False,
-    ) -> None:
-        super().__init__(operator, damping)
-        if stop not in STOPS:
-            raise unknown("stopping rule", stop, STOPS)
-        if max_steps < 1:
-            raise InputError(f"max_steps must be at least 1, got {max_steps}")
-        self.max_steps, self.stop = max_steps, stop
-        self.preconditioner, self.start = preconditioner, start
-        self._linearize, self._products = linearize, operator
+    name: ClassVar[str] = "cg"
+    at_most: ClassVar[bool] = True
+
+    max_steps: int = 500
+    preconditioner: Operator | None = field(default=None, repr=False)
+    stop: str = "residual"
+    start: Vector | Tensor | None = field(default=None, repr=False)
+    linearize: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stop not in STOPS:
+            raise unknown("stopping rule", self.stop, STOPS)
+        if self.max_steps < 1:
+            raise InputError(f"max_steps must be at least 1, got {self.max_steps}")
+
+    def prepare(self, operator: Operator) -> Inverse:
+        return ConjugateGradientsInverse(operator, self)
+
+    def cost(self, rehearsal: Rehearsal) -> tuple[float, float]:
+        """`(peak bytes, FLOPs)` of `max_steps` steps: five vectors beside the largest product. The preconditioner's are not counted."""
+        risk = rehearsal.risk
+        several, keeps_factors = len(risk.batches) > 1, self.linearize and isinstance(risk, EmpiricalFisher)
+        peak, kept, flops = 0, 0, rehearsal.witness_flops if keeps_factors else 0
+        for batch in risk.batches:
+            product = rehearsal.product(batch, linearize=self.linearize)
+            flops += product.build_flops + (1 + self.max_steps + self.max_steps // RECOMPUTE) * product.flops
+            peak = max(peak, kept + product.peak)
+            if self.linearize:
+                kept += product.kept
+        return peak + (4 + 2 * several) * risk.size * risk.dtype.itemsize, flops
+
+    def smaller(self) -> Iterator[Solver]:
+        if self.linearize:
+            yield replace(self, linearize=False)
+
+
+class ConjugateGradientsInverse(Inverse):
+    """Inverse of an operator by conjugate gradients, which are run anew for every vector."""
+
+    def __init__(self, operator: Operator, options: ConjugateGradients) -> None:
+        super().__init__(operator, options.damping)
+        self.options, self._products = options, operator
 
     def power(self, v: Vector, exponent: float) -> Vector:
         if exponent == 1.0:
@@ -82,11 +112,12 @@ class ConjugateGradients(Inverse):
         length = norm(v)
         if length == 0:
             return scale(0.0, v), Reason.CONVERGED, 0, 0.0
-        if self._linearize:
+        if self.options.linearize:
             self._products = self.of.linearize()
         goal = (tolerance or TOLERANCE[self.dtype]) * length
-        x = scale(0.0, v) if self.start is None else scale(1.0, self.own_form(self.start))  # a copy: x is improved in place
-        r = v if self.start is None else self._residual(v, x)
+        start = self.options.start
+        x = scale(0.0, v) if start is None else scale(1.0, self.own_form(start))  # a copy: x is improved in place
+        r = v if start is None else self._residual(v, x)
         reason, steps, r = self._iterate(v, x, r, goal)
         return x, reason, steps, norm(r) / length
 
@@ -98,7 +129,7 @@ class ConjugateGradients(Inverse):
         rz, models, restarted_at = dot(r, z), [self._model(x, r, v)], math.inf
         if not rz > 0:
             return self._odd(rz), 0, r
-        for step in range(1, self.max_steps + 1):
+        for step in range(1, self.options.max_steps + 1):
             q = self.power(p, 1.0)
             curvature = dot(p, q)
             if not curvature > 0:
@@ -121,14 +152,14 @@ class ConjugateGradients(Inverse):
                 if self._exhausted(models):
                     return Reason.STAGNATION, step, r
             models.append(self._model(x, r, v))
-            if self.stop == "martens" and self._flat(models):
+            if self.options.stop == "martens" and self._flat(models):
                 return Reason.PROGRESS, step, self._residual(v, x)
             z = self._precondition(r)
             rz, before = dot(r, z), rz
             if not rz > 0:
                 return self._odd(rz), step, self._residual(v, x)
             p = z if lost else axpy(rz / before, p, z)
-        return Reason.STEP_LIMIT, self.max_steps, self._residual(v, x)
+        return Reason.STEP_LIMIT, self.options.max_steps, self._residual(v, x)
 
     @staticmethod
     def _model(x: Vector, r: Vector, v: Vector) -> float:
@@ -139,7 +170,7 @@ class ConjugateGradients(Inverse):
         return axpy(-1.0, self.power(x, 1.0), v)
 
     def _precondition(self, r: Vector) -> Vector:
-        return r if self.preconditioner is None else self.preconditioner.mv(r)
+        return r if self.options.preconditioner is None else self.options.preconditioner.mv(r)
 
     def _flat(self, models: list[float]) -> bool:
         i = len(models) - 1

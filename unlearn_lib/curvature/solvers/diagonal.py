@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from unlearn_lib.curvature.operator import Operator
-from unlearn_lib.curvature.solvers.base import Inverse
+from unlearn_lib.curvature.rehearsal import Rehearsal
+from unlearn_lib.curvature.solvers.base import Solver
+from unlearn_lib.curvature.solvers.by_gradients import budget
+from unlearn_lib.curvature.solvers.inverse import Inverse
 from unlearn_lib.curvature.vector import Vector, unflatten
 from unlearn_lib.errors import NumericsError
 
 
-class Diagonal(Inverse):
-    """Inverse and powers of the diagonal. Cost: one diagonal (1 gradient for the Fisher; P products for Hessian and Gauss-Newton)."""
+@dataclass(frozen=True)
+class Diagonal(Solver):
+    """Inverse and powers of the diagonal.
+
+    Args:
+        damping: lambda, large enough that no entry of the damped diagonal is negative or zero.
+
+    Cost: one diagonal, which is 1 gradient of each text for the Fisher, and P products for Hessian and Gauss-Newton.
+    """
+
+    name: ClassVar[str] = "diagonal"
+
+    def prepare(self, operator: Operator) -> Inverse:
+        return DiagonalInverse(operator, self.damping)
+
+    def cost(self, rehearsal: Rehearsal) -> tuple[float, float]:
+        need = budget(self.planned_fisher(rehearsal).gradients(), rehearsal)
+        vector = rehearsal.risk.size * rehearsal.risk.dtype.itemsize
+        return max(need.taking, need.kept + need.block + 2 * vector), need.flops + rehearsal.witness_flops
+
+
+class DiagonalInverse(Inverse):
+    """Inverse and powers of an operator's diagonal, which is found at the first use."""
 
     def __init__(self, operator: Operator, damping: float) -> None:
         super().__init__(operator, damping)

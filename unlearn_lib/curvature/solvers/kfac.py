@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from unlearn_lib.curvature.kfac import KFAC
 from unlearn_lib.curvature.operator import Operator
-from unlearn_lib.curvature.solvers.base import Inverse
+from unlearn_lib.curvature.solvers.base import Solver
+from unlearn_lib.curvature.solvers.inverse import Inverse
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.errors import InputError
 
 
-class Kronecker(Inverse):
-    """(KFAC + damping I)^p. Cost of an application: 4 p q (p + q) FLOPs for each p x q matrix; of the first, building the operator."""
+@dataclass(frozen=True)
+class Kronecker(Solver):
+    """(KFAC + damping I)^p.
 
-    def __init__(self, operator: Operator, damping: float) -> None:
-        super().__init__(operator, damping)
+    Args:
+        damping: lambda > 0.
+
+    Cost: an application takes 4 p q (p + q) FLOPs for each p x q matrix, and the first one builds the operator as well. There is no
+    plan: nearly all of the cost is the operator's, which is built once however often it is inverted.
+    """
+
+    name: ClassVar[str] = "kfac"
+    planned: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.damping == 0:
+            raise InputError("the kfac solver needs damping > 0: an estimate from few sequences is singular")
+
+    def prepare(self, operator: Operator) -> Inverse:
         if not isinstance(operator, KFAC):
             raise InputError(f"the kfac solver inverts a KFAC operator, not a {type(operator).__name__}")
-        if damping == 0:
-            raise InputError("the kfac solver needs damping > 0: an estimate from few sequences is singular")
+        return KroneckerInverse(operator, self.damping)
+
+
+class KroneckerInverse(Inverse):
+    """Inverse and powers of a K-FAC operator by its eigenvalues."""
+
+    def __init__(self, operator: KFAC, damping: float) -> None:
+        super().__init__(operator, damping)
         self._kfac = operator
 
     def power(self, v: Vector, exponent: float) -> Vector:

@@ -8,6 +8,9 @@ Sequential, n^2 P work, and all u kept: a baseline.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -16,29 +19,53 @@ from unlearn_lib.curvature.empirical_fisher import EmpiricalFisher
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.recursion import BlockRecursion
-from unlearn_lib.curvature.solvers.base import Inverse
+from unlearn_lib.curvature.rehearsal import Rehearsal
+from unlearn_lib.curvature.solvers.base import Solver
+from unlearn_lib.curvature.solvers.by_gradients import budget
+from unlearn_lib.curvature.solvers.inverse import Inverse
 from unlearn_lib.curvature.vector import Vector, axpy, flatten, unflatten
 from unlearn_lib.errors import InputError
 
 
-class Recursion(Inverse):
+@dataclass(frozen=True, kw_only=True)
+class Recursion(Solver):
     """Inverse of an `EmpiricalFisher` by the recursion over its n sequences.
 
     Args:
-        operator: The Fisher.
         damping: lambda > 0.
         width: None for the full matrix; B for the paper's blocks, which keep P B numbers.
 
-    Cost: per-sequence gradients (1 gradient), 4 n^2 P / 2 FLOPs (blocks: 4 n P B), and 2 n P numbers of memory. Only the
-    exponent -1.
+    Cost: the gradient of each text once, 4 n^2 P / 2 FLOPs (blocks: 4 n P B), and 2 n P numbers of memory. Only the exponent -1.
     """
 
-    def __init__(self, operator: Operator, damping: float, *, width: int | None = None) -> None:
-        super().__init__(operator, damping)
+    name: ClassVar[str] = "recursion"
+
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.damping == 0:
+            raise InputError("the recursion starts from I / damping; damping must be positive")
+
+    def prepare(self, operator: Operator) -> Inverse:
         if not isinstance(operator, EmpiricalFisher):
             raise InputError(f"the recursion inverts an EmpiricalFisher, not a {type(operator).__name__}; use cg")
-        if damping == 0:
-            raise InputError("the recursion starts from I / damping; damping must be positive")
+        return RecursionInverse(operator, self.damping, self.width)
+
+    def cost(self, rehearsal: Rehearsal) -> tuple[float, float]:
+        need = budget(self.planned_fisher(rehearsal).gradients(keep="gradients"), rehearsal)
+        n, P = rehearsal.risk.sequences, rehearsal.risk.size
+        peak = max(
+            need.taking, 3 * need.kept + 3 * P * rehearsal.risk.dtype.itemsize
+        )  # G, the terms, and one of their temporaries
+        return peak, need.flops + 2 * n * n * P + 3 * need.product + rehearsal.witness_flops
+
+
+class RecursionInverse(Inverse):
+    """Inverse of a Fisher by the terms of its recursion, which are computed at the first use."""
+
+    def __init__(self, operator: EmpiricalFisher, damping: float, width: int | None) -> None:
+        super().__init__(operator, damping)
         self.width = width
         self._gradients = operator.gradients(keep="gradients")
         self._terms: BlockRecursion | tuple[Tensor, Tensor] | None = None

@@ -10,38 +10,75 @@ amplified most. K and G v come from one capture of kept activations, so that a v
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from unlearn_lib.curvature.empirical_fisher import EmpiricalFisher
 from unlearn_lib.curvature.operator import Operator
-from unlearn_lib.curvature.solvers.base import Inverse
+from unlearn_lib.curvature.per_sequence import SequenceGradients
+from unlearn_lib.curvature.rehearsal import Rehearsal
+from unlearn_lib.curvature.solvers.by_gradients import GradientSolver
+from unlearn_lib.curvature.solvers.cg import ConjugateGradients
+from unlearn_lib.curvature.solvers.inverse import Inverse
 from unlearn_lib.curvature.vector import Vector, axpy
 from unlearn_lib.errors import InputError
 
+PASSES = (1, 2, 4, 8, 16, 32)
+"""Numbers of groups of parameters that are tried where memory is short."""
 
-class Woodbury(Inverse):
-    """Inverse and powers of an `EmpiricalFisher`.
+
+@dataclass(frozen=True, kw_only=True)
+class Woodbury(GradientSolver):
+    """Inverse and powers of an `EmpiricalFisher`, exactly.
 
     Args:
-        operator: The Fisher.
         damping: lambda > 0.
-        options: As of `SequenceGradients`: `keep="activations"` (default; memory: input and output gradient of every product),
-            `"gradients"` (n P numbers; each further product nearly free) or `"nothing"` with `passes`.
+        keep, passes, chunk: What of the gradients is kept, see `SequenceGradients`: `"activations"` (input and output gradient of
+            every product), `"gradients"` (n P numbers; each further product is nearly free) or `"nothing"` with `passes`.
 
-    Cost: 1 + n / 3T gradients to prepare (T tokens a sequence) with the first product; then 2/3 a product, with kept
-    activations. A verified solve: 2 + n / 3T; each refinement 4/3. The eigenvalues of K are found in float64.
+    Cost, in gradients of each text: 1 + n / 3T to prepare (T tokens a sequence) with the first product; then 2/3 a product, with
+    kept activations. A verified solve: 2 + n / 3T; each refinement 4/3. The eigenvalues of K are found in float64.
     """
 
-    def __init__(self, operator: Operator, damping: float, **options: Any) -> None:
-        super().__init__(operator, damping)
+    name: ClassVar[str] = "woodbury"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.damping == 0:
+            raise InputError("woodbury needs damping > 0: the Fisher of n sequences has rank n at most")
+
+    def prepare(self, operator: Operator) -> Inverse:
         if not isinstance(operator, EmpiricalFisher):
             raise InputError(f"woodbury inverts an EmpiricalFisher, not a {type(operator).__name__}; use cg")
-        if damping == 0:
-            raise InputError("woodbury needs damping > 0: the Fisher of n sequences has rank n at most")
-        self.gradients = operator.gradients(**options)
+        return WoodburyInverse(operator, self.damping, self.gradients(operator))
+
+    def cost(self, rehearsal: Rehearsal) -> tuple[float, float]:
+        need, n, P = self.budget(rehearsal), rehearsal.risk.sequences, rehearsal.risk.size
+        vector = P * rehearsal.risk.dtype.itemsize
+        flops = need.flops + 2 * n * n * P + 2 * n * P + 3 * need.product + rehearsal.witness_flops
+        if self.keep == "gradients":
+            return max(need.taking, need.kept + need.block + 3 * vector), flops
+        products = 3 * vector + need.kept
+        if self.keep == "nothing":  # products are taken by automatic differentiation, when no factors are left
+            products = max(vector + max(rehearsal.adjoint_peak, rehearsal.project_peak), 3 * vector)
+        return max(need.taking, need.kept + need.block, products), flops
+
+    def smaller(self) -> Iterator[GradientSolver | ConjugateGradients]:
+        for passes in PASSES:
+            yield replace(self, keep="nothing", passes=passes)
+        yield ConjugateGradients(self.damping)
+
+
+class WoodburyInverse(Inverse):
+    """Inverse and powers of a Fisher by the eigenvalues of its gradients' Gram matrix."""
+
+    def __init__(self, operator: Operator, damping: float, gradients: SequenceGradients) -> None:
+        super().__init__(operator, damping)
+        self.gradients = gradients
         self._spectrum: tuple[Tensor, Tensor] | None = None
 
     def power(self, v: Vector, exponent: float) -> Vector:

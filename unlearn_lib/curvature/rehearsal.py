@@ -1,0 +1,178 @@
+"""What curvature costs before it is computed: captures, products and gradients rehearsed with tensors that have no contents.
+
+One capture (or product) of each batch shape is rehearsed with fake tensors, which have shapes and no contents; solvers state
+their costs in terms of it. So a plan for a model that does not fit this machine can be made on it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+
+from unlearn_lib.curvature.capture import capture
+from unlearn_lib.curvature.confirm import gradient_rows, unconfirmed
+from unlearn_lib.curvature.meter import Meter
+from unlearn_lib.curvature.risk import EmpiricalRisk
+from unlearn_lib.curvature.uses import Outer, as_matrix
+from unlearn_lib.errors import InputError
+from unlearn_lib.losses import Batch
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One capture of all batches: bytes of one batch's peak and factors (all batches' `kept`), FLOPs of all."""
+
+    peak: int
+    largest: int
+    kept: dict[str, int]  # by parameter; a tensor that several share counts for the first
+    capture_flops: int
+    product_flops: int  # what forming all gradients once takes: 2 T p q for each sequence and use
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product with one batch: peak bytes, bytes kept after it, FLOPs to linearize, and FLOPs of the product."""
+
+    peak: int
+    kept: int
+    build_flops: int
+    flops: int
+
+
+class Rehearsal:
+    """What the parts of a solve take for one risk; each is rehearsed once, when it is first asked for."""
+
+    def __init__(self, risk: EmpiricalRisk) -> None:
+        self.risk = risk
+        self._products: dict[tuple[tuple[int, int], bool], Product] = {}
+
+    @cached_property
+    def capture(self) -> Capture:
+        """The capture of all parameters' uses."""
+        return _rehearse(self.risk)
+
+    def product(self, batch: Batch, *, linearize: bool) -> Product:
+        """One product of the risk's operator with one batch; `linearize` keeps what does not depend on the vector."""
+        key = _shape(batch), linearize
+        if key not in self._products:
+            self._products[key] = _rehearse_product(self.risk, key[0], linearize=linearize)
+        return self._products[key]
+
+    @cached_property
+    def witness_flops(self) -> int:
+        """FLOPs of comparing one text's factors with its gradient, where that is still to do."""
+        number = unconfirmed(self.risk)
+        if number is None:
+            return 0
+        batch = self.risk.batches[number]
+        T = batch["input_ids"].shape[1]
+        with _fake(self.risk, (1, T)) as (fake, row), Meter() as meter:
+            signs = {name: torch.ones_like(as_matrix(p)[:, 0]) for name, p in fake.params.items()}
+            gradient_rows(fake.losses(row), fake.params, signs, 0)
+        flops: int = meter.flops
+        return flops
+
+    @cached_property
+    def adjoint_peak(self) -> int:
+        """Bytes of one G^T c by automatic differentiation, that is of a gradient."""
+        ones = partial(torch.ones, dtype=self.risk.dtype, device=self.risk.device)
+        return self._peak(lambda fake: fake.adjoint(ones(fake.sequences)))
+
+    @cached_property
+    def project_peak(self) -> int:
+        """Bytes of one G v by automatic differentiation: more than of G^T c where there are many tokens to choose from."""
+        return self._peak(lambda fake: fake.project({name: torch.empty_like(p) for name, p in fake.params.items()}))
+
+    def _peak(self, product: Callable[[EmpiricalRisk], Any]) -> int:
+        risk, peak = self.risk, 0
+        for shape in {_shape(batch) for batch in risk.batches}:
+            with _fake(risk, shape) as (fake, batch), torch.no_grad(), Meter() as meter:
+                fake.batches, fake.sequences = [batch], shape[0]
+                product(fake)
+            peak = max(peak, meter.peak)
+        return peak + (risk.size * risk.dtype.itemsize if len(risk.batches) > 1 else 0)
+
+
+def gradient_memory(risk: EmpiricalRisk) -> int:
+    """Peak bytes of one gradient of the risk, result included, by rehearsal."""
+    return Rehearsal(risk).adjoint_peak
+
+
+def _rehearse(risk: EmpiricalRisk) -> Capture:
+    shapes: dict[tuple[int, int], int] = {}
+    for batch in risk.batches:
+        shapes[_shape(batch)] = shapes.get(_shape(batch), 0) + 1
+    peak = largest = capture_flops = product_flops = 0
+    kept = dict.fromkeys(risk.params, 0)
+    for shape, times in shapes.items():
+        with _fake(risk, shape) as (fake, batch), Meter() as meter:
+            _, uses = capture(fake.losses(batch), fake.params, fake.fixed, shape)
+        seen: set[int] = set()
+        for name, found in uses.items():
+            for use in found:
+                if isinstance(use, Outer):
+                    product_flops += 2 * times * shape[0] * shape[1] * use.left_BTp.shape[-1] * use.right_BTq.shape[-1]
+                for tensor in use.tensors:
+                    storage = tensor.untyped_storage()
+                    if storage._cdata not in seen:
+                        seen.add(storage._cdata)
+                        kept[name] += times * storage.nbytes()
+        if meter.peak > peak:
+            peak, largest = meter.peak, meter.live
+        capture_flops += times * meter.flops
+    return Capture(peak, largest, kept, capture_flops, product_flops)
+
+
+def _rehearse_product(risk: EmpiricalRisk, shape: tuple[int, int], *, linearize: bool) -> Product:
+    with _fake(risk, shape) as (fake, batch):
+        fake.batches, fake.sequences = [batch], shape[0]
+        v = {name: torch.empty_like(p) for name, p in fake.params.items()}
+        with torch.no_grad(), Meter() as meter:
+            operator = fake.linearize() if linearize else fake
+            operator.mv(v)
+            first, kept = meter.flops, meter.live
+            if linearize:  # what is kept may be made by the first product: the second is a product alone
+                operator.mv(v)
+            product = meter.flops - first if linearize else first
+    return Product(meter.peak, kept, first - product, product)
+
+
+def _shape(batch: Batch) -> tuple[int, int]:
+    B, T = batch["input_ids"].shape
+    return B, T
+
+
+@contextmanager
+def _fake(risk: EmpiricalRisk, shape: tuple[int, int]) -> Iterator[tuple[Any, Batch]]:
+    """The risk with parameters, and a batch of that shape, that have no contents."""
+    fake, every = copy.copy(risk), (*risk.params.values(), *risk.fixed.values())
+    # a model that is not on this machine is of fake tensors already
+    mode = next((p.fake_mode for p in every if isinstance(p, FakeTensor)), None) or FakeTensorMode(allow_non_fake_inputs=True)
+    fake.params = {name: _stand_in(p, mode) for name, p in risk.params.items()}
+    fake.fixed = {name: _stand_in(p, mode) for name, p in risk.fixed.items()}
+    with mode:
+        ids = torch.ones(shape, dtype=torch.long, device=risk.device)
+        try:
+            yield fake, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.ones_like(ids)}
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise InputError(
+                "there is no plan for this model: what it computes depends on what the texts say, as in experts that sort their tokens, "
+                "and a plan knows their lengths alone; run it without a plan"
+            ) from error
+
+
+def _stand_in(p: Tensor, mode: FakeTensorMode) -> Tensor:
+    return p if isinstance(p, FakeTensor) else mode.from_tensor(p)
