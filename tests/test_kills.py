@@ -104,7 +104,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     script = tmp_path / "pool.py"
     script.write_text(
         "import os, time\n"
-        "from unlearn_lib.reproduction.processes import completed\n"
+        "from unlearn_lib.reproduction.runs.processes import completed\n"
         "def start(): print(os.getpid(), flush=True)\n"
         "if __name__ == '__main__':\n"
         "    list(completed(time.sleep, [(60,)], 1, start))\n",
