@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from unlearn_lib.curvature import EmpiricalFisher
@@ -49,8 +49,11 @@ ModelPlan = TypedDict(
     },
 )
 """What the utility tables take for one model."""
+for _part in (MethodPlan, ModelPlan):  # names with spaces leave no room for a decorator
+    with_config(STRICT)(_part)
 
 
+@with_config(STRICT)
 class Plans(TypedDict):
     """What the plans assume, and what they say of each model."""
 
@@ -60,7 +63,7 @@ class Plans(TypedDict):
     models: dict[str, ModelPlan]
 
 
-SCHEMA = TypeAdapter(Plans, config=STRICT)
+SCHEMA = TypeAdapter(Plans)
 KEPT = 3
 """Models that a bench keeps on the GPU beside the one under work: the original, one retrained for each cycle."""
 
