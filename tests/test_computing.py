@@ -13,7 +13,7 @@ from test_pretraining import StopsAfter, quiet, toy
 from unlearn_lib import checkpoints
 from unlearn_lib.command.cli import main
 from unlearn_lib.models import load as models
-from unlearn_lib.reproduction import inventory
+from unlearn_lib.reproduction import checkout
 from unlearn_lib.reproduction.runs import grids, profile, profiles
 from unlearn_lib.reproduction.runs.campaign import Campaign
 from unlearn_lib.reproduction.runs.finished import load, missing
@@ -44,7 +44,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.setitem(models.RECIPES, "toy", recipe)
     monkeypatch.setitem(profiles.PROFILES, "toy", chosen)
-    for module in (inventory, profile):
+    for module in (checkout, profile):
         monkeypatch.setattr(module, "project_root", lambda: tmp_path)
     parameters = nbformat.v4.new_code_cell('profile: str = "nano"  # which models', metadata={"tags": ["parameters"]})
     node = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell("print(profile)")])

@@ -13,7 +13,7 @@ class Item:
 
     Attributes:
         notebook, title: Its file and what it shows.
-        minutes: Of computing all its runs anew, for each profile: nano on two cores, gpu and paper on one GPU (0: no
+        minutes: How long computing all its runs anew takes, for each profile: nano on two cores, gpu and paper on one GPU (0: no
             runs; None: not measured).
     """
 

@@ -9,7 +9,7 @@ from unlearn_lib.reproduction.runs.labels import ORIGINAL
 
 
 def orders(runs: pd.DataFrame) -> pd.DataFrame:
-    """For each method, its mean rank over all cells (task, model, removed samples; 1 is best) by three readings of "unlearned well".
+    """The mean rank of each method over all cells (task, model, removed samples; 1 is best) by three readings of "unlearned well".
 
     The paper's: the lowest ΔEXP. The nearest to retraining: the smallest distance of ΔEXP to the retrained model's. And the
     smallest divergence from the retrained model on the forgotten samples. Retraining is the standard and takes no part.
@@ -28,7 +28,7 @@ def orders(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def beyond_retraining(runs: pd.DataFrame) -> pd.DataFrame:
-    """For each method the share of runs (percent) whose forget loss ends above the retrained model's by more than 0.05 nats, and
+    """The share of runs of each method (percent) whose forget loss ends above the retrained model's by more than 0.05 nats, and
     by more than 0.5; and where the loss attack, turned round, tells the forgotten samples apart again (AUC below 0.4)."""
     cells = ["task", "family", "size", "seed", "removed"]
     standard = runs[runs.method == "retrain"].set_index(cells).forget_loss.rename("standard")

@@ -43,7 +43,7 @@ def headline_text(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def printed_within_error() -> pd.DataFrame:
-    """For each method, how many of the paper's ΔACC are within two standard errors of zero.
+    """Count for each method how many of the paper's ΔACC are within two standard errors of zero.
 
     The error is that of the difference of two accuracies on the same questions if the answers were independent, at 50 % (40 %
     for LAMBADA, 25 % for MathQA): an upper bound, since a model and its unlearned copy mostly give the same answers.

@@ -8,15 +8,13 @@ import pandas as pd
 
 from unlearn_lib.reproduction import paper
 
-REFERENCES = 1000
-"""The paper's |S| (p. 5)."""
 UNITS = {"nats": math.log, "bits": math.log2}
 
 
 def possible(unit: str, highest_rank: int) -> list[float]:
     """The exposures that ranks 1, 2, ... among the references can give: log |S| - log rank."""
     log = UNITS[unit]
-    return [log(REFERENCES / rank) for rank in range(1, highest_rank + 1)]
+    return [log(paper.REFERENCES / rank) for rank in range(1, highest_rank + 1)]
 
 
 def in_possible_bins(above: float) -> pd.DataFrame:
@@ -30,7 +28,7 @@ def in_possible_bins(above: float) -> pd.DataFrame:
     bars = bars[(bars.state == "before") & (bars.low >= above)]
     rows = []
     for unit in UNITS:
-        values = [value for value in possible(unit, REFERENCES) if above <= value]
+        values = [value for value in possible(unit, paper.REFERENCES) if above <= value]
         holds = pd.Series([any(low <= value < high for value in values) for low, high in zip(bars.low, bars.high, strict=True)])
         rows.append(
             {

@@ -57,7 +57,7 @@ def clustered(values: pd.Series) -> Interval:
     V = V_task + V_model - V_both (Cameron, Gelbach and Miller 2011), but no less than either; Student's t has one degree of freedom
     less than the smaller set has clusters.
 
-    Of tasks, or models, of which there are fewer than `FEWEST` nothing can be said about others, so they are no clusters. Where
+    Fewer than `FEWEST` tasks, or models, say nothing about others, so they are no clusters. Where
     neither is one, the values are one for each original model (task, model, seed), and the interval is that of `interval`.
 
     Args:

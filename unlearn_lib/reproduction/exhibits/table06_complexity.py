@@ -7,7 +7,7 @@ import pandas as pd
 
 
 def fitted(counts: pd.DataFrame) -> pd.DataFrame:
-    """For each method the coefficients a, b, c of `gradients` = a t + b m + c t m by least squares, and the largest residual."""
+    """The coefficients a, b, c of `gradients` = a t + b m + c t m of each method by least squares, and the largest residual."""
     rows = {}
     for method, table in counts.groupby("method", sort=False):
         X = np.stack([table.t, table.m, table.t * table.m], axis=1).astype(float)
@@ -18,7 +18,7 @@ def fitted(counts: pd.DataFrame) -> pd.DataFrame:
 
 
 def doubled(counts: pd.DataFrame, *names: str) -> pd.Series:
-    """By which factor the gradients grow when the named ones of t and m are doubled, up to the end of the sweep, for each method."""
+    """The factor by which the gradients of each method grow when the named ones of t and m are doubled, up to the end of the sweep."""
     end = {"t": counts.t.max(), "m": counts.m.max()}
     start = {name: value // 2 if name in names else value for name, value in end.items()}
     by = counts.set_index(["method", "t", "m"]).gradients

@@ -1,4 +1,4 @@
-"""From the records of the case studies to Table 8, the personal data found, and the curves over criteria."""
+"""Table 8, the personal data found and the curves over criteria, from the records of the case studies."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def texts(records: Sequence[CaseRecord]) -> pd.DataFrame:
 
 
 def counts(rows: pd.DataFrame, criterion: Criterion | None = None) -> pd.DataFrame:
-    """For each run: `memorised` texts by the criterion (default: `MEMORISED` tokens), of how many `asked`, and the share of personal
-    data found (percent)."""
+    """A row for each run: `memorised` texts by the criterion (default: `MEMORISED` tokens), of how many `asked`, and the share of
+    personal data found (percent)."""
     measure, least = (criterion.measure, criterion.at_least) if criterion is not None else ("run", MEMORISED)
     groups = rows.assign(memorised=rows[measure] >= least).groupby(KEYS, sort=False)
     table = groups.agg(memorised=("memorised", "sum"), asked=("text", "size"), found=("found", "sum"), data=("data", "sum"))
@@ -132,7 +132,7 @@ def table8(counted: pd.DataFrame) -> pd.DataFrame:
         reported = f"{printed[cell]:g}" if cell in printed else ""
         return {
             f"{name}, of {asked}": between(interval(group.memorised), asked),
-            f"{name}, paper, of 128": reported,
+            f"{name}, paper, of {paper.CYCLE_SIZE}": reported,
         }
 
     return _by_task_and_method(counted, columns)
@@ -159,7 +159,7 @@ def seconds(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def recovered(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the runs of 8 tokens in the requested texts, the percentage that draws hold: of `shared` ones and of the text's `own`."""
+    """The percentage of the runs of 8 tokens in the requested texts that draws hold: of `shared` ones and of the text's `own`."""
     means = 100 * rows.groupby(["task", "method"], sort=False)[["shared", "own"]].mean()
     names = means.reset_index()
     names["task"], names["method"] = names.task.map(paper.TASKS), names.method.map(paper.METHODS)

@@ -13,7 +13,7 @@ from unlearn_lib.data.overlap import SHINGLE, runs
 
 
 def shared_tokens(example: Example, others: Sequence[Example], least: int = 2) -> list[bool]:
-    """For every token of a text: whether it lies in a run of 8 tokens that at least so many of the others hold."""
+    """Say for every token of a text whether it lies in a run of 8 tokens that at least so many of the others hold."""
     holders = Counter(run for other in others for run in runs(other))
     ids = example.input_ids
     marks = [False] * len(ids)

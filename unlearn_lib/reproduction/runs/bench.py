@@ -151,7 +151,7 @@ class Bench:
         return self.order[self.start(self.scenario, size) : size]
 
     def _seed(self, size: int) -> int:
-        """Of that cycle."""
+        """The seed of the cycle after which `size` samples are forgotten."""
         return self.scenario.seed * 100 + self.start(self.scenario, size) // self.scenario.cycle_size
 
     def before(self, size: int) -> dict[str, Any]:

@@ -76,7 +76,9 @@ class Campaign:
         known = self.profile.kept_manifest()["models"]
         for name in self.models_missing():
             if name in known:
-                say(f"{name} is had anew; records of earlier weights in {self.store.folder} are not used any more")
+                say(
+                    f"{name} is trained or downloaded anew; records of earlier weights in {self.store.folder} are not used any more"
+                )
             if self.profile.recipe is None:
                 deadline.check()
                 say(f"{name} is downloaded")

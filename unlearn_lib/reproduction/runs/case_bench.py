@@ -17,7 +17,7 @@ DRAW_SEED = 10
 
 
 class CaseBench(Bench):
-    """As `Bench`; the order of forgetting begins with the request, followed by its near-duplicates."""
+    """A `Bench` whose order of forgetting begins with the request, followed by its near-duplicates."""
 
     scenario: Case
 
@@ -52,8 +52,9 @@ class CaseBench(Bench):
         return measured
 
     def extraction(self, model: Any, part: str, numbers: list[int]) -> list[dict[str, Any]]:
-        """Of each text, and without quoting it: `run`, `rouge`, `edit` (the best of its draws); `found`, by kind of personal data; and
-        which share of its runs of 8 tokens some draw holds, of those that other training texts `shared`, and of its `own`."""
+        """What comes back of each text, without quoting it: `run`, `rouge`, `edit` (the best of its draws); `found`, by kind of
+        personal data; and which share of its runs of 8 tokens some draw holds, of those that other training texts `shared`, and
+        of its `own`."""
         examples, draws = [self.encoded[part][i] for i in numbers], self.scenario.draws
         asked = set(self.order[: self.scenario.cycle_size])
         elsewhere = set[tuple[int, ...]]().union(*(runs(e) for i, e in enumerate(self.encoded["train"]) if i not in asked))

@@ -22,7 +22,7 @@ class Case(Scenario):
         duplicates: Share of near-duplicates in the texts.
         deduplicate: Whether the request is extended by its near-duplicates among the other training texts.
         long: Tokens that a text of the request has at least, and one more.
-        draws: Of the extraction.
+        draws: How continuations are drawn for the extraction.
     """
 
     cycles: int = 1

@@ -92,8 +92,8 @@ def disk(name: str) -> tuple[float, float, float]:
 
 
 def memory(name: str, tokens: int = TOKENS, task: str = "mathqa") -> list[MethodPlan]:
-    """For each method of the utility tables: gradients of single texts in one cycle, and GiB of GPU memory in all, that is with the
-    models and predictions that a bench keeps, for texts of so many tokens."""
+    """What each method of the utility tables takes: gradients of single texts in one cycle, and GiB of GPU memory in all, that is with
+    the models and predictions that a bench keeps, for texts of so many tokens."""
     model = load_shape(name).model
     predictions = 2 * 3 * COMPARED * tokens * model.config.vocab_size * 4
     kept = KEPT * model_bytes(model) + predictions

@@ -1,4 +1,4 @@
-"""What a profile of the reproduction is; which there are says `profiles.py`."""
+"""What a profile of the reproduction is; `profiles.py` says which there are."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class CaseSettings:
 
     Attributes:
         train_size, holdout_size, measured: See `Scenario`.
-        training: Of the original model and of retraining.
-        step_factor: Of the paper's step lengths.
+        training: How the original model is trained, and how retraining goes.
+        step_factor: The factor of the paper's step lengths.
         rate: The share of near-duplicates in generated texts.
         rates: Shares of near-duplicates in the texts of the deduplication experiment.
     """
@@ -46,17 +46,17 @@ class Profile:
     """One profile.
 
     Attributes:
-        name: Also of the folder of its records in `results/`.
+        name: Its name, which is also that of the folder of its records in `results/`.
         models: What `load_model` is given, by label: family (`neo`, `opt`) and size (`s`, `m`, `l`), as in `opt-s`.
         sizes: The sizes of models in the table of each task.
         seeds: For each size of models.
         train_sizes: Texts that are trained on, by task.
         test_size, holdout_size, reference_size, measured: See `Scenario`.
         cycle_size: Samples that are removed in one cycle.
-        learning_rate: Of fine-tuning and retraining, by size.
+        learning_rate: The learning rate of fine-tuning and retraining, by size.
         step_factor: A factor of both of the paper's step lengths, so that their ratio stays as printed.
         batch_size: Texts that go through a model at a time where their grouping does not matter.
-        passes: Of the second-order methods, by size; where none is given, one.
+        passes: In how many groups the second-order methods work through the parameters, by size; one where none is given.
         private: Options of DP-SGD beside epsilon and the learning rate, see `PrivacyConfig`.
         cases: The case studies on private text.
         device: Where runs are computed.

@@ -31,8 +31,8 @@ class Scenario:
         task, model, seed: What is learnt and forgotten.
         method: A name in METHODS, perhaps with a suffix that tells two sets of options apart ("gradient-ascent-adam");
             "original" for the model before any unlearning; "dp-sgd" for one trained privately on all of D.
-        training: Of the original model and of retraining.
-        options: Of the method.
+        training: How the original model is trained, and how retraining goes.
+        options: The options of the method.
         cycles, cycle_size: How many cycles of how many samples.
         train_size, test_size, holdout_size, reference_size: Texts of the task.
         measured: At most so many retained and held-out texts are measured, always the same ones; the other held-out texts tell

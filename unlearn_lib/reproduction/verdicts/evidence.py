@@ -68,7 +68,7 @@ class Evidence:
 
     @cached_property
     def deduplication(self) -> pd.DataFrame:
-        """The same, over rates of near-duplicates, the request as it is and extended by them."""
+        """What came back in every run over rates of near-duplicates, the request as it is and extended by them."""
         return table08_cases.counts(table08_cases.texts(self.records(case_grids.deduplication())))
 
     @cached_property

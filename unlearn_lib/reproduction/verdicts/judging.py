@@ -97,7 +97,7 @@ class Comparison:
         what: In words.
         found: The measured effect; three equal numbers for a count without noise.
         low, high: The claimed region, its ends excluded.
-        unit: Of the numbers.
+        unit: The unit of the numbers.
         digits, signed: How they are written.
         theirs: The paper's interval, or words about its numbers, where it prints them.
     """
