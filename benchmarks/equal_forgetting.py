@@ -23,9 +23,10 @@ from unlearn_lib.losses import mean_loss
 from unlearn_lib.methods import METHODS
 from unlearn_lib.methods.base import INCOMPLETE
 from unlearn_lib.metrics.divergence import divergence
-from unlearn_lib.reproduction.bench import Bench
-from unlearn_lib.reproduction.scenarios import Scenario
-from unlearn_lib.reproduction.store import Record, RunStore
+from unlearn_lib.reproduction.runs.bench import Bench
+from unlearn_lib.reproduction.runs.record import Record
+from unlearn_lib.reproduction.runs.scenarios import Scenario
+from unlearn_lib.reproduction.runs.store import RunStore
 from unlearn_lib.training import TrainingConfig
 
 NUMERICS = 2

@@ -30,8 +30,8 @@ from equal_forgetting import MEMORY, ORIGINAL, RETRAIN, Cell, Setting, case, com
 from methods_page import page
 from tuning import Found, Ladder, Place, search
 
-from unlearn_lib.reproduction.processes import KEEP_MEMORY
-from unlearn_lib.reproduction.store import Record, RunStore
+from unlearn_lib.reproduction.runs.processes import KEEP_MEMORY
+from unlearn_lib.reproduction.runs.store import RunStore
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS, TUNING_SEED = (0, 1, 2, 3, 4), 1000
@@ -239,7 +239,8 @@ class Benchmark:
         """Where the records were made, without commit and time."""
         found = []
         for cell in self.cells():
-            record = cell.get(self.store) or Record()
+            record = cell.get(self.store)
+            assert record is not None  # none is missing
             where = {name: value for name, value in record["provenance"].items() if name not in ("commit", "created")}
             found += [where] if where not in found else []
         return found

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from unlearn_lib import TrainingConfig, text_losses
-from unlearn_lib.reproduction.store import RunStore
+from unlearn_lib.reproduction.runs.store import RunStore
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

@@ -1,7 +1,7 @@
 from typing import Any
 
 from unlearn_lib.data.batches import Example
-from unlearn_lib.reproduction.boilerplate import highlighted, shared_tokens
+from unlearn_lib.reproduction.exhibits.table10_boilerplate import highlighted, shared_tokens
 
 
 def example(*ids: int) -> Example:

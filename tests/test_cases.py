@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from unlearn_lib.metrics.extraction import Criterion, Draws
-from unlearn_lib.reproduction import case_tables, duplicates
-from unlearn_lib.reproduction.case_grids import case_studies, deduplication
-from unlearn_lib.reproduction.cases import Case, CaseBench
-from unlearn_lib.reproduction.runs import run
-from unlearn_lib.reproduction.store import RunStore, key
+from unlearn_lib.reproduction.exhibits import exam_duplicates, table08_cases
+from unlearn_lib.reproduction.runs.case_bench import CaseBench, bench_for
+from unlearn_lib.reproduction.runs.case_grids import case_studies, deduplication
+from unlearn_lib.reproduction.runs.cases import Case
+from unlearn_lib.reproduction.runs.compute import compute
+from unlearn_lib.reproduction.runs.store import RunStore, key
 from unlearn_lib.training import TrainingConfig
 
 SMALL = Case(
@@ -30,7 +31,7 @@ SMALL = Case(
 
 
 def test_the_request_is_long_and_may_be_extended_by_its_near_duplicates() -> None:
-    bench = SMALL.bench()
+    bench = bench_for(SMALL)
     assert isinstance(bench, CaseBench)
     request = bench.order[:4]
     assert all(len(bench.encoded["train"][i].input_ids) > 200 for i in request)
@@ -49,7 +50,7 @@ def test_the_request_is_long_and_may_be_extended_by_its_near_duplicates() -> Non
 def test_records_of_a_case_study_hold_numbers_and_no_text(tmp_path: Any) -> None:
     ascent = replace(SMALL, method="gradient-ascent", options={"preset": "paper", "step": 1e-4})
     runs = [SMALL, ascent, replace(ascent, deduplicate=True)]
-    records = run(runs, RunStore(tmp_path))
+    records = compute(runs, RunStore(tmp_path))
     assert len({key(scenario.config()) for scenario in runs}) == 3
     text = "".join(path.read_text() for path in tmp_path.iterdir())
     for row in SMALL.load_task().train:
@@ -58,7 +59,7 @@ def test_records_of_a_case_study_hold_numbers_and_no_text(tmp_path: Any) -> None
     assert len(before["extraction"]) == len(before["extraction_unseen"]) == len(after["extraction"]) == 4
     assert set(after["extraction"][0]) == {"run", "rouge", "edit", "shared", "own", "found"}
     assert records[2]["results"]["after"][0]["gradient_evaluations"] == 4 + after["near_duplicates"]
-    assert run(runs, RunStore(tmp_path)) == records  # nothing is computed again
+    assert compute(runs, RunStore(tmp_path)) == records  # nothing is computed again
 
 
 def record(method: str, seed: int, runs: list[float], found: list[bool], rate: float = 0.2, deduplicate: bool = False) -> Any:
@@ -74,20 +75,20 @@ def record(method: str, seed: int, runs: list[float], found: list[bool], rate: f
 
 def test_texts_are_counted_by_the_criterion() -> None:
     records = [record("original", 0, [80, 30, 29], [True, True, False]), record("retrain", 0, [0, 1, 2], [False] * 3)]
-    rows = case_tables.texts(records)
+    rows = table08_cases.texts(records)
     assert rows.method.tolist() == ["original"] * 3 + ["unseen"] + ["retrain"] * 3
-    counted = case_tables.counts(rows).set_index("method")
+    counted = table08_cases.counts(rows).set_index("method")
     assert counted.memorised.to_dict() == {"original": 2, "unseen": 1, "retrain": 0}
     assert counted.found_share["original"] == pytest.approx(100 * 2 / 6)
-    assert case_tables.counts(rows, Criterion("edit", 0.29)).set_index("method").memorised["original"] == 3
-    table = case_tables.criteria_table(rows, ["original"]).set_index(["measure", "at least"]).iloc[:, 0]
+    assert table08_cases.counts(rows, Criterion("edit", 0.29)).set_index("method").memorised["original"] == 3
+    table = table08_cases.criteria_table(rows, ["original"]).set_index(["measure", "at least"]).iloc[:, 0]
     assert table["run", 30] == pytest.approx(200 / 3)
     assert table["run", 80] == pytest.approx(100 / 3)
 
 
 def test_table_8_stands_beside_the_printed_one() -> None:
     records = [record("original", seed, [30.0 * (seed + 1), 80, 0], [True, True, False]) for seed in (0, 1, 2)]
-    table = case_tables.table8(case_tables.counts(case_tables.texts(records)))
+    table = table08_cases.table8(table08_cases.counts(table08_cases.texts(records)))
     assert table.loc[("Email", "before unlearning")].to_dict() == {
         "OPT, of 3": "2.0\u00a0[2.0,\u00a02.0]",
         "OPT, paper, of 128": "22",
@@ -102,17 +103,17 @@ def test_the_damage_is_the_retain_losses_rise_over_the_forget_losses() -> None:
     one["results"]["after"] = [{"forget_loss": 1.1, "retain_loss": 0.3, "incomplete": 1.0, **losses}]
     one["timing"] = {"cycle_1_seconds": 2.5}
     start = {**one, "config": {**one["config"], "method": "original"}, "timing": {"training_seconds": 9.0}}
-    runs = case_tables.states([start, one])
+    runs = table08_cases.states([start, one])
     assert runs.damage.tolist() == pytest.approx([float("nan"), 0.2], nan_ok=True)
     assert runs.incomplete.tolist() == [False, True]
-    table = case_tables.quality(runs).loc[("Email", "opt", "Fisher Removal")]
+    table = table08_cases.quality(runs).loc[("Email", "opt", "Fisher Removal")]
     assert table[["damage ratio", "forget loss", "stopped early"]].tolist() == pytest.approx([0.2, 1.1, 1.0])
     extended = {**one, "config": {**one["config"], "deduplicate": True}}
-    assert duplicates.costs(case_tables.states([start, one, extended])).texts.to_dict() == {
+    assert exam_duplicates.costs(table08_cases.states([start, one, extended])).texts.to_dict() == {
         ("Fisher Removal", "as it is", 0.2): 32.0,
         ("Fisher Removal", "extended", 0.2): 35.0,
     }
-    assert case_tables.seconds(runs).loc[("Email", "Fisher Removal")].to_dict() == {
+    assert table08_cases.seconds(runs).loc[("Email", "Fisher Removal")].to_dict() == {
         ("ours", "OPT"): 2.5,
         ("paper", "OPT"): 1120.0,
     }
@@ -124,7 +125,7 @@ def test_what_is_left_by_the_rate_of_near_duplicates() -> None:
         for seed in (0, 1)
         for rate, extended, found in ((0.0, False, False), (0.5, False, True), (0.5, True, False))
     ]
-    table = duplicates.leftover(case_tables.counts(case_tables.texts(records)))
+    table = exam_duplicates.leftover(table08_cases.counts(table08_cases.texts(records)))
     means = table.set_index(["rate", "deduplicated"])["mean"].to_dict()
     assert means == {(0.0, False): 0.0, (0.5, False): 50.0, (0.5, True): 0.0}
 

@@ -13,10 +13,11 @@ from test_pretraining import StopsAfter, quiet, toy
 from unlearn_lib import checkpoints
 from unlearn_lib.command.cli import main
 from unlearn_lib.models import load as models
-from unlearn_lib.reproduction import grids, inventory, profile, profiles
-from unlearn_lib.reproduction.computing import Computation
-from unlearn_lib.reproduction.runs import load, missing
-from unlearn_lib.reproduction.store import RunStore
+from unlearn_lib.reproduction import checkout
+from unlearn_lib.reproduction.runs import grids, profile, profiles
+from unlearn_lib.reproduction.runs.campaign import Campaign
+from unlearn_lib.reproduction.runs.finished import load, missing
+from unlearn_lib.reproduction.runs.store import RunStore
 
 COMMAND = ["reproduce", "fig04", "--runs", "--profile", "toy", "--minutes", "9"]
 
@@ -43,7 +44,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.setitem(models.RECIPES, "toy", recipe)
     monkeypatch.setitem(profiles.PROFILES, "toy", chosen)
-    for module in (inventory, profile):
+    for module in (checkout, profile):
         monkeypatch.setattr(module, "project_root", lambda: tmp_path)
     parameters = nbformat.v4.new_code_cell('profile: str = "nano"  # which models', metadata={"tags": ["parameters"]})
     node = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell("print(profile)")])
@@ -96,7 +97,7 @@ def test_a_profile_is_computed_in_pieces(root: Path, monkeypatch: pytest.MonkeyP
     assert set(config["model_sha256"]) >= {"neo-s/model.safetensors", "tokenizer/tokenizer.json"}
     for path in store.folder.glob("*.json"):
         path.unlink()
-    Computation(toys, grids.weights(toys), root).run(StopsAfter(10_000), 1, quiet)
+    Campaign(toys, grids.weights(toys), root).run(StopsAfter(10_000), 1, quiet)
     assert results(root) == pieces
     (root / "models/manifest.json").unlink()
     assert results(root) == pieces

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from unlearn_lib.reproduction import examinations, intervals, tradeoff, units
+from unlearn_lib.reproduction.exhibits import exam_erasure, exam_intervals, exam_units, fig03_tradeoff, intervals, sweeps
 
 
 def test_interval_by_hand() -> None:
@@ -14,9 +14,9 @@ def test_interval_by_hand() -> None:
     mean, low, high = intervals.interval([1, 2, 3])
     assert mean == 2
     assert (low, high) == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), rel=1e-6)
-    assert intervals.text((2.0, -0.484, 4.484)) == "+2.00 [-0.48, +4.48]"
+    assert intervals.Interval(2.0, -0.484, 4.484).text() == "+2.00 [-0.48, +4.48]"
     assert math.isnan(intervals.interval([1])[1])
-    assert intervals.text(intervals.interval([-1])) == "-1.00"
+    assert intervals.interval([-1]).text() == "-1.00"
 
 
 def test_error_of_an_accuracy() -> None:
@@ -31,14 +31,14 @@ def run(method: str, seed: int, **values: float) -> dict[str, Any]:
 
 def test_headline_says_what_is_beyond_zero() -> None:
     runs = pd.DataFrame([run("retrain", seed, delta_acc=seed - 1, delta_exp=-1 + 0.01 * seed) for seed in range(3)])
-    (row,) = intervals.headline(runs).to_dict("records")
+    (row,) = exam_intervals.headline(runs).to_dict("records")
     assert (row["seeds"], row["acc_beyond"], row["exp_beyond"]) == (3, False, True)
 
 
 def test_only_some_exposures_are_possible() -> None:
-    assert units.possible("nats", 2) == pytest.approx([6.907755, 6.214608])
-    assert units.possible("bits", 1) == pytest.approx([9.965784])
-    found = units.in_possible_bins(6.0)
+    assert exam_units.possible("nats", 2) == pytest.approx([6.907755, 6.214608])
+    assert exam_units.possible("bits", 1) == pytest.approx([9.965784])
+    found = exam_units.in_possible_bins(6.0)
     # ranks 1 and 2: the bins around 6.91 (203 samples) and 6.21 (133)
     assert found.loc["nats", ["bins that hold a value", "samples in such bins", "samples"]].tolist() == [2, 336, 346]
 
@@ -53,10 +53,10 @@ def test_orders_and_overshooting() -> None:
             run("finetune", 0, delta_exp=0.5, forget_kl=0.2, forget_loss=0.8, attack_auc=0.8),
         ]
     )
-    found = examinations.orders(runs)
+    found = exam_erasure.orders(runs)
     assert found.loc["Fisher Removal"].tolist() == [1, 3, 3, 1]
     assert found.loc["Gradient Ascent"].tolist() == [2, 1, 1, 1]
-    over = examinations.beyond_retraining(runs)
+    over = exam_erasure.beyond_retraining(runs)
     assert over.loc["Fisher Removal"].tolist() == [100, 100, 100, 1]
     assert over.loc["Gradient Ascent"].tolist() == [0, 0, 0, 1]
 
@@ -75,14 +75,14 @@ def test_a_sweep_measures_the_damage() -> None:
         record("fisher-removal", s, {"damping": 1.0}, {"forget_loss": 1.5, "retain_loss": 1.1 + 0.1 * s}) for s in (0, 1)
     ]
     records += [record("original", s, {}, {}) for s in (0, 1)]
-    found = examinations.means(examinations.sweep(records, ["damping"]), ["damping"])
+    found = sweeps.means(sweeps.sweep(records, ["damping"]), ["damping"])
     assert found.damage_mean.tolist() == pytest.approx([0.3])  # 0.1 / 0.5 and 0.2 / 0.5
     assert found.damage_sd.tolist() == pytest.approx([0.1 * math.sqrt(2)])
 
 
 def test_points_of_the_tradeoff() -> None:
     private = [record("dp-sgd", s, {"epsilon": 1.0}, {"exposure_nats": 1.0 + s, "epsilon": 0.99}) for s in (0, 1)]
-    found = tradeoff.points(tradeoff.runs([record("original", 0, {}, {}), *private]))
+    found = fig03_tradeoff.points(fig03_tradeoff.runs([record("original", 0, {}, {}), *private]))
     assert found.method.tolist() == ["original", "dp-sgd"]
     assert found.exposure_drop_mean.tolist() == pytest.approx([0.0, 1.5])
     assert found.epsilon.tolist()[1] == pytest.approx(0.99)

@@ -14,8 +14,8 @@ from unlearn_lib.errors import InputError
 from unlearn_lib.methods import METHODS, choose
 from unlearn_lib.models.adapters import adapter_settings
 from unlearn_lib.models.load import load_model, save_model
-from unlearn_lib.reproduction import notebooks
-from unlearn_lib.reproduction.store import RunStore
+from unlearn_lib.reproduction.book import notebooks
+from unlearn_lib.reproduction.runs.store import RunStore
 
 
 def edited(settings: dict[str, Any]) -> st.SearchStrategy[bytes]:
@@ -73,10 +73,17 @@ def test_model_folders(number: int, file: str, folder: Path) -> None:
         fuzz(number, contents, check)
 
 
+RUN: dict[str, Any] = {
+    "benchmark": "methods", "numerics": 1, "task": "piqa", "train": 8, "forget": 2, "family": "opt", "seed": 0,
+    "training": {"epochs": 1, "learning_rate": 1e-3, "batch_size": 8, "weight_decay": 0.0, "clip_norm": 1.0, "betas": [0.9, 0.999]},
+    "method": "npo", "options": {"beta": 0.1},
+}  # fmt: skip
+
+
 @inputs()
 def test_run_records(number: int, tmp_path: Path) -> None:
-    store, config = RunStore(tmp_path), {"method": "npo", "seed": 0, "options": {"beta": 0.1}}
-    record = store.put("a", config, {"loss": 1.5}, {"seconds": 1.0})
+    store, config = RunStore(tmp_path), RUN
+    record: Any = store.put("a", config, {"peak_memory_bytes": 15}, {"seconds": 1.0})
     path = store.path("a", config)
 
     def check(content: bytes) -> None:
@@ -126,8 +133,9 @@ def test_options_of_methods(number: int) -> None:
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
-    store.put("a", {"seed": 0}, {}, {})
-    for content in (b"[1]", b"\xff", b"[" * 100_000, b'{"config": {"seed": 0}}', b'{"a": ' + b"9" * 5000 + b"}"):
-        store.path("a", {"seed": 0}).write_bytes(content)
+    store.put("a", RUN, {"peak_memory_bytes": 15}, {})
+    alone = json.dumps({"config": RUN}).encode()
+    for content in (b"[1]", b"\xff", b"[" * 100_000, b'{"config": {"seed": 0}}', alone, b'{"a": ' + b"9" * 5000 + b"}"):
+        store.path("a", RUN).write_bytes(content)
         with pytest.raises(InputError, match="delete it and run again"):
-            store.get("a", {"seed": 0})
+            store.get("a", RUN)

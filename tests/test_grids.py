@@ -9,12 +9,13 @@ import torch
 
 from unlearn_lib.errors import InputError
 from unlearn_lib.models.load import load_model
-from unlearn_lib.reproduction import grids, histograms
-from unlearn_lib.reproduction.complexity import growth
+from unlearn_lib.reproduction.exhibits import fig06_onion, fig07_exposure
 from unlearn_lib.reproduction.inventory import ITEMS
-from unlearn_lib.reproduction.runs import load
-from unlearn_lib.reproduction.store import RunStore
-from unlearn_lib.reproduction.weights import histogram_divergence, last_projection, projection, with_activation
+from unlearn_lib.reproduction.runs import grids
+from unlearn_lib.reproduction.runs.counts import growth
+from unlearn_lib.reproduction.runs.finished import load
+from unlearn_lib.reproduction.runs.store import RunStore
+from unlearn_lib.reproduction.runs.weights import histogram_divergence, last_projection, projection, with_activation
 
 RESULTS = Path(__file__).parents[1] / "results" / "nano"
 
@@ -85,11 +86,11 @@ def record(method: str, exposures: list[float], **more: Any) -> dict[str, Any]:
 
 def test_exposure_tables_by_hand() -> None:
     """Ten references: rank 2 has log 5, rank 3 log 3.3, so the cutoff log 4 lies between."""
-    row = histograms.exposure_table([record("original", [math.log(10), math.log(5), math.log(10 / 3), 0.0])]).iloc[0]
+    row = fig07_exposure.table([record("original", [math.log(10), math.log(5), math.log(10 / 3), 0.0])]).iloc[0]
     assert row["rank 1 or 2, all (%)"] == 50.0
     assert row["rank 1 or 2, forgotten (%)"] == 100.0
     assert row["mean, forgotten"] == pytest.approx(math.log(5))
     assert row["mean, retained"] == pytest.approx((math.log(10) + math.log(10 / 3)) / 3)
     onion = record("original", [2.0, 0.5, 1.0], cutoff=1.5, kept=[1, 2], exposures_after=[1.6, 0.9])
-    row = histograms.onion_table([onion]).iloc[0]
+    row = fig06_onion.table([onion]).iloc[0]
     assert (row["above before"], row["above after, of the rest"], row["share of the rest that rises (%)"]) == (1, 1, 50.0)

@@ -13,7 +13,7 @@ from unlearn_lib.command.report.measure import Measured
 from unlearn_lib.command.report.page import render
 from unlearn_lib.data.batches import Example
 from unlearn_lib.data.files import write_rows
-from unlearn_lib.reproduction.boilerplate import highlighted
+from unlearn_lib.reproduction.exhibits.table10_boilerplate import highlighted
 
 ATTACKS = (
     "<script>alert(1)</script>",

@@ -23,10 +23,9 @@ GRID = """
 import json, sys
 from dataclasses import replace
 from pathlib import Path
-from unlearn_lib.reproduction import profiles
-from unlearn_lib.reproduction.runs import run
-from unlearn_lib.reproduction.scenarios import Scenario
-from unlearn_lib.reproduction.store import RunStore
+from unlearn_lib.reproduction.runs.compute import compute
+from unlearn_lib.reproduction.runs.scenarios import Scenario
+from unlearn_lib.reproduction.runs.store import RunStore
 from unlearn_lib.training import TrainingConfig
 
 def scenarios():
@@ -39,7 +38,7 @@ def scenarios():
     ]
 
 if __name__ == "__main__":
-    run(scenarios(), RunStore(sys.argv[1]), print, int(sys.argv[2]))
+    compute(scenarios(), RunStore(sys.argv[1]), print, int(sys.argv[2]))
 """
 
 
@@ -105,7 +104,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     script = tmp_path / "pool.py"
     script.write_text(
         "import os, time\n"
-        "from unlearn_lib.reproduction.processes import completed\n"
+        "from unlearn_lib.reproduction.runs.processes import completed\n"
         "def start(): print(os.getpid(), flush=True)\n"
         "if __name__ == '__main__':\n"
         "    list(completed(time.sleep, [(60,)], 1, start))\n",
@@ -167,13 +166,13 @@ def test_a_run_killed_at_fifty_changes_ends_the_next_time(tmp_path: Path, tiny: 
 BOOK = """
 import sys
 from pathlib import Path
-from unlearn_lib.reproduction import book, made
+from unlearn_lib.reproduction.book import build, made
 from unlearn_lib.reproduction.inventory import Item
 
 if __name__ == "__main__":
     # the ids are of notebooks without runs, whose records would have to be there
-    book.ITEMS = made.ITEMS = {id: Item(f"{id}.ipynb", f"Notebook {id}", {"nano": 0}) for id in ("units", "ch01", "ch05")}
-    print(book.build(Path(sys.argv[1]), print))
+    build.ITEMS = made.ITEMS = {id: Item(f"{id}.ipynb", f"Notebook {id}", {"nano": 0}) for id in ("units", "ch01", "ch05")}
+    print(build.build(Path(sys.argv[1]), print))
 """
 
 
@@ -242,8 +241,8 @@ def test_a_book_that_is_killed_at_random_moments_is_built_by_the_same_command(sm
 def test_a_checkout_that_cannot_be_written_is_said_before_anything_is_executed(tmp_path: Path) -> None:
     from unlearn_lib.errors import InputError
     from unlearn_lib.files import only_writer
-    from unlearn_lib.reproduction.book import build
-    from unlearn_lib.reproduction.notebooks import execute
+    from unlearn_lib.reproduction.book.build import build
+    from unlearn_lib.reproduction.book.notebooks import execute
 
     (tmp_path / "build").write_text("a file in the place of the folder", encoding="utf-8")
     said: list[str] = []

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from unlearn_lib.errors import InputError
-from unlearn_lib.reproduction import notebooks
-from unlearn_lib.reproduction.inventory import ITEMS, find, project_root
+from unlearn_lib.reproduction.book import notebooks
+from unlearn_lib.reproduction.checkout import project_root
+from unlearn_lib.reproduction.inventory import ITEMS, find
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

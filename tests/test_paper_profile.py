@@ -16,12 +16,13 @@ from unlearn_lib.data.nano.draw import Draw
 from unlearn_lib.data.tasks import NANO_RECORDS, load_task
 from unlearn_lib.errors import InputError
 from unlearn_lib.models import nano
-from unlearn_lib.reproduction import case_grids, case_tables, grids, profile, profiles, tables
-from unlearn_lib.reproduction.computing import Computation
-from unlearn_lib.reproduction.profile import Profile
-from unlearn_lib.reproduction.profiles import PAPER
-from unlearn_lib.reproduction.scenarios import Scenario
-from unlearn_lib.reproduction.store import Record
+from unlearn_lib.reproduction.exhibits import frames, table08_cases, utility
+from unlearn_lib.reproduction.runs import case_grids, grids, profile, profiles
+from unlearn_lib.reproduction.runs.campaign import Campaign
+from unlearn_lib.reproduction.runs.profile import Profile
+from unlearn_lib.reproduction.runs.profiles import PAPER
+from unlearn_lib.reproduction.runs.record import Record
+from unlearn_lib.reproduction.runs.scenarios import Scenario
 from unlearn_lib.training import TrainingConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*rows, not .* as in the paper")
@@ -64,7 +65,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
 
 
 def computed(chosen: Profile, wanted: Sequence[Scenario], root: Path) -> list[Record]:
-    computation = Computation(chosen, wanted, root)
+    computation = Campaign(chosen, wanted, root)
     computation.run(Deadline(), 1, lambda line: None)
     assert computation.left() == (0, 0)
     return [record for run in wanted if (record := computation.store.get(run.name, run.config())) is not None]
@@ -77,10 +78,10 @@ def test_a_table_of_the_paper(small: Profile, tmp_path: Path) -> None:
     assert PAPER.passes["l"] == 20
     records = computed(small, wanted, tmp_path)
     assert len(records) == 2 * 7
-    rows = tables.tidy(records)
+    rows = frames.tidy(records)
     assert set(rows.family) == {"neo", "opt"}
     assert set(rows["size"]) == {"l"}
-    shown = tables.layout(tables.beside_reported(rows[rows.method != "original"]))
+    shown = utility.layout(utility.beside_reported(rows[rows.method != "original"]))
     assert len(shown) > 0
 
     # the records say which commits they are of, and are read where the models are not
@@ -89,7 +90,7 @@ def test_a_table_of_the_paper(small: Profile, tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "results" / "paper" / "models" / "manifest.json").read_text())
     assert manifest["models"]["facebook/opt-2.7b"] == {"config": f"{50:040d}", "weights": f"{51:040d}"}
     (tmp_path / "cache" / "models--facebook--opt-2.7b").rename(tmp_path / "gone")
-    assert Computation(small, wanted, tmp_path).left() == (0, 0)
+    assert Campaign(small, wanted, tmp_path).left() == (0, 0)
 
 
 @pytest.mark.parametrize("task", ["arc_easy", "mathqa", "lambada"])
@@ -114,11 +115,11 @@ def test_the_case_studies(small: Profile, tmp_path: Path, monkeypatch: pytest.Mo
         csv.writer(stream).writerows([["transcription"], *([text] for text in texts)])
     monkeypatch.setenv("UNLEARN_LIB_PRIVATE_SETS", str(tmp_path / "own"))
     records = computed(small, wanted, tmp_path)
-    rows = case_tables.texts(records)
-    counted = case_tables.counts(rows)
+    rows = table08_cases.texts(records)
+    counted = table08_cases.counts(rows)
     assert set(counted.asked) == {2}
-    shown: Any = case_tables.table8(counted)
+    shown: Any = table08_cases.table8(counted)
     assert shown.loc[("Medical", "Retraining")].iloc[0].startswith("0.0")
     # what is personal in a user's own download is not known
-    assert set(case_tables.personal(counted).stack()) == {""}
-    assert len(case_tables.kinds(records)) == 0
+    assert set(table08_cases.personal(counted).stack()) == {""}
+    assert len(table08_cases.kinds(records)) == 0

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from unlearn_lib.errors import InputError
-from unlearn_lib.reproduction import notebooks
-from unlearn_lib.reproduction.session import begin
+from unlearn_lib.reproduction.book import notebooks
+from unlearn_lib.reproduction.book.session import begin
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -68,7 +68,7 @@ def test_our_own_command_refuses_it_as_well(word: str) -> None:
 
 def sources() -> list[tuple[str, ast.Module]]:
     """The code of the reproduction, of the notebooks too."""
-    modules = [(path.name, path.read_text(encoding="utf-8")) for path in (ROOT / "unlearn_lib/reproduction").glob("*.py")]
+    modules = [(path.name, path.read_text(encoding="utf-8")) for path in (ROOT / "unlearn_lib/reproduction").rglob("*.py")]
     cells = [(path.name, nbformat.read(path, as_version=4).cells) for path in NOTEBOOKS]
     return [(name, ast.parse(text)) for name, text in modules] + [
         (name, ast.parse("\n".join(cell.source for cell in found if cell.cell_type == "code"))) for name, found in cells
@@ -95,8 +95,8 @@ def test_every_file_is_read_and_written_as_utf_8() -> None:
 def test_the_page_of_verdicts_is_the_same_in_a_locale_without_unicode(tmp_path: Path) -> None:
     code = (
         "import locale, sys; from pathlib import Path; assert locale.getencoding() != 'utf-8'; "
-        "from unlearn_lib.reproduction import session; from unlearn_lib.reproduction.evidence import Evidence; "
-        "from unlearn_lib.reproduction.verdicts import page; from unlearn_lib.files import write_text; "
+        "from unlearn_lib.reproduction.book import session; from unlearn_lib.reproduction.verdicts.evidence import Evidence; "
+        "from unlearn_lib.reproduction.verdicts.page import page; from unlearn_lib.files import write_text; "
         "write_text(sys.argv[1], page(Evidence(session.begin().records)))"
     )
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -10,11 +10,12 @@ from unlearn_lib import load_model
 from unlearn_lib.errors import InputError
 from unlearn_lib.models import gpu
 from unlearn_lib.models import load as models
-from unlearn_lib.reproduction import grids, profile, profiles, settings
-from unlearn_lib.reproduction.profile import Profile
-from unlearn_lib.reproduction.profiles import GPU, NANO
-from unlearn_lib.reproduction.scenarios import ORIGINAL
-from unlearn_lib.reproduction.session import Session
+from unlearn_lib.reproduction.book.session import Session
+from unlearn_lib.reproduction.exhibits import settings_table
+from unlearn_lib.reproduction.runs import grids, options, profile, profiles
+from unlearn_lib.reproduction.runs.labels import ORIGINAL
+from unlearn_lib.reproduction.runs.profile import Profile
+from unlearn_lib.reproduction.runs.profiles import GPU, NANO
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
 
 
 def test_gpu_has_the_papers_numbers() -> None:
-    used = settings.options("s", GPU)
+    used = options.options("s", GPU)
     assert used["gradient-ascent"]["step"] == 5e-5
     assert used["fisher-removal"]["step"] == 2.5e-4
     assert {used[method]["learning_rate"] for method in ("retrain", "finetune")} == {5e-5}
@@ -49,7 +50,7 @@ def test_profiles_differ_in_their_values_only() -> None:
         assert {(run.method, run.detail, run.activation, run.cycles) for run in nano} == {
             (run.method, run.detail, run.activation, run.cycles) for run in wide
         }
-    assert settings.table(GPU).what.tolist() == settings.table(NANO).what.tolist()
+    assert settings_table.table(GPU).what.tolist() == settings_table.table(NANO).what.tolist()
     assert {run.method for run in grids.originals(GPU)} == {ORIGINAL}
 
 
@@ -61,7 +62,7 @@ def test_the_files_of_a_model_are_part_of_the_configuration() -> None:
 
 def test_a_model_of_another_profile() -> None:
     with pytest.raises(InputError, match="unknown model of the profile gpu 'nano/opt-s'; choose one of: gpu/neo-s"):
-        settings.scenario("piqa", "nano/opt-s", 0, ORIGINAL, profile=GPU)
+        grids.scenario("piqa", "nano/opt-s", 0, ORIGINAL, profile=GPU)
 
 
 def test_what_is_not_there_names_its_command(untrained: Profile, tmp_path: Path) -> None:

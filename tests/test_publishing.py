@@ -9,12 +9,12 @@ import nbformat
 import pytest
 import yaml
 
-from unlearn_lib.reproduction import book, colab, made
-from unlearn_lib.reproduction.grids import GRIDS
+from unlearn_lib.reproduction.book import build, colab, made
+from unlearn_lib.reproduction.book.notebooks import parameters
 from unlearn_lib.reproduction.inventory import ITEMS
-from unlearn_lib.reproduction.notebooks import parameters
-from unlearn_lib.reproduction.runs import load
-from unlearn_lib.reproduction.store import RunStore
+from unlearn_lib.reproduction.runs.finished import load
+from unlearn_lib.reproduction.runs.grids import GRIDS
+from unlearn_lib.reproduction.runs.store import RunStore
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,7 +54,7 @@ def test_the_page_of_a_figure_has_its_runs_and_numbers(pages: dict[str, str]) ->
 
 
 def book_profile() -> Any:
-    from unlearn_lib.reproduction.profiles import NANO
+    from unlearn_lib.reproduction.runs.profiles import NANO
 
     return NANO
 
@@ -108,10 +108,10 @@ assert calls == [[sys.executable, "-m", "pip", "install", "--quiet", "--editable
 
 
 def test_the_book_has_buttons_where_its_repository_is_known(tmp_path: Path) -> None:
-    plain = yaml.safe_load(book.configure(ROOT, tmp_path, None).read_text())
+    plain = yaml.safe_load(build.configure(ROOT, tmp_path, None).read_text())
     assert "repository" not in plain
     assert "launch_buttons" not in plain
-    config = yaml.safe_load(book.configure(ROOT, tmp_path, "someone/unlearning").read_text())
+    config = yaml.safe_load(build.configure(ROOT, tmp_path, "someone/unlearning").read_text())
     assert config["repository"] == {"url": "https://github.com/someone/unlearning", "branch": "colab"}
     assert config["launch_buttons"] == {"colab_url": "https://colab.research.google.com"}
     assert config["html"]["use_repository_button"]
@@ -130,6 +130,6 @@ def test_the_workflow_calls_what_there_is() -> None:
 
 def test_pages_are_mended() -> None:
     page = '<script>const THEBE_JS_URL = "x"</script><p>text</p><div role="list" class="citation-list"></div>'
-    assert book.mended(page) == '<p>text</p><div class="citation-list"></div>'
+    assert build.mended(page) == '<p>text</p><div class="citation-list"></div>'
     switch = '<summary><span class="toctree-toggle">v</span></summary>'
-    assert book.mended(switch) == switch.replace("<summary>", '<summary aria-label="the pages below">')
+    assert build.mended(switch) == switch.replace("<summary>", '<summary aria-label="the pages below">')

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from unlearn_lib.reproduction import paper
-from unlearn_lib.reproduction.ranks import LARGEST_SD, ranks
+from unlearn_lib.reproduction.exhibits.table07_ranks import LARGEST_SD, ranks
 
 ROWS = {
     "utility_and_exposure": 240,  # 5 methods, 3 sizes, 2 families, 2 numbers of removed samples, 4 tasks

@@ -9,10 +9,12 @@ from typing import Any
 import nbformat
 import pytest
 
-from unlearn_lib.reproduction import claims, figure_claims, settings
-from unlearn_lib.reproduction.intervals import accuracy_error
-from unlearn_lib.reproduction.judging import Claim, Verdict
-from unlearn_lib.reproduction.profiles import NANO
+from unlearn_lib.reproduction import paper
+from unlearn_lib.reproduction.exhibits import settings_table
+from unlearn_lib.reproduction.exhibits.intervals import accuracy_error
+from unlearn_lib.reproduction.runs.profiles import NANO
+from unlearn_lib.reproduction.verdicts import figure_claims, table_claims
+from unlearn_lib.reproduction.verdicts.judging import Claim, Verdict
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,8 +56,8 @@ def test_the_angles_between_gradients_are_those_that_were_measured() -> None:
 
 def test_the_settings_of_chapter_12_are_those_of_the_runs() -> None:
     text = prose("ch12_paper")
-    table = settings.table().set_index("what").nano
-    assert f"{NANO.cycle_size} texts are removed for {settings.PAPER_CYCLE_SIZE}" in text
+    table = settings_table.table().set_index("what").nano
+    assert f"{NANO.cycle_size} texts are removed for {paper.CYCLE_SIZE}" in text
     assert f"both step lengths are multiplied by {NANO.step_factor:g}" in text
     assert f"exposure has {NANO.reference_size} references for 1000, accuracy {NANO.test_size} questions for 2376" in text
     assert table["test questions"] == "100"
@@ -97,7 +99,7 @@ def test_the_mean_accuracy_under_forgetting_is_within_a_point_of_where_it_was() 
 
 def test_ascent_through_adam_moves_exposure_further_than_removal() -> None:
     assert "ascent through Adam, the other reading of the paper's ascent, moves it further still" in prose("table07_ranks")
-    assert first_number("ΔEXP less that of Gradient Ascent (Adam)", row(claims.erases_most)[1]) > 0
+    assert first_number("ΔEXP less that of Gradient Ascent (Adam)", row(table_claims.erases_most)[1]) > 0
 
 
 def test_short_steps_alone_do_nothing() -> None:
@@ -126,7 +128,7 @@ def test_chapter_12_counts_as_the_page_of_verdicts_does() -> None:
 
 
 def test_the_fisher_methods_cost_is_a_sum_wherever_it_is_told() -> None:
-    assert row(claims.fisher_costs)[0] == Verdict.CONTRADICTED
+    assert row(table_claims.fisher_costs)[0] == Verdict.CONTRADICTED
     assert "that of the Fisher methods, O(t m), is contradicted by the counts" in prose("ch12_paper")
     assert "the costs are as stated" not in prose("ch12_paper")
     assert "Twice the t and twice the m then cost twice as much" in prose("table06_complexity")

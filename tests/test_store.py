@@ -8,32 +8,38 @@ import pytest
 import torch
 
 from unlearn_lib.errors import InputError
-from unlearn_lib.reproduction import bench, scenarios
-from unlearn_lib.reproduction.runs import load, run
-from unlearn_lib.reproduction.scenarios import Scenario
-from unlearn_lib.reproduction.store import RunStore, key
+from unlearn_lib.reproduction.runs import bench, scenarios
+from unlearn_lib.reproduction.runs.compute import compute
+from unlearn_lib.reproduction.runs.finished import load
+from unlearn_lib.reproduction.runs.scenarios import Scenario
+from unlearn_lib.reproduction.runs.store import RunStore, key
 from unlearn_lib.training import TrainingConfig
 
-CONFIG: dict[str, Any] = {"method": "x", "options": {"step": 1.0}, "data": "abc"}
+CONFIG: dict[str, Any] = {
+    "benchmark": "methods", "numerics": 1, "task": "arc_easy", "train": 8, "forget": 2, "family": "opt", "seed": 0,
+    "training": {"epochs": 1, "learning_rate": 1e-3, "batch_size": 8, "weight_decay": 0.0, "clip_norm": 1.0, "betas": [0.9, 0.999]},
+    "method": "x", "options": {"step": 1.0},
+}  # fmt: skip
+RESULTS = {"peak_memory_bytes": 15}
 
 
 def test_a_record_is_found_by_its_whole_configuration(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
-    store.put("run", CONFIG, {"loss": 1.5}, {"seconds": 2.0})
-    record = store.get("run", {"data": "abc", "options": {"step": 1.0}, "method": "x"})
+    store.put("run", CONFIG, RESULTS, {"seconds": 2.0})
+    record = store.get("run", dict(reversed(CONFIG.items())))
     assert record is not None
-    assert record["results"] == {"loss": 1.5}
+    assert record["results"] == RESULTS
     assert set(record["provenance"]) >= {"commit", "torch", "processor", "threads"}
-    for changed in ({"data": "abd"}, {"options": {"step": 1.1}}, {"seed": 0}):
+    for changed in ({"task": "piqa"}, {"options": {"step": 1.1}}, {"given": 0}):
         assert store.get("run", CONFIG | changed) is None
-    assert key(CONFIG) != key(CONFIG | {"data": "abd"})
+    assert key(CONFIG) != key(CONFIG | {"task": "piqa"})
 
 
 def test_a_damaged_or_edited_record_is_refused(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
-    store.put("run", CONFIG, {}, {})
+    store.put("run", CONFIG, RESULTS, {})
     path = store.path("run", CONFIG)
-    path.write_text(json.dumps({"config": CONFIG | {"data": "other"}}))
+    path.write_text(json.dumps({"config": CONFIG | {"task": "other"}}))
     with pytest.raises(InputError, match="does not hold the configuration"):
         store.get("run", CONFIG)
     path.write_text("{")
@@ -49,7 +55,7 @@ def test_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("os.replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        store.put("run", CONFIG, {}, {})
+        store.put("run", CONFIG, RESULTS, {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -73,7 +79,7 @@ GRID = [small("original"), small("gradient-ascent", step=0.05), small("fisher-re
 def test_same_seed_same_record_bit_for_bit_and_interruption_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = run(GRID, RunStore(tmp_path / "a"))
+    first = compute(GRID, RunStore(tmp_path / "a"))
     # the second store is interrupted after one scenario, then resumed
     store, real, calls = RunStore(tmp_path / "b"), bench.Bench.run, []
 
@@ -85,9 +91,9 @@ def test_same_seed_same_record_bit_for_bit_and_interruption_loses_nothing(
 
     monkeypatch.setattr(bench.Bench, "run", fails_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        run(GRID, store)
+        compute(GRID, store)
     assert len(list((tmp_path / "b").iterdir())) == 1
-    second = run(GRID, store)
+    second = compute(GRID, store)
     assert calls == ["original", "gradient-ascent", "gradient-ascent", "fisher-removal"]
     for a, b in zip(first, second, strict=True):
         assert {k: v for k, v in a.items() if k not in ("timing", "provenance")} == {
@@ -95,7 +101,7 @@ def test_same_seed_same_record_bit_for_bit_and_interruption_loses_nothing(
         }
     after = first[1]["results"]["after"]
     assert after[0]["forget_loss"] > first[0]["results"]["before"][0]["forget_loss"]
-    assert run(GRID, store) == second
+    assert compute(GRID, store) == second
     assert len(calls) == 4, "finished records are not computed again"
 
 
@@ -131,8 +137,8 @@ def one_thread() -> Iterator[None]:
 def test_processes_give_the_same_records(tmp_path: Path) -> None:
     grid = [small("original", seed) for seed in (3, 4)]
     lines: list[str] = []
-    assert results(run(grid, RunStore(tmp_path / "a"), lines.append, processes=2)) == results(
-        run(grid, RunStore(tmp_path / "b"))
+    assert results(compute(grid, RunStore(tmp_path / "a"), lines.append, processes=2)) == results(
+        compute(grid, RunStore(tmp_path / "b"))
     )
     assert [line.partition(":")[0] for line in sorted(lines)] == [scenario.name for scenario in grid]
 
@@ -140,7 +146,7 @@ def test_processes_give_the_same_records(tmp_path: Path) -> None:
 def test_what_a_run_measures(tmp_path: Path) -> None:
     """Retraining is at no distance from itself; the calibrated step stops by texts that are not measured."""
     calibrated = small("fisher-removal", solver="block", step="calibrate", steps=1, cycles=1)
-    retrained, forgot = results(run([small("retrain", cycles=1), calibrated], RunStore(tmp_path)))
+    retrained, forgot = results(compute([small("retrain", cycles=1), calibrated], RunStore(tmp_path)))
     assert retrained["before"] == forgot["before"]
     assert [retrained["after"][0][f"{name}_kl"] for name in ("forget", "retain", "holdout")] == [0.0, 0.0, 0.0]
     assert all(forgot["after"][0][f"{name}_kl"] > 0 for name in ("forget", "retain", "holdout"))
@@ -155,7 +161,7 @@ def test_what_a_run_measures(tmp_path: Path) -> None:
 def test_details(tmp_path: Path) -> None:
     grid = [small("retrain", cycles=1, detail=name) for name in ("exposures", "weights")]
     few = replace(small("original", cycles=1, detail="onion"), reference_size=4)  # so that some samples rank first or second
-    exposed, weights, onion = results(run([*grid, few], RunStore(tmp_path)))
+    exposed, weights, onion = results(compute([*grid, few], RunStore(tmp_path)))
     assert len(exposed["exposures"]) == 24
     assert len(exposed["forgotten"]) == 4
     assert weights["weights"]["counts"] == weights["weights"]["retrained_counts"]
@@ -169,7 +175,7 @@ def test_details(tmp_path: Path) -> None:
 def test_private_training_and_another_activation(tmp_path: Path) -> None:
     private = small("dp-sgd", cycles=1, epsilon=10.0, epochs=1)
     first, swapped, plain = results(
-        run([private, small("original", activation="gelu_new"), small("original")], RunStore(tmp_path))
+        compute([private, small("original", activation="gelu_new"), small("original")], RunStore(tmp_path))
     )
     assert 9 < first["after"][0]["epsilon"] <= 10
     assert first["after"][0]["forget_loss"] != first["before"][0]["forget_loss"]

@@ -4,8 +4,10 @@ import pandas as pd
 import pytest
 
 from unlearn_lib.errors import InputError
-from unlearn_lib.reproduction import paper, settings, tables
-from unlearn_lib.reproduction.session import begin
+from unlearn_lib.reproduction import paper
+from unlearn_lib.reproduction.book.session import begin
+from unlearn_lib.reproduction.exhibits import cells, frames, settings_table, utility
+from unlearn_lib.reproduction.runs import options
 
 
 def test_reported_numbers_are_complete_and_have_the_papers_own_counts() -> None:
@@ -56,11 +58,11 @@ def runs() -> pd.DataFrame:
         record("fisher-removal", 0, [50.0, 40.0], [60.0, 60.0]),
         record("fisher-removal", 1, [54.0, 40.0], [60.0, 60.0]),
     ]
-    return tables.tidy(records)
+    return frames.tidy(records)
 
 
 def test_changes_and_spread_over_seeds_by_hand(runs: pd.DataFrame) -> None:
-    compared = tables.beside_reported(runs)
+    compared = utility.beside_reported(runs)
     assert compared.removed.tolist() == [32, 64]
     assert compared.paper_removed.tolist() == [128, 256]
     assert compared.delta_acc_mean.tolist() == [-8.0, -20.0]
@@ -72,35 +74,35 @@ def test_changes_and_spread_over_seeds_by_hand(runs: pd.DataFrame) -> None:
 
 
 def test_layout_prints_ours_beside_the_papers(runs: pd.DataFrame) -> None:
-    table = tables.layout(tables.beside_reported(runs))
+    table = utility.layout(utility.beside_reported(runs))
     first = table.loc[("opt-s (OPT 125M)", "32 (128)", "Fisher Removal")]
     assert first.tolist() == [plain("-8.00 ± 2.83"), "-4.84", plain("-0.80 ± 0.28"), "-0.07"]
     assert table.loc[("opt-s (OPT 125M)", "64 (256)", "Fisher Removal"), "ΔEXP, ours"] == plain("-2.00 ± 0.00")
 
 
 def plain(text: str) -> str:
-    return text.replace(" ", tables.NO_BREAK)
+    return text.replace(" ", cells.NO_BREAK)
 
 
 def test_rises_and_damage_ratio_by_hand(runs: pd.DataFrame) -> None:
     # losses fall here, so there is no forgetting and no ratio
-    assert tables.loss_changes(runs)["forget rise"].tolist() == [plain("-0.080 ± 0.028"), plain("-0.200 ± 0.000")]
-    assert tables.loss_changes(runs)["damage ratio"].tolist() == ["", ""]
-    rising = tables.tidy(
+    assert utility.loss_changes(runs)["forget rise"].tolist() == [plain("-0.080 ± 0.028"), plain("-0.200 ± 0.000")]
+    assert utility.loss_changes(runs)["damage ratio"].tolist() == ["", ""]
+    rising = frames.tidy(
         [record("original", 0, [], [60.0, 60.0]), record("original", 1, [], [60.0, 60.0])]
         + [record("fisher-removal", seed, [80.0, 100.0], [60.0, 60.0]) for seed in (0, 1)]
     )
-    assert tables.loss_changes(rising)["damage ratio"].tolist() == ["0.50", "0.50"]
+    assert utility.loss_changes(rising)["damage ratio"].tolist() == ["0.50", "0.50"]
 
 
 def test_no_negative_zero() -> None:
-    assert tables.plus_minus(-0.001, 0.0) == plain("+0.00 ± 0.00")
-    assert tables.plus_minus(1.0, float("nan")) == "+1.00"
+    assert cells.plus_minus(-0.001, 0.0) == plain("+0.00 ± 0.00")
+    assert cells.plus_minus(1.0, float("nan")) == "+1.00"
 
 
 def test_the_settings_table_says_what_the_runs_use() -> None:
-    table = settings.table().set_index("what")
-    used = settings.options("s")
+    table = settings_table.table().set_index("what")
+    used = options.options("s")
     assert table.loc["removal rate gamma", "nano"] == f"{used['fisher-removal']['step']:g}"
     assert used["fisher-removal"]["step"] == pytest.approx(5 * used["gradient-ascent"]["step"])
 

@@ -10,11 +10,15 @@ import pytest
 from click.testing import CliRunner
 
 from unlearn_lib.command.cli import main
-from unlearn_lib.reproduction import claims, complexity, intervals, judging, session, tradeoff, verdicts
-from unlearn_lib.reproduction.evidence import Evidence
-from unlearn_lib.reproduction.judging import Comparison, Verdict
-from unlearn_lib.reproduction.runs import load
-from unlearn_lib.reproduction.store import RunStore
+from unlearn_lib.reproduction.book import session
+from unlearn_lib.reproduction.exhibits import fig03_tradeoff, intervals, table06_complexity
+from unlearn_lib.reproduction.exhibits.intervals import Interval
+from unlearn_lib.reproduction.runs.finished import load
+from unlearn_lib.reproduction.runs.store import RunStore
+from unlearn_lib.reproduction.verdicts import claims, judging, table_claims
+from unlearn_lib.reproduction.verdicts import page as verdicts
+from unlearn_lib.reproduction.verdicts.evidence import Evidence
+from unlearn_lib.reproduction.verdicts.judging import Comparison, Verdict
 
 ROOT = Path(__file__).parents[1]
 SUPPORTED, CONTRADICTED, UNDECIDED = Verdict.SUPPORTED, Verdict.CONTRADICTED, Verdict.UNDECIDED
@@ -39,15 +43,17 @@ INF = math.inf
     ],
 )
 def test_a_comparison_is_supported_contradicted_or_undecided(
-    found: intervals.Interval, low: float, high: float, verdict: Verdict
+    found: tuple[float, float, float], low: float, high: float, verdict: Verdict
 ) -> None:
-    assert Comparison("x", found, low, high).verdict == verdict
+    assert Comparison("x", Interval(*found), low, high).verdict == verdict
 
 
 def test_noise_never_helps_a_claim_and_never_contradicts_it() -> None:
     for low, high in ((-INF, 0.0), (0.0, INF), (-0.75, 0.25)):
         for mean in np.linspace(-2, 2, 41):
-            found = [Comparison("x", (mean, mean - half, mean + half), low, high).verdict for half in (0.05, 0.2, 0.8, 3.0)]
+            found = [
+                Comparison("x", Interval(mean, mean - half, mean + half), low, high).verdict for half in (0.05, 0.2, 0.8, 3.0)
+            ]
             decided = [verdict for verdict in found if verdict != UNDECIDED]
             assert found == [*decided, *[UNDECIDED] * (len(found) - len(decided))]
             assert len(set(decided)) <= 1
@@ -55,9 +61,9 @@ def test_noise_never_helps_a_claim_and_never_contradicts_it() -> None:
 
 def test_parts_are_combined_by_the_stated_rule() -> None:
     parts = {
-        SUPPORTED: Comparison("x", (-1, -2, -1), high=0),
-        CONTRADICTED: Comparison("x", (1, 1, 2), high=0),
-        UNDECIDED: Comparison("x", (0, -1, 1), high=0),
+        SUPPORTED: Comparison("x", Interval(-1, -2, -1), high=0),
+        CONTRADICTED: Comparison("x", Interval(1, 1, 2), high=0),
+        UNDECIDED: Comparison("x", Interval(0, -1, 1), high=0),
     }
     for names in itertools.product(parts, repeat=3):
         expected = CONTRADICTED if CONTRADICTED in names else SUPPORTED if set(names) == {SUPPORTED} else UNDECIDED
@@ -65,8 +71,11 @@ def test_parts_are_combined_by_the_stated_rule() -> None:
 
 
 def test_a_comparison_says_what_is_claimed() -> None:
-    assert str(Comparison("gap", (-1, -2, -0.5), high=0, unit="nats")) == "gap -1.00 [-2.00, -0.50] nats (claimed: below 0)"
-    ratio = Comparison("ratio", (2, 2, 2), 3, 5, signed=False, theirs=(4, 3, 5))
+    assert (
+        str(Comparison("gap", Interval(-1, -2, -0.5), high=0, unit="nats"))
+        == "gap -1.00 [-2.00, -0.50] nats (claimed: below 0)"
+    )
+    ratio = Comparison("ratio", Interval(2, 2, 2), 3, 5, signed=False, theirs=Interval(4, 3, 5))
     assert str(ratio) == "ratio 2.00 (claimed: between 3 and 5; paper 4.00 [3.00, 5.00])"
 
 
@@ -141,7 +150,7 @@ def test_the_best_setting_is_chosen_on_the_other_seeds() -> None:
             for seed, value in enumerate(accuracy)
         ]
 
-    found = tradeoff.best_against_best(
+    found = fig03_tradeoff.best_against_best(
         pd.DataFrame(
             [
                 *runs("dp-sgd", 1.0, [60, 61, 62]),
@@ -167,11 +176,11 @@ def test_counts_are_fitted_and_doubled() -> None:
             for m in sizes
         ]
     )
-    fit = complexity.fitted(counts)
+    fit = table06_complexity.fitted(counts)
     assert fit.loc["sum"].tolist() == pytest.approx([1, 3, 0, 0], abs=1e-9)
     assert fit.loc["product"].tolist() == pytest.approx([0, 0, 1, 0], abs=1e-9)
-    assert complexity.doubled(counts, "t", "m").to_dict() == {"sum": 2, "product": 4}
-    assert complexity.doubled(counts, "t")["sum"] == (8 + 24) / (4 + 24)
+    assert table06_complexity.doubled(counts, "t", "m").to_dict() == {"sum": 2, "product": 4}
+    assert table06_complexity.doubled(counts, "t")["sum"] == (8 + 24) / (4 + 24)
 
 
 @pytest.fixture(scope="module")
@@ -195,20 +204,20 @@ def test_the_page_states_the_rule_first_and_keeps_our_own_claims_apart(text: str
         for name in ("The rule", "The paper's claims", "Claims of this repository", "What changed since version 0.1.0")
     )
     assert rule < text.index("| claim |") < ours < changes
-    for claim in verdicts.PAPERS:
+    for claim in claims.PAPERS:
         assert papers < text.index(f"| {claim.words} (") < ours
-    for claim in verdicts.OURS:
+    for claim in claims.OURS:
         assert ours < text.index(f"| {claim.words} (") < changes
 
 
 def test_both_growths_are_swept_and_the_product_is_contradicted(evidence: Evidence) -> None:
-    verdict, words = claims.fisher_costs.judge(evidence)
+    verdict, words = table_claims.fisher_costs.judge(evidence)
     assert verdict == CONTRADICTED
     assert "Fisher Removal 1.00 t + 1.00 m + 0.00 t m; Fisher Forgetting 0.00 t + 1.00 m + 0.00 t m" in words
 
 
 def test_what_hangs_on_a_step_length_of_ours_is_not_testable(evidence: Evidence) -> None:
-    for claim in verdicts.PAPERS:
+    for claim in claims.PAPERS:
         verdict, words = claim.judge(evidence)
         fixed = any(
             phrase in claim.words for phrase in ("Fisher Removal lowers", "Fisher Removal erases", "Fisher Removal costs")
@@ -218,10 +227,11 @@ def test_what_hangs_on_a_step_length_of_ours_is_not_testable(evidence: Evidence)
 
 
 def test_every_claim_has_a_page_a_notebook_and_an_earlier_verdict() -> None:
-    for claim in (*verdicts.PAPERS, *verdicts.OURS):
+    for claim in (*claims.PAPERS, *claims.OURS):
         assert "p. " in claim.page, claim.words
         assert claim.words.endswith(".")
-    assert set(verdicts.EARLIER) == set(verdicts.PAPERS) - {claims.memory, claims.scale}
+    judged_earlier = {claim for claim in claims.CLAIMS if claim.earlier is not None}
+    assert judged_earlier == set(claims.PAPERS) - {table_claims.memory, table_claims.scale}
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

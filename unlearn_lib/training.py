@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,24 +18,9 @@ from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import diverged, sequence_losses, without_autocast
 from unlearn_lib.models.master_weights import master_weights
 from unlearn_lib.seeding import own_draws
+from unlearn_lib.training_config import TrainingConfig as TrainingConfig
 
 Progress = Callable[[int, int, float], None]
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """AdamW on the mean of the sequence losses, learning rate falling linearly to zero, gradient norm clipped.
-
-    The paper states 5 epochs and a learning rate of 5e-5 and nothing else; at nano scale the rate is larger (see the settings
-    table of the book), everything else is common practice.
-    """
-
-    epochs: float = 5
-    learning_rate: float = 5e-5
-    batch_size: int = 8
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.999)
 
 
 @without_autocast()

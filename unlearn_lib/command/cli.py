@@ -241,7 +241,8 @@ def reproduce(
     records anew, into build/results/. With `--runs` the models of the profile that are missing are trained first; records are
     never computed twice, and an interrupted command continues where it was.
     """
-    from unlearn_lib.reproduction.inventory import ITEMS, find, project_root
+    from unlearn_lib.reproduction.checkout import project_root
+    from unlearn_lib.reproduction.inventory import ITEMS, find
 
     if listing:
         for identifier, item in ITEMS.items():
@@ -252,7 +253,8 @@ def reproduce(
     if not chosen:
         raise InputError(f"name what to reproduce, or use --all or --list; ids: {', '.join(ITEMS)}")
     from unlearn_lib.checkpoints import NOT_FINISHED, Deadline, OutOfTimeError
-    from unlearn_lib.reproduction import notebooks, profiles
+    from unlearn_lib.reproduction.book import notebooks
+    from unlearn_lib.reproduction.runs import profiles
 
     deadline, root = Deadline(minutes), project_root()
     given = dict(_pair(pair) for pair in pairs)
@@ -270,10 +272,10 @@ def reproduce(
     done = 0
     try:
         if runs:
-            from unlearn_lib.reproduction.computing import Computation
-            from unlearn_lib.reproduction.grids import grid
+            from unlearn_lib.reproduction.runs.campaign import Campaign
+            from unlearn_lib.reproduction.runs.grids import grid
 
-            computation = Computation(profile, [run for identifier in chosen for run in grid(identifier, profile)], root)
+            computation = Campaign(profile, [run for identifier in chosen for run in grid(identifier, profile)], root)
             computation.run(deadline, processes or (profile.processes if minutes is None else 1), click.echo)
         for path, item in work:
             deadline.check()
@@ -299,9 +301,9 @@ def reproduce(
 def verdicts() -> None:
     """Judge the paper's claims by the committed records and write book/verdicts.md."""
     from unlearn_lib.files import write_text
-    from unlearn_lib.reproduction.evidence import Evidence
-    from unlearn_lib.reproduction.session import begin
-    from unlearn_lib.reproduction.verdicts import page
+    from unlearn_lib.reproduction.book.session import begin
+    from unlearn_lib.reproduction.verdicts.evidence import Evidence
+    from unlearn_lib.reproduction.verdicts.page import page
 
     session = begin()
     path = session.root / "book" / "verdicts.md"
@@ -318,8 +320,8 @@ def verdicts() -> None:
 @_plain_errors
 def book(repository: str | None) -> None:
     """Run the notebooks that are not up to date and build the HTML book."""
-    from unlearn_lib.reproduction.book import build
-    from unlearn_lib.reproduction.inventory import project_root
+    from unlearn_lib.reproduction.book.build import build
+    from unlearn_lib.reproduction.checkout import project_root
 
     page = build(project_root(), click.echo, repository)
     click.echo(f"the book: {os.path.relpath(page, Path.cwd())}")

@@ -9,15 +9,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from unlearn_lib.data.nano.corpus import documents
 from unlearn_lib.files import new_file
 from unlearn_lib.models import interpreter
 from unlearn_lib.models.recipes import END_ID
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CORPUS_SEED, HELD_OUT_SEED = 0, 1
 HELD_OUT_BLOCKS = 64
@@ -43,6 +43,8 @@ class Corpus(Protocol):
 def packed(texts: Iterable[str], tokenizer: Any, context: int) -> Iterator[Tensor]:
     """The texts one after the other, each ended by the end-of-text token, cut into blocks of `[context]` token ids; what does not
     fill the last block is dropped."""
+    import torch  # here, so that a profile of the reproduction can name a corpus without loading it
+
     stream = iter(texts)
     pending: list[int] = []
     while some := list(islice(stream, TOKENIZED_AT_A_TIME)):
@@ -99,6 +101,8 @@ class Mixed:
         return itertools.chain(islice(documents(CORPUS_SEED), self.tokenizer_documents), self._interpreter(held_out=False))
 
     def blocks(self, tokenizer: Any, context: int, start: int) -> Iterator[Tensor]:
+        import torch
+
         every = self._tokenized(tokenizer, context)["train"]
         for number in itertools.count(start // len(every)):
             order = torch.randperm(len(every), generator=torch.Generator().manual_seed(number))
@@ -124,6 +128,7 @@ class Mixed:
 
     def _tokenized(self, tokenizer: Any, context: int) -> dict[str, Tensor]:
         """Blocks `train`, `held_out_loss` (generated) and `held_out_loss_python`, int32; made and kept when they are first needed."""
+        import torch
         from safetensors.torch import load_file, save_file
 
         if not self._path.exists():
@@ -147,4 +152,6 @@ class Mixed:
 
 
 def _first_blocks(blocks: Iterator[Tensor]) -> Tensor:
+    import torch
+
     return torch.stack(list(islice(blocks, HELD_OUT_BLOCKS)))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from unlearn_lib.errors import InputError, unknown
+from unlearn_lib.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -14,7 +13,7 @@ class Item:
 
     Attributes:
         notebook, title: Its file and what it shows.
-        minutes: Of computing all its runs anew, for each profile: nano on two cores, gpu and paper on one GPU (0: no
+        minutes: How long computing all its runs anew takes, for each profile: nano on two cores, gpu and paper on one GPU (0: no
             runs; None: not measured).
     """
 
@@ -75,19 +74,3 @@ def find(identifier: str) -> Item:
     if identifier not in ITEMS:
         raise unknown("table or figure", identifier, ITEMS)
     return ITEMS[identifier]
-
-
-def project_root(start: str | Path | None = None) -> Path:
-    """The checkout that holds `notebooks/` and `results/`: found from `start` (default: the working directory) upwards, then from
-    the package's own place, so that notebooks run from any folder.
-
-    Raises:
-        InputError: There is none; the library was installed without the project around it.
-    """
-    first = Path(start or Path.cwd()).resolve()
-    for folder in (first, *first.parents, *Path(__file__).resolve().parents):
-        if (folder / "notebooks").is_dir() and (folder / "_config.yml").is_file():
-            return folder
-    raise InputError(
-        "no checkout of this project was found around the working directory; clone the repository and run inside it"
-    )

@@ -1,4 +1,4 @@
-"""The paper's reported numbers, as data. `reported/*.csv` say for each the page and how it was read."""
+"""The paper as data: names, settings, and the reported numbers. `reported/*.csv` say for each the page and how it was read."""
 
 from __future__ import annotations
 
@@ -33,6 +33,55 @@ TASKS = {
     "medical": "Medical",
     "email": "Email",
 }
+
+QUESTIONS = {"arc_easy": 2376, "piqa": 1838, "mathqa": 2985, "lambada": 5153}
+"""Test questions of each task (p. 5)."""
+ACCURACIES = {"arc_easy": 50.0, "piqa": 50.0, "mathqa": 25.0, "lambada": 40.0}
+"""About how many percent of the questions the original models answer, rounded."""
+CYCLE_SIZE = 128
+"""Samples that are removed in one cycle (p. 5)."""
+REFERENCES = 1000
+"""Reference texts of an exposure, |S| (p. 5)."""
+CUTOFF = 6.0
+"""The exposure in nats from which on a sample has rank 1 or 2 among the references (Figures 6 and 7)."""
+EPOCHS = 5
+"""Epochs of retraining."""
+ASCENT_STEP, REMOVAL_STEP = 5e-5, 2.5e-4
+"""The learning rate l of gradient ascent, which is that of fine-tuning too, and the removal rate gamma of Fisher Removal."""
+SWEPT = {
+    "gradient-ascent": (1e-5, (1, 2, 3, 5, 7)),
+    "fisher-removal": (1e-4, (1, 1.5, 2, 2.5, 3, 4)),
+    "fisher-forgetting": (1e-3, (1, 2, 3, 5, 7)),
+}
+"""The strengths of Figure 3: a unit, and how many of it. They are l, gamma and sigma."""
+EPSILONS = (0.1, 1.0, 10.0, 100.0, 1000.0)
+"""The privacy budgets of DP-SGD in Figure 3."""
+WEIGHTS, BINS = 768 * 3072, 40_000
+"""Weights in a histogram of Figure 4, and its bins."""
+SMALLEST, WIDTH = 125e6, 48
+"""Weights of the smallest models, and the width B of the blocks (p. 4)."""
+SETTINGS = {
+    "models": "GPT-Neo and OPT, 125M to 2.7B",
+    "training samples": "2251 (ARC) to 29837 (MathQA)",
+    "removal cache, one cycle": str(CYCLE_SIZE),
+    "epochs of original and retraining": "not stated; 5",
+    "epochs of finetuning": "1",
+    "learning rate": "5e-5",
+    "optimiser, batch size": "not stated",
+    "ascent step l": "5e-5; raw or Adam not stated",
+    "removal rate gamma": "2.5e-4",
+    "batches of D- in a cycle": "not stated",
+    "damping lambda": "1",
+    "recursion terms m": "at most 1024",
+    "D+ samples in a term": "not stated",
+    "block width B": "48, cut not stated",
+    "forgetting mu, sigma": "1e-3, 1e-3",
+    "root F^(-1/4)": "not stated",
+    "exposure references": "1000, ECHR judgments",
+    "test questions": "2376 (ARC)",
+    "seeds": "not stated",
+}
+"""What the paper says of its settings, by row of the settings table."""
 
 
 @cache

@@ -1,0 +1,49 @@
+"""The files of tables and figures, each with what it was made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from unlearn_lib import plotting
+from unlearn_lib.files import write_text
+from unlearn_lib.reproduction.runs.record import ScenarioRecord
+from unlearn_lib.reproduction.runs.store import key
+
+
+def save_table(table: pd.DataFrame, name: str, folder: Path, records: Sequence[ScenarioRecord]) -> Path:
+    """Write the data of a table as `name.csv`, and what it was made from as `name.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+    made_from = {"records": sorted(key(record["config"])[:12] for record in records), "from": provenance_line(records)}
+    write_text(folder / f"{name}.json", json.dumps(made_from, indent=1) + "\n")
+    return folder / f"{name}.csv"
+
+
+def save_figure(figure: Any, name: str, folder: Path, data: pd.DataFrame, records: Sequence[ScenarioRecord]) -> list[Path]:
+    """A figure's files: `name.png`, `name.svg`, its data as `name.csv`, what it was made from as `name.json`."""
+    return [*plotting.save_figure(figure, name, folder), save_table(data, name, folder, records)]
+
+
+def provenance_line(records: Sequence[ScenarioRecord]) -> str:
+    """Profile, seeds, hardware and commits behind a table or figure, in one line."""
+
+    def values(*path: str) -> str:
+        found: list[Any] = []
+        for record in records:
+            value: Any = record
+            for step in path:
+                value = value[step]
+            if value not in found:
+                found.append(value)
+        return ", ".join(map(str, found))
+
+    return (
+        f"{len(records)} records, profile {values('config', 'profile')}, seeds {values('config', 'seed')}; computed on "
+        f"{values('provenance', 'processor')} ({values('provenance', 'device')}), torch {values('provenance', 'torch')}, "
+        f"commit {values('provenance', 'commit')}"
+    )

@@ -1,0 +1,8 @@
+"""Names that stand in a scenario's `method` beside those of the library's methods; apart from scenarios, which load the methods."""
+
+from __future__ import annotations
+
+ORIGINAL = "original"
+"""The model before any unlearning."""
+PRIVATE = "dp-sgd"
+"""A model trained privately on all of D."""
