@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,8 +15,6 @@ from unlearn_lib.errors import InputError
 from unlearn_lib.files import in_utf8, new_folder, refuse_to_overwrite, shown, write_text
 from unlearn_lib.progress import Say
 
-SCHEMA_VERSION = 1
-"""Of report.json. Raised where a key goes or changes its meaning; a new key leaves it as it is."""
 PARTS = ("forget", "retain", "holdout")
 
 
@@ -145,6 +142,7 @@ def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
 def _fill(folder: Path, request: Request, rows: Mapping[str, list[Row]], say: Say) -> None:
     from unlearn_lib.command.report.measure import measure
     from unlearn_lib.command.report.page import render
+    from unlearn_lib.command.report.schema import Report
     from unlearn_lib.command.report.texts import forget_texts
     from unlearn_lib.data.examples import by_text
     from unlearn_lib.models.load import load_model, save_model, stored_formats
@@ -173,8 +171,13 @@ def _fill(folder: Path, request: Request, rows: Mapping[str, list[Row]], say: Sa
     rounded = any(p.dtype != formats.get(name, p.dtype) for name, p in result.model.named_parameters())
     round_weights(result.model, formats)
     after = measure(result.model, sets, request.batch_size, None if rounded else result.losses_after)
-    report = {
-        **_describe(request, rows, model, sets),
+    dtypes = {
+        "stored": summary(formats_to_write(model, stored)) if stored else None,
+        "worked_in": summary(dict(zip(formats, (p.dtype for p in model.parameters()), strict=False))),
+        "written": summary(formats),
+    }
+    content = {
+        **_describe(request, rows, model, sets, dtypes),
         "config": result.config,
         "losses": {name: {"before": before.mean_loss(name), "after": after.mean_loss(name)} for name in PARTS},
         "metrics": {"before": dict(before.metrics), "after": dict(after.metrics)},
@@ -185,20 +188,16 @@ def _fill(folder: Path, request: Request, rows: Mapping[str, list[Row]], say: Sa
         "details": result.details,
         "warnings": result.warnings,
     }
-    report["model"]["dtype"] = {
-        "stored": summary(formats_to_write(model, stored)) if stored else None,
-        "worked_in": summary(dict(zip(formats, (p.dtype for p in model.parameters()), strict=False))),
-        "written": summary(formats),
-    }
+    report = Report.model_validate(content)
     give_back(result.model, formats)
     save_model(result.model, result.tokenizer, folder / "model")
-    write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    write_text(folder / "report.html", render(report, before.losses, after.losses))
+    write_text(folder / "report.json", report.as_json())
+    write_text(folder / "report.html", render(report.as_dict(), before.losses, after.losses))
     for warning in result.warnings:
         say(f"warning: {warning}")
     if request.show_texts:
-        say(f"note: both reports show {len(report['forget_texts'])} forget texts in full")
-    if summary(formats) != report["model"]["dtype"]["worked_in"]:
+        say(f"note: both reports show {len(report.forget_texts)} forget texts in full")
+    if summary(formats) != dtypes["worked_in"]:
         how = "as it was stored" if request.dtype == "stored" else "as asked"
         say(f"note: the model is written in {summary(formats)}, {how}, and measured so; it was worked on in float32")
     for name in (name for name in PARTS if name in before.losses):
@@ -231,16 +230,25 @@ def _arguments(request: Request, rows: Mapping[str, list[Row]]) -> dict[str, Any
     }
 
 
-def _describe(request: Request, rows: Mapping[str, list[Row]], model: Any, sets: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(
+    request: Request, rows: Mapping[str, list[Row]], model: Any, sets: Mapping[str, Any], dtypes: Mapping[str, str | None]
+) -> dict[str, Any]:
     from unlearn_lib import __version__
+    from unlearn_lib.command.report.schema import VERSION
     from unlearn_lib.data.examples import by_text
     from unlearn_lib.environment import provenance
 
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": VERSION,
         "method": request.method,
         "seed": request.seed,
-        "model": {"name": request.model, "base": request.base, "type": model.config.model_type, **_parameters(model)},
+        "model": {
+            "name": request.model,
+            "base": request.base,
+            "type": model.config.model_type,
+            **_parameters(model),
+            "dtype": dict(dtypes),
+        },
         "data": {
             name: {
                 "path": shown(request.files[name]),
