@@ -33,7 +33,7 @@ from filelock import FileLock, Timeout
 from unlearn_lib.data.batches import context_length, encode
 from unlearn_lib.data.files import read_rows
 from unlearn_lib.data.given import rows_of
-from unlearn_lib.data.rows import Row, checked_row, row_sha256, write_rows
+from unlearn_lib.data.rows import Row, checked_row, halves, row_sha256, whole_text, write_rows
 from unlearn_lib.errors import InputError
 from unlearn_lib.files import PREFIX, new_folder, refuse_to_overwrite, write_text
 from unlearn_lib.methods import choose
@@ -45,7 +45,7 @@ from unlearn_lib.unlearning import Result, unlearn
 
 def text_sha256(row: Row) -> str:
     """The SHA-256 by which a service knows a text: of its content, prompt and completion joined."""
-    return row_sha256({"text": row["prompt"] + row["completion"]} if "prompt" in row and "text" not in row else row)
+    return row_sha256(row if halves(row) is None else {"text": whole_text(row)})
 
 
 class RemovalService:
