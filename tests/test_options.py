@@ -1,17 +1,21 @@
 """The docstring of every method shows every option, with its type, its default, its meaning, and what the paper has."""
 
+import inspect
 import json
 import pydoc
 import re
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner
 from pydantic import Field
 
+from unlearn_lib import unlearn
 from unlearn_lib.command.cli import main
 from unlearn_lib.methods import METHODS, FisherRemoval, Method
 from unlearn_lib.methods.options import kind, shown, split
+from unlearn_lib.request import Request
 
 ENTRY = re.compile(r"    (\w+) \((.+), default (.+?)\): (.+)")
 
@@ -89,6 +93,22 @@ def test_the_nearest_class_says_what_an_option_means() -> None:
     assert found["damping"] == entries(FisherRemoval)["damping"]
     assert (Own.__doc__ or "").startswith("A method of one's own.\n\nOptions:\n    retain_limit (")
     assert "    silent (bool, default False):" in (Own.__doc__ or "")  # without a meaning, but it is there
+
+
+def test_what_is_asked_has_the_same_names_and_defaults_everywhere() -> None:
+    """The arguments of `unlearn`, the fields of a request, and the words of the command."""
+    asked = {field.name: field.default for field in fields(Request) if field.name != "options"}
+    arguments = {name: parameter.default for name, parameter in inspect.signature(unlearn).parameters.items()}
+    assert arguments.pop("forget") is inspect.Parameter.empty
+    assert {name: arguments[name] for name in asked if name != "forget"} == {
+        name: asked[name] for name in asked if name != "forget"
+    }
+    assert arguments.keys() - asked.keys() == {"model", "tokenizer", "progress", "options"}
+    words = {parameter.name: parameter for parameter in main.commands["run"].params}
+    assert asked.keys() <= words.keys()
+    for name in ("method", "seed", "batch_size", "long_texts", "assistant_only"):
+        assert words[name].default == asked[name], name
+    assert not words["max_length"].required
 
 
 def test_a_docstring_without_options() -> None:

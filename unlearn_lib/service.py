@@ -39,6 +39,7 @@ from unlearn_lib.files import PREFIX, new_folder, refuse_to_overwrite, write_tex
 from unlearn_lib.methods import choose
 from unlearn_lib.models.load import load_model, save_model
 from unlearn_lib.progress import Say
+from unlearn_lib.request import Request
 from unlearn_lib.service_state import Cycle, State
 from unlearn_lib.unlearning import Result, unlearn
 
@@ -89,8 +90,7 @@ class RemovalService:
         """
         if capacity < 1:
             raise InputError(f"capacity must be at least 1, got {capacity}")
-        given = {"retain": retain, "holdout": holdout, "base": base}
-        choose(method, options, [name for name, value in given.items() if value is not None])
+        choose(method, options, Request(retain=retain, holdout=holdout, base=base).given)
         rows = _usable("retain", retain, model, tokenizer)
         if not rows:
             raise InputError("the retain set is empty; a service needs the texts that the model was trained on")
