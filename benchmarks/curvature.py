@@ -15,7 +15,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
+from operator import matmul
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,11 @@ from unlearn_lib.data.batches import encode, make_batches
 
 REPEATS = 3
 SEQUENCES, TOKENS = 16, 64
+WIDTH, LAYERS, VOCABULARY = 256, 4, 2048
+ALGEBRA = (64, 1_000_000)
+"""The terms and the parameters of the linear algebra alone."""
+TRAINED_TEXTS, MOST_STEPS = 16, 100
+"""The records that preconditioners are compared on, and the steps that conjugate gradients may take there."""
 DAMPING = 1e-2
 Row = dict[str, Any]
 
@@ -56,12 +63,12 @@ def opt(device: str) -> tuple[Any, dict[str, Tensor]]:
     from transformers import AutoModelForCausalLM, OPTConfig
 
     config = OPTConfig(
-        vocab_size=2048, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, ffn_dim=1024, word_embed_proj_dim=256,
-        max_position_embeddings=128, dropout=0.0, attention_dropout=0.0, activation_function="gelu",
+        vocab_size=VOCABULARY, hidden_size=WIDTH, word_embed_proj_dim=WIDTH, ffn_dim=4 * WIDTH, num_hidden_layers=LAYERS,
+        num_attention_heads=4, max_position_embeddings=128, dropout=0.0, attention_dropout=0.0, activation_function="gelu",
     )  # fmt: skip
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().to(device)
-    ids = torch.randint(5, 2048, (SEQUENCES, TOKENS)).to(device)
+    ids = torch.randint(5, VOCABULARY, (SEQUENCES, TOKENS)).to(device)
     return model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
 
 
@@ -97,7 +104,7 @@ def error(value: Any, reference: Any) -> float | None:
 def products(model: Any, batch: dict[str, Tensor], v: Vector, device: str) -> list[Row]:
     """Products with each operator, plain and linearized."""
     wide, memory = {name: t.double() for name, t in v.items()}, {}
-    makes = {"Fisher": EmpiricalFisher, "Gauss-Newton": GaussNewton, "Hessian": Hessian}
+    makes: dict[str, Callable[..., Any]] = {"Fisher": EmpiricalFisher, "Gauss-Newton": GaussNewton, "Hessian": Hessian}
     rows: dict[str, Callable[[], Any]] = {"gradient": lambda: batch_gradient(model, batch)[1]}
     F64 = EmpiricalFisher(model, [batch], precision="float64")
     references: dict[str, Any] = {"gradient": F64.adjoint(torch.full((SEQUENCES,), 1 / SEQUENCES))}
@@ -114,8 +121,8 @@ def products(model: Any, batch: dict[str, Tensor], v: Vector, device: str) -> li
             kept = operator.linearize()
             kept @ v
         memory[f"{name} product, linearized"] = meter.live
-        rows[f"{name} product"] = lambda operator=operator: operator @ v
-        rows[f"{name} product, linearized"] = lambda kept=kept: kept @ v
+        rows[f"{name} product"] = partial(matmul, operator, v)
+        rows[f"{name} product, linearized"] = partial(matmul, kept, v)
         references[f"{name} product"] = references[f"{name} product, linearized"] = exact
     kfac = KFAC(model, [batch])
     rows["KFAC, built (EK-FAC)"] = lambda: KFAC(model, [batch]).eigen()
@@ -139,7 +146,7 @@ def solves(model: Any, batch: dict[str, Tensor], v: Vector, device: str) -> list
     rows: dict[str, Callable[[], Any]] = {"gradient": lambda: batch_gradient(model, batch)[1]}
     for name, solver in ways.items():
         tolerance = 1e-9 if name == "woodbury, refined" else None
-        rows[name] = lambda solver=solver, tolerance=tolerance: solve(F, v, solver, tolerance=tolerance, throw=False)
+        rows[name] = partial(solve, F, v, solver, tolerance=tolerance, throw=False)
     rows["M-FAC form: stored gradients, LU"] = lambda: mfac(F.gradients(keep="gradients"), v, DAMPING)
     table = []
     for name, r in measure(rows, device, "gradient").items():
@@ -159,7 +166,8 @@ def mfac(gradients: Any, v: Vector, damping: float) -> Vector:
 def mfac_algebra(g_nP: Tensor, v_P: Tensor, damping: float) -> Tensor:
     K_nn = g_nP @ g_nP.T
     K_nn.diagonal().add_(len(g_nP) * damping)
-    return (v_P - torch.linalg.solve(K_nn, g_nP @ v_P) @ g_nP) / damping
+    found: Tensor = (v_P - torch.linalg.solve(K_nn, g_nP @ v_P) @ g_nP) / damping
+    return found
 
 
 def algebra(n: int, P: int, device: str) -> list[Row]:
@@ -200,8 +208,8 @@ def algebra(n: int, P: int, device: str) -> list[Row]:
 def preconditioners(device: str) -> list[Row]:
     """CG on the Gauss-Newton matrix and the Hessian of a trained model, with and without help, to a residual of 1e-2."""
     model, tokenizer = load_model("nano/opt-s", device=device)
-    train = load_task("arc_easy", source="nano", seed=0).train.select(range(16))
-    batches = make_batches(encode(list(train), tokenizer, 256).examples, 16, model.device)
+    train = load_task("arc_easy", source="nano", seed=0).train.select(range(TRAINED_TEXTS))
+    batches = make_batches(encode(list(train), tokenizer, 256).examples, TRAINED_TEXTS, model.device)
     F, table = EmpiricalFisher(model, batches), []
     v = F.adjoint(torch.full((len(train),), 1 / len(train)))
     for make, damping in ((GaussNewton, 1e-1), (GaussNewton, 1e-2), (Hessian, 10.0)):
@@ -214,7 +222,7 @@ def preconditioners(device: str) -> list[Row]:
         for name, helper in helpers.items():
             start = now(device)
             with Meter() as meter:
-                solver = ConjugateGradients(damping, preconditioner=helper(damping), max_steps=100)
+                solver = ConjugateGradients(damping, preconditioner=helper(damping), max_steps=MOST_STEPS)
                 s = solve(operator, v, solver, tolerance=1e-2, throw=False)
             table.append(
                 {
@@ -283,7 +291,7 @@ def main(device: str, python: str | None, out: Path) -> None:
     v = {name: torch.randn(p.shape, generator=generator).to(p) for name, p in gradient.items()}
     problem = f"OPT, 3.7 M parameters, {SEQUENCES} sequences of {TOKENS} tokens"
     report: dict[str, Any] = {"environment": environment(device), "problem": problem}
-    report["algebra_n64_P1e6"] = algebra(64, 1_000_000, device)
+    report["algebra_n64_P1e6"] = algebra(*ALGEBRA, device)
     show("Linear algebra alone, n = 64, P = 1e6, in units of the Gram form", report["algebra_n64_P1e6"])
     report["products"] = products(model, batch, v, device)
     show("Products, in gradients", report["products"])

@@ -26,7 +26,7 @@ class Logits(torch.nn.Module):
         self.model = model
 
     def forward(self, x: Any) -> torch.Tensor:
-        logits = self.model(input_ids=x["input_ids"], attention_mask=x["attention_mask"], use_cache=False).logits
+        logits: torch.Tensor = self.model(input_ids=x["input_ids"], attention_mask=x["attention_mask"], use_cache=False).logits
         return logits[:, :-1].transpose(1, 2)
 
 

@@ -128,6 +128,7 @@ class Case:
 
     def unlearn(self, method: str, options: dict[str, Any], seed: int, goal: float) -> Any:
         known, task = METHODS[method].model_fields, self.bench.task
+        until: dict[str, Any] = {"target_loss": goal} if "target_loss" in known else {}
         return unlearn(
             self.original,
             self.bench.tokenizer,
@@ -138,7 +139,7 @@ class Case:
             seed=seed,
             batch_size=BATCH,
             **options,
-            **({"target_loss": goal} if "target_loss" in known else {}),
+            **until,
         )
 
     def compute(self, method: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
@@ -172,7 +173,7 @@ class Case:
         short = {"steps": 1} if "steps" in known else {"epochs": 0.05 if method in ("finetune", RETRAIN) else 1}
         with Meter() as meter:
             self.unlearn(method, {**options, **short}, self.seed, self.before["forget"] + 0.02)
-        return meter.peak
+        return int(meter.peak)
 
 
 @lru_cache(maxsize=16)
@@ -196,4 +197,4 @@ def compute(cell: Cell, store: RunStore, workspace: Path | None) -> Record:
 
 def default_workspace(root: Path) -> Path:
     """Where the trained models of this commit are kept."""
-    return root / "build" / "benchmarks" / provenance()["commit"]
+    return root / "build" / "benchmarks" / str(provenance()["commit"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gradient, one step": {"solver": "identity", "steps": 1, "retain_limit": None},
 }
 WORDS = 300
+WIDTH = 96
 SYLLABLES = tuple(a + b for a in "b d f g k l m n p r s t v z".split() for b in "a e i o u".split())
 
 
@@ -54,7 +55,7 @@ def gpt2(seed: int) -> Any:
 
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=1024, n_positions=128, n_embd=96, n_layer=3, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        vocab_size=1024, n_positions=128, n_embd=WIDTH, n_layer=3, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         attn_implementation="eager", bos_token_id=1, eos_token_id=1,
     )  # fmt: skip
     return GPT2LMHeadModel(config).eval()
@@ -65,7 +66,7 @@ def one(seed: int) -> dict[str, Any]:
     tokenizer = load_model("nano/opt-s", device="cpu")[1]
     rows, unseen = [text(seed, i) for i in range(TEXTS)], [text(seed, i) for i in range(10_000, 10_000 + UNSEEN)]
     model, epochs = gpt2(seed), 0
-    sets = {"forget": rows[:FORGET], "retain": rows[FORGET : FORGET + GIVEN], "holdout": unseen}
+    sets: dict[str, Any] = {"forget": rows[:FORGET], "retain": rows[FORGET : FORGET + GIVEN], "holdout": unseen}
     measured = {**sets, "outside": rows[FORGET + GIVEN :]}
 
     def losses(of: Any) -> dict[str, float]:
@@ -99,13 +100,17 @@ def one(seed: int) -> dict[str, Any]:
     return found
 
 
+def _pool(processes: int) -> Executor:
+    return ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,))
+
+
 @click.command()
 @click.option("--processes", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--out", default=Path(__file__).with_suffix(".json"), type=click.Path(path_type=Path))
 def main(processes: int, out: Path) -> None:
     """See the module's docstring."""
     torch.set_num_threads(1)
-    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with _pool(processes) as pool:
         runs = list(pool.map(one, SEEDS))
     out.write_text(json.dumps({"environment": provenance(), "runs": runs}, indent=1) + "\n", encoding="utf-8")
     for label in VARIANTS:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -134,7 +134,7 @@ class Benchmark:
 
         def look(place: Place) -> dict[str, Any] | None:
             record = self.tried(row, family, place).get(self.store)
-            return record and record["results"]
+            return None if record is None else dict(record["results"])
 
         return search(row.ladders, look, score)
 
@@ -181,11 +181,11 @@ class Benchmark:
                 running[pool.submit(_train, self.setting, *model, workspace)] = model
             while running:
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    model = running.pop(done)
+                    finished = running.pop(done)
                     if (error := done.exception()) is not None:
                         failed.append(f"{type(error).__name__}: {error}")
-                    elif model is not None:
-                        trained.add(model)
+                    elif finished is not None:
+                        trained.add(finished)
                     click.echo(failed[-1] if error else done.result())
                 for cell in self.missing():
                     path = cell.path(self.store)
@@ -233,7 +233,7 @@ class Benchmark:
     def _entry(self, cell: Cell) -> dict[str, Any]:
         record = cell.get(self.store)
         assert record is not None  # none is missing
-        return {"options": cell.options, "commit": record["provenance"]["commit"]} | record["results"] | record["timing"]
+        return {"options": cell.options, "commit": record["provenance"]["commit"], **record["results"], **record["timing"]}
 
     def _environments(self) -> list[dict[str, Any]]:
         """Where the records were made, without commit and time."""
@@ -251,7 +251,7 @@ class Benchmark:
         return [path for path in sorted(self.store.folder.glob("*.json")) if path not in used]
 
 
-def score(result: dict[str, Any]) -> tuple[bool, float]:
+def score(result: Mapping[str, Any]) -> tuple[bool, float]:
     """The lowest damage outside among those that reach the goal; where none does, what comes nearest."""
     return (False, result["damage_ratio"]) if result["reached"] else (True, -result["forget_loss"])
 

@@ -18,7 +18,7 @@ from unlearn_lib.models import nano
 def tokenizer() -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(nano.TOKENIZER)
+    return AutoTokenizer.from_pretrained(nano.RECIPE.tokenizer)
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def cache_model(cache: Path, name: str, spec: nano.ModelSpec, *, seed: int = 0, 
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(nano.config(spec)).eval()
     folder = cached(cache, "model", name, f"{seed:040d}")
-    AutoTokenizer.from_pretrained(nano.TOKENIZER).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(nano.RECIPE.tokenizer).save_pretrained(folder)
     if not pickle_only:
         model.save_pretrained(folder)
         return model

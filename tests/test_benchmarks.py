@@ -4,13 +4,17 @@ import importlib
 import json
 import pickle
 import statistics
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from unlearn_lib import TrainingConfig, text_losses
+from unlearn_lib.data.batches import Example
 from unlearn_lib.reproduction.runs.store import RunStore
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -153,6 +157,72 @@ def test_the_benchmark_of_methods_runs_from_nothing_to_its_page(tmp_path: Path, 
     reported = gathered["rows"]["diagonal"]["opt"]["seeds"][0]
     assert reported["damage_ratio"] == pytest.approx(rise(outside) / rise(here.forget), rel=1e-3)
     assert reported["used_damage_ratio"] == pytest.approx(rise(here.given) / rise(here.forget), rel=1e-3)
+
+
+def test_the_benchmark_of_memorising_runs_to_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At toy size, all variants and the whole command: its shares and ratios are those of the losses beside them."""
+    memorising = script("memorising")
+    monkeypatch.setattr(memorising, "_pool", lambda processes: ThreadPoolExecutor(processes))  # saves the import of torch
+    for name, value in {"TEXTS": 8, "FORGET": 2, "GIVEN": 4, "UNSEEN": 4, "SEEDS": (0,), "MOST_EPOCHS": 2, "WIDTH": 8}.items():
+        monkeypatch.setattr(memorising, name, value)
+    result = CliRunner().invoke(memorising.main, ["--out", str(tmp_path / "out.json")], catch_exceptions=False)
+    assert result.exit_code == 0
+    written, committed = (json.loads(path.read_text()) for path in (tmp_path / "out.json", FOLDER / "memorising.json"))
+    assert written.keys() == committed.keys()
+    (run,) = written["runs"]
+    assert run.keys() == committed["runs"][0].keys()
+    assert run["variants"].keys() == memorising.VARIANTS.keys() == committed["runs"][0]["variants"].keys()
+    for label, entry in run["variants"].items():
+        assert entry.keys() >= committed["runs"][0]["variants"][label].keys()
+        rise = {name: entry["after"][name] - run["before"][name] for name in run["before"]}
+        assert entry["damage_ratio"] == rise["outside"] / rise["forget"]
+        assert entry["used_damage_ratio"] == rise["retain"] / rise["forget"]
+        assert f"{label}: " in result.output
+
+
+def test_the_benchmark_of_curvature_runs_to_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At toy size, every part: the same operations as in the committed record, and the same numbers by every way."""
+    curvature = script("curvature")
+    toy = {"SEQUENCES": 3, "TOKENS": 6, "WIDTH": 8, "LAYERS": 1, "VOCABULARY": 20, "ALGEBRA": (4, 500)}
+    for name, value in {**toy, "TRAINED_TEXTS": 2, "MOST_STEPS": 3}.items():
+        monkeypatch.setattr(curvature, name, value)
+    # factors of a vocabulary of 1024 take seconds each to decompose
+    monkeypatch.setattr(curvature, "load_model", lambda name, device: (curvature.opt(device)[0], None))
+    short = [Example((5, 6, 7 + i), (5, 6, 7 + i)) for i in range(2)]
+    monkeypatch.setattr(curvature, "encode", lambda rows, tokenizer, length: SimpleNamespace(examples=short[: len(rows)]))
+    result = CliRunner().invoke(curvature.main, ["--out", str(tmp_path / "out.json")], catch_exceptions=False)
+    assert result.exit_code == 0
+    written, committed = (json.loads(path.read_text()) for path in (tmp_path / "out.json", FOLDER / "curvature.json"))
+    assert written.keys() == committed.keys() - {"curvlinops"}
+    for part in ("algebra_n64_P1e6", "products", "solves", "preconditioners"):
+        names = [
+            [[row.get(key) for key in ("operation", "operator", "preconditioner")] for row in of[part]]
+            for of in (written, committed)
+        ]
+        assert names[0] == names[1]
+    for part in ("algebra_n64_P1e6", "products", "solves"):
+        for row in written[part]:
+            assert row["error_against_float64"] is None or row["error_against_float64"] < 1e-3, row
+            assert row["gradients_by_flops"] is None or row["gradients_by_flops"] > 0
+    assert all(row["steps"] <= 3 for row in written["preconditioners"])
+
+
+def test_the_peer_of_the_benchmark_of_curvature_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("curvlinops", reason="curvlinops has an environment of its own, see benchmarks/curvlinops_peer.py")
+    curvature = script("curvature")
+    for name, value in {"SEQUENCES": 3, "TOKENS": 6, "WIDTH": 8, "LAYERS": 1, "VOCABULARY": 20}.items():
+        monkeypatch.setattr(curvature, name, value)
+    model, batch = curvature.opt("cpu")
+    rows = curvature.peer(sys.executable, model, batch, curvature.batch_gradient(model, batch)[1])
+    assert [row["operation"].partition(",")[0] for row in rows] == ["gauss_newton product", "hessian product"]
+    assert all(row["error_against_float64"] < 0.1 for row in rows)
+
+
+def test_every_script_of_the_benchmarks_is_run_by_a_test() -> None:
+    tests = Path(__file__).read_text(encoding="utf-8")
+    for path in FOLDER.glob("*.py"):
+        if "def main(" in path.read_text(encoding="utf-8"):
+            assert f'script("{path.stem}")' in tests or path.stem == "curvlinops_peer", path.name
 
 
 def test_the_ways_it_compares_agree() -> None:

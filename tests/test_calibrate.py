@@ -10,8 +10,14 @@ from unlearn_lib import TrainingConfig, text_losses, train, unlearn
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods import METHODS
 from unlearn_lib.methods.target import Calibrated
+from unlearn_lib.request import Request
+from unlearn_lib.unlearning import Prepared, prepare
 
 FORGET, RETAIN, UNSEEN = slice(0, 5), slice(5, 24), slice(24, 40)
+
+
+def prepared_for(model: Any, tokenizer: Any, **asked: Any) -> Prepared:
+    return prepare(model, tokenizer, Request(**asked))
 
 
 @pytest.fixture(scope="module")
@@ -168,13 +174,11 @@ def test_bad_calls(options: dict[str, Any], message: str, arguments: dict[str, A
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_a_plan(method: str, arguments: dict[str, Any], memorised: Any) -> None:
     """At least as many gradients as were taken, and not many times more."""
-    from unlearn_lib.unlearning import prepare
-
     options: dict[str, Any] = {"max_steps": 5} if method == "newton" else {}
     if "retain_limit" in METHODS[method].model_fields:
         options["retain_limit"] = None
     given = {**arguments, "method": method, "base": memorised}
-    prepared = prepare(**given, options=options)
+    prepared = prepared_for(**given, options=options)
     needs = prepared.method.plan(memorised, prepared.inputs)
     taken = unlearn(**given, **options).cost.gradient_evaluations
     assert 0.9 * taken <= needs.gradient_evaluations <= 3 * taken
@@ -266,10 +270,8 @@ def test_no_step_is_computed_from_the_checked_texts(
     method: str, options: dict[str, Any], arguments: dict[str, Any], fingerprint: Any
 ) -> None:
     """Given the others alone, and a limit that never binds or none at all, a method does the same to the last bit."""
-    from unlearn_lib.unlearning import prepare
-
     limited = options | {"retain_limit": 1e9}
-    prepared = prepare(**arguments, method=method, options=limited)
+    prepared = prepared_for(**arguments, method=method, options=limited)
     assert isinstance(prepared.method, Calibrated)
     used, checked = prepared.method.split(prepared.inputs)
     assert len(checked) == 9
@@ -285,9 +287,7 @@ def test_no_step_is_computed_from_the_checked_texts(
 
 
 def split(retain: Any, arguments: dict[str, Any], **options: Any) -> tuple[Any, list[Any]]:
-    from unlearn_lib.unlearning import prepare
-
-    prepared = prepare(**{**arguments, "retain": retain}, options=options)
+    prepared = prepared_for(**{**arguments, "retain": retain}, options=options)
     assert isinstance(prepared.method, Calibrated)
     return prepared.method.split(prepared.inputs)
 

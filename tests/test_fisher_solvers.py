@@ -10,6 +10,7 @@ from unlearn_lib import unlearn
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.data.batches import collate, encode, make_batches
 from unlearn_lib.losses import sequence_losses
+from unlearn_lib.request import Request
 from unlearn_lib.unlearning import prepare
 
 FORGET, RETAIN, DAMPING = slice(0, 4), slice(4, 16), 1e-3
@@ -78,7 +79,7 @@ def test_passes_trade_gradients_for_memory(solver: str, tiny: Any, tokenizer: An
     model, found = tiny(), {}
     for passes in (1, 3):
         options: dict[str, Any] = {"solver": solver, "damping": 1.0, "step": 1e6, "steps": 1, "passes": passes}
-        prepared = prepare(model, tokenizer, forget=texts[FORGET], retain=texts[RETAIN], options=options)
+        prepared = prepare(model, tokenizer, Request(forget=texts[FORGET], retain=texts[RETAIN], options=options))
         needs = prepared.method.plan(model, prepared.inputs)
         with Meter() as meter:
             result = unlearn(model, tokenizer, forget=texts[FORGET], retain=texts[RETAIN], **options)

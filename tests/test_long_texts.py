@@ -17,6 +17,7 @@ from unlearn_lib.data.examples import by_text, pieces, text_means
 from unlearn_lib.data.files import write_rows
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, evaluate, sequence_losses
+from unlearn_lib.request import Request
 from unlearn_lib.unlearning import prepare
 
 LONG = "The parties agree as follows. " * 12
@@ -111,13 +112,14 @@ def test_texts_that_are_alike_up_to_the_cut_are_not_duplicates() -> None:
     forget = [{"text": f"{LONG}Party A: Ada."}]
     retain = [{"text": f"{LONG}Party A: {name}."} for name in ("Brun", "Cleo", "Ada")] + [{"text": "other"}]
     for long_texts, per_text in (("split", 4), ("cut", 1)):
-        prepared = prepare(model, tokenizer, forget=forget, retain=retain, method="npo", long_texts=long_texts)  # type: ignore[arg-type]
+        asked: dict[str, Any] = {"forget": forget, "retain": retain, "method": "npo", "long_texts": long_texts}
+        prepared = prepare(model, tokenizer, Request(**asked))
         assert [len(group) for group in by_text(prepared.inputs.retain)] == [per_text, per_text, 1]
         assert {example.row for example in prepared.inputs.retain} == {0, 1, 3}
         assert "1 retain texts are exact duplicates of forget texts and were dropped from the retain set" in prepared.warnings
     # the same text with another part of it as the prompt is the same text
     again = [{"prompt": forget[0]["text"][:9], "completion": forget[0]["text"][9:]}, {"text": "other"}]
-    assert len(prepare(model, tokenizer, forget=forget, retain=again, method="npo").inputs.retain) == 1
+    assert len(prepare(model, tokenizer, Request(forget=forget, retain=again, method="npo")).inputs.retain) == 1
 
 
 def test_all_pieces_are_forgotten_and_texts_are_held_out_whole() -> None:
@@ -125,7 +127,7 @@ def test_all_pieces_are_forgotten_and_texts_are_held_out_whole() -> None:
     model = llama(len(tokenizer))
     many = [{"text": f"{LONG}{i}"} for i in range(6)]
     arguments: dict[str, Any] = {"forget": many[:1], "retain": many[1:2], "holdout": many[2:], "method": "gradient-ascent"}
-    prepared = prepare(model, tokenizer, **arguments)
+    prepared = prepare(model, tokenizer, Request(**arguments))
     sizes = [len(part) for part in (prepared.inputs.forget, prepared.inputs.holdout, prepared.holdout_for_report)]
     assert sizes == [4, 8, 8]
     held = [{example.row for example in part} for part in (prepared.inputs.holdout, prepared.holdout_for_report)]
@@ -143,7 +145,7 @@ def test_all_pieces_are_forgotten_and_texts_are_held_out_whole() -> None:
 def test_the_pieces_of_a_retained_text_are_held_aside_together() -> None:
     tokenizer = characters()
     many = [{"text": LONG.replace("agree", f"agree{chr(97 + i)}")} for i in range(12)]
-    prepared = prepare(llama(len(tokenizer)), tokenizer, forget=many[:1], retain=many[1:9], holdout=many[9:])
+    prepared = prepare(llama(len(tokenizer)), tokenizer, Request(forget=many[:1], retain=many[1:9], holdout=many[9:]))
     inputs, checked = prepared.method.split(prepared.inputs)  # type: ignore[attr-defined]
     assert [len(group) for group in by_text(checked)] == [4, 4, 4, 4]
     assert not {example.row for example in checked} & {example.row for example in inputs.retain}

@@ -9,10 +9,15 @@ from unlearn_lib.curvature import EmpiricalFisher, GaussNewton, Hessian, batch_g
 from unlearn_lib.curvature.precision import KeepFloat64
 from unlearn_lib.data.batches import Example, collate, encode, make_batches
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import IGNORED, evaluate, loss_function, sequence_losses, token_logits, token_nll
+from unlearn_lib.losses import IGNORED, evaluate, sequence_losses, sequence_means, token_logits, token_nll
 from unlearn_lib.metrics.divergence import divergence
 from unlearn_lib.metrics.exposure import prefix_losses
 from unlearn_lib.metrics.memorisation import right_tokens
+
+
+def functional_losses(model: Any, params: Any, batch: Any) -> torch.Tensor:
+    """The losses as a pure function of the parameters."""
+    return sequence_means(*token_nll(token_logits(model, batch, params), batch["labels"]))
 
 
 def test_token_nll_by_hand() -> None:
@@ -51,7 +56,7 @@ def test_padding_order_and_split_do_not_matter(family: str, tiny: Any, tokenizer
 @pytest.mark.parametrize("family", ["opt", "neo"])
 def test_functional_form_is_the_same(family: str, tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
     model, batch = tiny(family), collate(encode(texts[:3], tokenizer, 256).examples)
-    losses = loss_function(model)(dict(model.named_parameters()), batch)
+    losses = functional_losses(model, dict(model.named_parameters()), batch)
     torch.testing.assert_close(losses, sequence_losses(model, batch), rtol=0, atol=0)
 
 
@@ -107,7 +112,7 @@ def test_position_ids_of_a_batch_are_obeyed(tiny: Any) -> None:
     expected = sequence_losses(model, plain)
     torch.testing.assert_close(sequence_losses(model, padded), expected, rtol=1e-12, atol=0)
     params = dict(model.named_parameters())
-    torch.testing.assert_close(loss_function(model)(params, padded), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(functional_losses(model, params, padded), expected, rtol=1e-12, atol=0)
     del padded["position_ids"]
     assert (sequence_losses(model, padded) - expected).abs() > 1e-3
 
@@ -144,7 +149,7 @@ def test_virtual_tokens_before_the_text_do_not_shift_its_labels(kind: str) -> No
         found = evaluate(model, make_batches(sequences, size))
         torch.testing.assert_close(found, expected.to(found), rtol=1e-6, atol=0)
     batch = collate(sequences)
-    functional = loss_function(model)(dict(model.named_parameters()), batch)
+    functional = functional_losses(model, dict(model.named_parameters()), batch)
     torch.testing.assert_close(functional, sequence_losses(model, batch), rtol=1e-12, atol=0)
 
 

@@ -1,11 +1,13 @@
 """Measures of memorisation by hand, on a model that always says the same thing."""
 
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.data.batches import Example
 from unlearn_lib.errors import InputError
 from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov, loss_attack_auc
@@ -162,6 +164,33 @@ def test_loss_attack() -> None:
     assert loss_attack_auc(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 2.0])) == (0.5 + 1 + 0 + 0) / 4
     with pytest.raises(InputError, match="at least one"):
         loss_attack_auc(low, torch.tensor([]))
+
+
+@pytest.mark.parametrize(("n", "m", "values"), [(1, 1, 2), (1, 7, 3), (40, 23, 5), (200, 31, 40), (64, 64, 10_000), (5, 5, 1)])
+def test_the_loss_attack_is_the_share_of_pairs(n: int, m: int, values: int) -> None:
+    """To the last digit, with many ties and with hardly any."""
+    generator = torch.Generator().manual_seed(n + m)
+    forget, holdout = (torch.randint(0, values, (size,), generator=generator) / 7 for size in (n, m))
+    pairs = [(a, b) for a in forget.tolist() for b in holdout.tolist()]
+    expected = sum(1.0 if a < b else 0.5 if a == b else 0.0 for a, b in pairs) / len(pairs)
+    assert loss_attack_auc(forget, holdout) == expected
+    assert loss_attack_auc(holdout, forget) == pytest.approx(1 - expected, abs=1e-15)
+
+
+def test_the_loss_attack_on_many_texts_takes_memory_for_their_losses_alone() -> None:
+    """20,000 against 20,000 are 4e8 pairs, 3 GiB of them in float64."""
+    n = 20_000
+    forget = torch.arange(n).double()
+    tracemalloc.start()
+    try:
+        with Meter() as meter:
+            found = loss_attack_auc(forget, forget + n // 2)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # pairs (a, b) with a < b + n / 2: all but those in which a is larger by at least that, the equal ones counting half
+    assert found == 1 - (n / 2) ** 2 / 2 / n**2
+    assert meter.peak + peak < 8 * 2**20
 
 
 def test_the_smallest_p_depends_on_n_alone() -> None:

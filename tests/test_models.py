@@ -9,7 +9,6 @@ import torch
 
 from unlearn_lib import HubUnavailableError, InputError, load_model, save_model
 from unlearn_lib.models import nano
-from unlearn_lib.models.load import manifest
 
 FLOATS = {"neo": "GPTNeoForCausalLM", "opt": "OPTForCausalLM"}
 
@@ -21,7 +20,7 @@ def test_embedded_models_load_ready_for_curvature(name: str) -> None:
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model.config._attn_implementation == "eager"
     assert not model.training
-    assert sum(p.numel() for p in model.parameters()) == manifest()["models"][name]["parameters"]
+    assert sum(p.numel() for p in model.parameters()) == nano.RECIPE.manifest()["models"][name]["parameters"]
     out = model.generate(**tokenizer("Question: What", return_tensors="pt"), max_new_tokens=3, do_sample=False)
     assert out.shape[1] > 4
 
@@ -32,7 +31,7 @@ def test_manifest_holds_the_hash_of_every_file() -> None:
         for path in nano.FOLDER.rglob("*")
         if path.is_file() and path.name != "manifest.json"
     }
-    assert files == manifest()["files"]
+    assert files == nano.RECIPE.manifest()["files"]
     assert not [name for name in files if not name.endswith((".json", ".safetensors"))], "no pickles, no code"
     assert sum(path.stat().st_size for path in nano.FOLDER.rglob("*") if path.is_file()) <= 17e6
 

@@ -11,6 +11,7 @@ from unlearn_lib import load_task
 from unlearn_lib.data.batches import Example, encode
 from unlearn_lib.data.overlap import near_duplicates, without
 from unlearn_lib.reproduction.runs.case_bench import sharing_half
+from unlearn_lib.request import Request
 from unlearn_lib.unlearning import prepare
 
 HALF, MOST = 0.5, 0.7
@@ -138,7 +139,7 @@ def test_the_case_studies_keep_their_own_rule() -> None:
 
 def test_near_duplicates_are_a_warning_only(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
     near = {"text": texts[0]["text"] + " And so it ended."}
-    prepared = prepare(tiny(), tokenizer, forget=texts[:1], retain=[*texts[5:9], near], method="npo")
+    prepared = prepare(tiny(), tokenizer, Request(forget=texts[:1], retain=[*texts[5:9], near], method="npo"))
     (warning,) = [warning for warning in prepared.warnings if "share half or more" in warning]
     assert warning.startswith("1 retain texts share half or more of their text with a forget text")
     assert len(prepared.inputs.retain) == 5

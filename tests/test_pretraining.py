@@ -149,6 +149,27 @@ def test_interrupted_fine_tuning_ends_with_the_same_weights(
         fit(read, examples, config, checkpoint=Checkpoint(tmp_path / "c", "other"))
 
 
+def test_the_header_of_a_checkpoint(tiny: Any, tokenizer: Any, texts: list[dict[str, str]], tmp_path: Path) -> None:
+    """It is JSON with these keys and no others; a file that says something else is refused before it changes a model."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    examples, config = encode(texts[:8], tokenizer, 64).examples, TrainingConfig(1.0, 1e-3, 8)
+    losses = fit(tiny(dtype=torch.float32), examples, config, checkpoint=Checkpoint(tmp_path / "c", "k"))
+    with safe_open(tmp_path / "c", "pt") as file:
+        header = json.loads(file.metadata()["state"])
+    assert list(header) == ["key", "losses", "seconds"]
+    assert (header["key"], header["losses"]) == ("k", losses)
+    for text, message in (
+        (json.dumps(header | {"step": 1}), "step: Extra inputs are not permitted"),
+        (json.dumps(header | {"losses": "none"}), "losses: Input should be a valid list"),
+        (None, "is no checkpoint of a training"),
+    ):
+        save_file({"a": torch.zeros(1)}, tmp_path / "d", metadata=None if text is None else {"state": text})
+        with pytest.raises(InputError, match=message):
+            fit(tiny(dtype=torch.float32), examples, config, checkpoint=Checkpoint(tmp_path / "d", "k"))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_pretraining_on_a_gpu_lowers_the_loss(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from killing import CHANGES, Killer
 from unlearn_lib import service as service_module
 from unlearn_lib.errors import InputError
 from unlearn_lib.service import RemovalService
+from unlearn_lib.service_state import State
 
 OPTIONS: dict[str, Any] = {"method": "gradient-ascent", "step": 0.05, "capacity": 3}
 Texts = list[dict[str, str]]
@@ -338,6 +339,38 @@ def test_a_damaged_state_is_said(folder: Path) -> None:
     (folder / "state.json").write_text('["a"]', encoding="utf-8")
     with pytest.raises(InputError, match="schema version None"):
         RemovalService(folder)
+
+
+def test_a_state_is_read_as_it_was_written(folder: Path, texts: Texts) -> None:
+    service = RemovalService(folder, device="cpu")
+    service.request([{"text": "Größe — schön"}, *texts[:4]])
+    text = (folder / "state.json").read_text(encoding="utf-8")
+    state = State.read(folder / "state.json")
+    assert state.as_json() == text
+    assert list(json.loads(text)) == "schema_version capacity method options base seed cycle cache done".split()
+    assert list(json.loads(text)["done"][0]) == ["cycle", "sha256", "cost", "warnings"]
+    assert (state.cycle, len(state.cache), len(state.forgotten)) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"capacity": "3"}, "capacity: Input should be a valid integer"),
+        ({"cache": [3]}, r"cache\.0: Input should be a valid dictionary"),
+        ({"capactiy": 3}, "capactiy: Extra inputs are not permitted"),
+        ({"schema_version": 2}, "has schema version 2, this library reads 1"),
+    ],
+)
+def test_a_state_that_is_none_is_refused(folder: Path, change: dict[str, Any], message: str) -> None:
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8")) | change
+    (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        RemovalService(folder)
+
+
+def test_a_setting_that_cannot_be_kept_is_refused(make: Any) -> None:
+    with pytest.raises(InputError, match="cannot keep this setting: base: Input should be a valid string"):
+        make(base=Path("somewhere"))
 
 
 def test_refusals(tmp_path: Path, folder: Path, tiny: Any, tokenizer: Any, texts: Texts) -> None:

@@ -14,6 +14,7 @@ from unlearn_lib.data.files import write_rows
 from unlearn_lib.models import nano
 from unlearn_lib.models.published import PUBLISHED
 from unlearn_lib.models.shapes import load_for_plan, load_shape, weights_are_here
+from unlearn_lib.request import Request
 from unlearn_lib.unlearning import prepare
 
 SETS = {"forget": slice(0, 5), "retain": slice(5, 24), "holdout": slice(24, 40)}
@@ -82,9 +83,8 @@ def test_the_plan_from_the_shape_is_that_of_the_model(
     for method, options in CHOICES:
         needs = []
         for model in (load_model(name, device="cpu")[0], found.model):
-            prepared = prepare(
-                model, found.tokenizer, **rows, base="none", method=method, options=options, max_length=20, batch_size=32
-            )
+            asked: dict[str, Any] = {**rows, "base": "none", "method": method, "options": options}
+            prepared = prepare(model, found.tokenizer, Request(**asked, max_length=20, batch_size=32))
             needs.append(prepared.method.plan(model, prepared.inputs))
         assert needs[0] == needs[1], (method, options)
 
@@ -145,7 +145,7 @@ def test_an_adapter_on_a_base_without_weights(tmp_path: Path, tokenizer: Any, te
     found = load_for_plan(str(tmp_path / "adapter"))
     needs = []
     for model in (whole.eval(), found.model):
-        prepared = prepare(model, tokenizer, **{key: texts[part] for key, part in SETS.items()}, max_length=20)
+        prepared = prepare(model, tokenizer, Request(**{key: texts[part] for key, part in SETS.items()}, max_length=20))
         needs.append(prepared.method.plan(model, prepared.inputs))
     assert needs[0] == needs[1]
 

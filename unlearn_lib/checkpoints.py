@@ -11,13 +11,15 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from unlearn_lib.errors import InputError
+from unlearn_lib.errors import InputError, wrong_in
 from unlearn_lib.files import new_file
 
 SECONDS_BETWEEN = 120.0
@@ -73,6 +75,16 @@ class Workspace:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class Header(BaseModel):
+    """What the header of a checkpoint says: the `key` of its training, the `losses` of the steps so far, and the `seconds` they took."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    key: str
+    losses: list[int | float]
+    seconds: int | float
+
+
 class Checkpoint:
     """The checkpoint of one training, used in the order `restore`, `step_done` after every step, `finish`.
 
@@ -96,7 +108,7 @@ class Checkpoint:
         """Put model and optimiser where the last checkpoint left them; returns the losses so far, none without a checkpoint.
 
         Raises:
-            InputError: The file belongs to another training.
+            InputError: The file is no checkpoint, or belongs to another training.
         """
         losses: list[float] = []
         self._start = self._saved = time.monotonic()
@@ -105,12 +117,12 @@ class Checkpoint:
             from safetensors.torch import load_file
 
             with safe_open(self.path, "pt") as file:
-                state = json.loads(file.metadata()["state"])
-            if state["key"] != self.key:
+                header = _header(self.path, file.metadata())
+            if header.key != self.key:
                 raise InputError(
                     f"the checkpoint {self.path} belongs to a training with other settings; delete it to start anew"
                 )
-            losses, self._before = state["losses"], state["seconds"]
+            losses, self._before = list(header.losses), header.seconds
             _put(load_file(self.path), model, optimizer)
         self._restored = len(losses)
         return losses
@@ -141,10 +153,17 @@ class Checkpoint:
         from safetensors.torch import save_file
 
         if self.path is not None:
-            state = {"key": self.key, "losses": losses, "seconds": self.seconds}
+            header = Header(key=self.key, losses=losses, seconds=self.seconds)
             with new_file(self.path) as temporary:
-                save_file(tensors, temporary, metadata={"state": json.dumps(state)})
+                save_file(tensors, temporary, metadata={"state": json.dumps(header.model_dump())})
         self._saved = time.monotonic()
+
+
+def _header(path: Path, metadata: Mapping[str, str] | None) -> Header:
+    try:
+        return Header.model_validate(json.loads((metadata or {}).get("state", "null")))
+    except ValidationError as error:
+        raise InputError(f"{path} is no checkpoint of a training ({wrong_in(error)}); delete it to start anew") from error
 
 
 def _parameters(model: Any) -> dict[str, torch.Tensor]:

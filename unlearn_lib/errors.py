@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class InputError(ValueError):
@@ -33,3 +37,10 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
     found = " ".join(lines[:2]) if lines[0].endswith(":") and len(lines) > 1 else lines[0]
     return found if len(found) <= LONGEST else f"{found[:LONGEST]}..."
+
+
+def wrong_in(error: ValidationError) -> str:
+    """What is wrong with data that a typed model was read from: the first thing found, and the place in the data where it stands."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else str(first["msg"])

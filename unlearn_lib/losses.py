@@ -6,7 +6,7 @@ S = T - 1. One that puts virtual tokens before the text (prompt tuning, p-tuning
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -103,15 +103,6 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
 def sequence_losses(model: Any, batch: Batch) -> Tensor:
     r"""`[B]`: for every sequence the mean NLL over its scored tokens, $\ell_i = -\frac1{T_i}\sum_t \log p(y_t\mid y_{<t})$, in nats."""
     return sequence_means(*token_nll(token_logits(model, batch), batch["labels"]))
-
-
-def loss_function(model: Any) -> Callable[[Params, Batch], Tensor]:
-    """The same as a pure function `(params, batch) -> [B]`, for automatic differentiation in the parameters."""
-
-    def losses(params: Params, batch: Batch) -> Tensor:
-        return sequence_means(*token_nll(token_logits(model, batch, params), batch["labels"]))
-
-    return losses
 
 
 @torch.no_grad()

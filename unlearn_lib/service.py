@@ -20,7 +20,6 @@ another text. The folder can be read by its owner alone.
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -34,21 +33,20 @@ from filelock import FileLock, Timeout
 from unlearn_lib.data.batches import context_length, encode
 from unlearn_lib.data.files import read_rows
 from unlearn_lib.data.given import rows_of
-from unlearn_lib.data.rows import Row, checked_row, row_sha256, write_rows
+from unlearn_lib.data.rows import Row, checked_row, halves, row_sha256, whole_text, write_rows
 from unlearn_lib.errors import InputError
 from unlearn_lib.files import PREFIX, new_folder, refuse_to_overwrite, write_text
 from unlearn_lib.methods import choose
 from unlearn_lib.models.load import load_model, save_model
 from unlearn_lib.progress import Say
+from unlearn_lib.request import Request
+from unlearn_lib.service_state import Cycle, State
 from unlearn_lib.unlearning import Result, unlearn
-
-SCHEMA = 1
-State = dict[str, Any]
 
 
 def text_sha256(row: Row) -> str:
     """The SHA-256 by which a service knows a text: of its content, prompt and completion joined."""
-    return row_sha256({"text": row["prompt"] + row["completion"]} if "prompt" in row and "text" not in row else row)
+    return row_sha256(row if halves(row) is None else {"text": whole_text(row)})
 
 
 class RemovalService:
@@ -92,8 +90,7 @@ class RemovalService:
         """
         if capacity < 1:
             raise InputError(f"capacity must be at least 1, got {capacity}")
-        given = {"retain": retain, "holdout": holdout, "base": base}
-        choose(method, options, [name for name, value in given.items() if value is not None])
+        choose(method, options, Request(retain=retain, holdout=holdout, base=base).given)
         rows = _usable("retain", retain, model, tokenizer)
         if not rows:
             raise InputError("the retain set is empty; a service needs the texts that the model was trained on")
@@ -102,23 +99,13 @@ class RemovalService:
             refuse_to_overwrite(Path(folder))
         except FileExistsError as error:
             raise InputError(str(error)) from error
-        state = {
-            "schema_version": SCHEMA,
-            "capacity": capacity,
-            "method": method,
-            "options": options,
-            "base": base,
-            "seed": seed,
-            "cycle": 0,
-            "cache": [],
-            "done": [],
-        }
+        state = State.new(capacity=capacity, method=method, options=options, base=base, seed=seed)
         with new_folder(folder, private=True) as writing:
             save_model(model, tokenizer, writing / "model-0")
             write_text(writing / "retain-0.jsonl", write_rows(rows), private=True)
             if unseen is not None:
                 write_text(writing / "holdout.jsonl", write_rows(unseen), private=True)
-            write_text(writing / "state.json", json.dumps(state, indent=1) + "\n", private=True)
+            write_text(writing / "state.json", state.as_json(), private=True)
         return cls(folder, device=str(model.device))
 
     @property
@@ -133,24 +120,17 @@ class RemovalService:
             raise InputError(
                 f"{self.folder} holds no state.json, so there is no removal service; RemovalService.create makes one"
             )
-        try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path} is not valid JSON ({error}); put back a copy of it, the service cannot go on") from error
-        found = state.get("schema_version") if isinstance(state, dict) else None
-        if found != SCHEMA:
-            raise InputError(f"{path} has schema version {found}, this library reads {SCHEMA}")
-        return dict(state)
+        return State.read(path)
 
     @property
     def cycle(self) -> int:
         """How many cycles of unlearning were done."""
-        return int(self.state["cycle"])
+        return self.state.cycle
 
     @property
     def waiting(self) -> int:
         """How many texts are in the cache."""
-        return len(self.state["cache"])
+        return len(self.state.cache)
 
     @property
     def model(self) -> Any:
@@ -174,18 +154,16 @@ class RemovalService:
         """
         asked = _usable("request", rows, self._loaded[1], self.tokenizer)
         with self._changing() as state:
-            known = {text_sha256(row) for row in state["cache"]} | {
-                digest for cycle in state["done"] for digest in cycle["sha256"]
-            }
+            known = {text_sha256(row) for row in state.cache} | state.forgotten
             for row in asked:
                 if text_sha256(row) not in known:
                     known.add(text_sha256(row))
-                    state["cache"].append(row)
+                    state.cache.append(row)
         results = []
-        while self.waiting >= self.state["capacity"]:
+        while self.waiting >= self.state.capacity:
             with self._at_work(report):
-                if self.waiting >= self.state["capacity"]:  # another process may have been faster
-                    results.append(self._forget(self.state["capacity"], report))
+                if self.waiting >= self.state.capacity:  # another process may have been faster
+                    results.append(self._forget(self.state.capacity, report))
         return results
 
     def flush(self, report: Say = lambda line: None) -> Result | None:
@@ -200,34 +178,34 @@ class RemovalService:
         self._tidy_up_locked()
         model, tokenizer = self._current()
         state = self.state
-        cycle, forget = state["cycle"] + 1, state["cache"][:count]
-        gone, asked = ({text_sha256(row) for row in rows} for rows in (forget, state["cache"]))
+        cycle, forget = state.cycle + 1, state.cache[:count]
+        gone, asked = ({text_sha256(row) for row in rows} for rows in (forget, state.cache))
         kept = [row for row in read_rows(self._retain_file(cycle - 1)) if text_sha256(row) not in gone]
         # what waits for a later cycle is not trained on in this one
         retain = [row for row in kept if text_sha256(row) not in asked]
         if not retain:
             raise InputError("nothing would be left to retain after this cycle; the service ends here: discard the model")
         holdout = self.folder / "holdout.jsonl"
-        report(f"cycle {cycle}: {count} texts to forget, {len(retain)} to retain, {state['method']}")
+        report(f"cycle {cycle}: {count} texts to forget, {len(retain)} to retain, {state.method}")
         result = unlearn(
             model,
             tokenizer,
             forget=forget,
             retain=retain,
             holdout=[row for row in read_rows(holdout) if text_sha256(row) not in asked] if holdout.is_file() else None,
-            base=state["base"],
-            method=state["method"],
-            seed=state["seed"] + cycle - 1,
-            **state["options"],
+            base=state.base,
+            method=state.method,
+            seed=state.seed + cycle - 1,
+            **state.options,
         )
         with new_folder(self._model_folder(cycle), private=True) as writing:
             save_model(result.model, tokenizer, writing)
         write_text(self._retain_file(cycle), write_rows(kept), private=True)
-        entry = {"cycle": cycle, "sha256": sorted(gone), "cost": asdict(result.cost), "warnings": result.warnings}
+        entry = Cycle(cycle=cycle, sha256=sorted(gone), cost=asdict(result.cost), warnings=result.warnings)
         with self._changing() as now:  # others may have asked for more meanwhile
-            now["cycle"] = cycle
-            now["cache"] = [row for row in now["cache"] if text_sha256(row) not in gone]
-            now["done"].append(entry)
+            now.cycle = cycle
+            now.cache = [row for row in now.cache if text_sha256(row) not in gone]
+            now.done.append(entry)
         self._loaded = (cycle, result.model, tokenizer)
         self._tidy_up_locked()
         return result
@@ -251,10 +229,9 @@ class RemovalService:
         """The state as it is now, to be changed; written at the end, if it changed, before any other process can change it."""
         with self._state_lock:
             state = self.state
-            before = json.dumps(state)
+            before = state.as_json()
             yield state
-            if json.dumps(state) != before:
-                content = json.dumps(state, indent=1, ensure_ascii=False) + "\n"
+            if (content := state.as_json()) != before:
                 write_text(self.folder / "state.json", content, private=True)
 
     @contextmanager
@@ -285,21 +262,20 @@ class RemovalService:
     def _tidy_up_locked(self) -> None:
         """Remove everything that belongs to another cycle than the current one, and served texts from the held-out ones."""
         with self._changing() as state:
-            for number, row in enumerate(list(state["cache"]), 1):
+            for number, row in enumerate(list(state.cache), 1):
                 try:
                     checked_row(row, f"{self.folder / 'state.json'}, cache, row {number}")
                 except InputError as error:  # version 0.1.0 took such rows, and then no cycle ended
                     warnings.warn(f"a request was dropped, because nothing can be learnt from it: {error}", stacklevel=3)
-                    state["cache"].remove(row)
-            current = {self._model_folder(state["cycle"]), self._retain_file(state["cycle"])}
+                    state.cache.remove(row)
+            current = {self._model_folder(state.cycle), self._retain_file(state.cycle)}
             for pattern in ("model-*", "retain-*.jsonl", f"{PREFIX}*"):
                 for path in set(self.folder.glob(pattern)) - current:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-            served = {digest for cycle in state["done"] for digest in cycle["sha256"]}
             holdout = self.folder / "holdout.jsonl"
             if holdout.is_file():
                 rows = read_rows(holdout)
-                left = [row for row in rows if text_sha256(row) not in served]
+                left = [row for row in rows if text_sha256(row) not in state.forgotten]
                 if len(left) < len(rows):
                     write_text(holdout, write_rows(left), private=True)
 

@@ -25,6 +25,7 @@ from unlearn_lib.models.load import load_model
 from unlearn_lib.models.master_weights import formats, give_back, widen
 from unlearn_lib.models.suited import check_tokenizer
 from unlearn_lib.outcome import Losses, look, losses_of, refuse_divergence
+from unlearn_lib.request import Request
 from unlearn_lib.seeding import own_draws
 from unlearn_lib.training import Progress, check_trainable, derivatives
 
@@ -132,22 +133,10 @@ def unlearn(
     """
     if tokenizer is None:
         raise InputError("texts cannot be encoded without the model's tokenizer; give it as the second argument")
-    prepared = prepare(
-        model,
-        tokenizer,
-        forget=forget,
-        retain=retain,
-        holdout=holdout,
-        base=base,
-        method=method,
-        seed=seed,
-        batch_size=batch_size,
-        max_length=max_length,
-        long_texts=long_texts,
-        assistant_only=assistant_only,
-        options=options,
+    request = Request(
+        forget, retain, holdout, base, method, seed, batch_size, max_length, long_texts, assistant_only, options=options
     )
-    return carry_out(prepared, model, tokenizer, progress)
+    return carry_out(prepare(model, tokenizer, request), model, tokenizer, progress)
 
 
 @without_autocast()
@@ -233,59 +222,46 @@ def _trained_as(model: Any, other: Any) -> Any:
     return other
 
 
-def prepare(
-    model: Any,
-    tokenizer: Any,
-    *,
-    forget: Any,
-    retain: Any = None,
-    holdout: Any = None,
-    base: str | Path | Any = None,
-    method: str = "fisher-removal",
-    seed: int = 0,
-    batch_size: int = 8,
-    max_length: int | None = None,
-    long_texts: LongTexts = "split",
-    assistant_only: bool = True,
-    options: Mapping[str, Any] | None = None,
-) -> Prepared:
-    """Check a request and encode its texts: all that `unlearn` does before the method runs. Arguments as of `unlearn`.
+def prepare(model: Any, tokenizer: Any, request: Request) -> Prepared:
+    """Check a request and encode its texts: all that `unlearn` does before the method runs.
 
     For a plan `tokenizer` may be None: every text then counts as `max_length` tokens.
+
+    Raises:
+        InputError: As `unlearn`.
     """
     check_adapter(model)
     if tokenizer is not None:
         check_tokenizer(model, tokenizer)
-    given = {"retain": retain, "holdout": holdout, "base": base}
-    chosen = choose(method, options or {}, [name for name, value in given.items() if value is not None])
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    chosen = choose(request.method, request.options, request.given)
+    if request.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {request.batch_size}")
     check_trainable(model)
-    length = sequence_length(model, tokenizer, max_length)
-    reading: dict[str, Any] = {"long_texts": long_texts, "assistant_only": assistant_only}
-    sets = {"forget": _encoded("forget", forget, tokenizer, length, reading)}
-    for name, rows in (("retain", retain), ("holdout", holdout)):
+    length = sequence_length(model, tokenizer, request.max_length)
+    reading: dict[str, Any] = {"long_texts": request.long_texts, "assistant_only": request.assistant_only}
+    sets = {"forget": _encoded("forget", request.forget, tokenizer, length, reading)}
+    for name, rows in (("retain", request.retain), ("holdout", request.holdout)):
         sets[name] = _encoded(name, rows, tokenizer, length, reading) if rows is not None else Encoded()
     # whole texts are compared, before any cut: many begin alike
     forget_texts, retain_texts = sets["forget"].texts, sets["retain"].texts
     kept = without(retain_texts, forget_texts)
     unseen = without(sets["holdout"].texts, [*forget_texts, *kept])
-    if retain is not None and not kept:
+    if request.retain is not None and not kept:
         raise InputError("every retain text is also in the forget set, so nothing is left to retain; check the two files")
-    if holdout is not None and len(unseen) < 2:
+    if request.holdout is not None and len(unseen) < 2:
         raise InputError(
             "fewer than two held-out texts are left that are neither in the forget nor in the retain set; give more"
         )
-    order = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(request.seed)).tolist()
     half = len(order) // 2
     held_out = [_sequences(sets["holdout"], [unseen[i] for i in part]) for part in (order[:half], order[half:])]
     inputs = Inputs(
         sets["forget"].examples,
         tuple(_sequences(sets["retain"], kept)),
-        _base_loader(base, model),
-        seed,
+        _base_loader(request.base, model),
+        request.seed,
         holdout=held_out[0],
-        batch_size=batch_size,
+        batch_size=request.batch_size,
     )
     warnings = _warnings(sets, kept, unseen, length)
     reading = {"max_length": length, **reading}

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -155,7 +155,7 @@ def run(
     device: str,
     batch_size: int,
     max_length: int | None,
-    long_texts: str,
+    long_texts: Literal["split", "cut"],
     assistant_only: bool,
     only_plan: bool,
     show_texts: bool,
@@ -167,32 +167,29 @@ def run(
     nothing.
     """
     from unlearn_lib.command import run as running
+    from unlearn_lib.request import Request
 
     if out is None and not only_plan:
         raise InputError("say where to write with --out DIR, or use --plan")
     given = {"forget": forget, "retain": retain, "holdout": holdout}
-    request = running.Request(
-        model=model,
-        files={name: path for name, path in given.items() if path is not None},
-        out=out,
-        method=method,
-        options=running.parse_options(dict(_pair(pair) for pair in pairs)),
+    request = Request(
         base=base,
+        method=method,
         seed=seed,
-        device=device,
         batch_size=batch_size,
         max_length=max_length,
         long_texts=long_texts,
         assistant_only=assistant_only,
-        show_texts=show_texts,
-        dtype=dtype,
+        options=running.parse_options(dict(_pair(pair) for pair in pairs)),
     )
-    rows = running.check(request)
+    files = {name: path for name, path in given.items() if path is not None}
+    job = running.Job(model, files, out, request, device, show_texts, dtype)
+    rows = running.check(job)
     if only_plan:
-        for line in running.plan(request, rows):
+        for line in running.plan(job, rows):
             click.echo(line)
         return
-    _tell(f"written: {running.run(request, rows, _tell)}")
+    _tell(f"written: {running.run(job, rows, _tell)}")
 
 
 @main.command()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,27 @@ from unlearn_lib.data.files import Row, read_rows, sha256
 from unlearn_lib.errors import InputError
 from unlearn_lib.files import in_utf8, new_folder, refuse_to_overwrite, shown, write_text
 from unlearn_lib.progress import Say
+from unlearn_lib.request import Request
 
-SCHEMA_VERSION = 1
-"""Of report.json. Raised where a key goes or changes its meaning; a new key leaves it as it is."""
 PARTS = ("forget", "retain", "holdout")
 
 
 @dataclass(frozen=True)
-class Request:
-    """What `unlearn run` was asked to do; paths as the user gave them."""
+class Job:
+    """What `unlearn run` was asked to do; paths as the user gave them. The `request` has no texts before the files are read."""
 
     model: str
     files: Mapping[str, Path]
     out: Path | None
-    method: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    base: str | None = None
-    seed: int = 0
+    request: Request
     device: str = "auto"
-    batch_size: int = 8
-    max_length: int | None = None
-    long_texts: str = "split"
-    assistant_only: bool = True
     show_texts: bool = False
     dtype: str = "stored"
+
+    def with_texts(self, rows: Mapping[str, list[Row]]) -> Request:
+        """The request with the texts that `check` has read."""
+        texts: dict[str, Any] = {name: rows.get(name) for name in PARTS}
+        return replace(self.request, **texts)
 
 
 def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:
@@ -60,7 +56,7 @@ def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def check(request: Request) -> dict[str, list[Row]]:
+def check(job: Job) -> dict[str, list[Row]]:
     """Read the files and check everything that can be checked before a model is loaded.
 
     Raises:
@@ -70,25 +66,25 @@ def check(request: Request) -> dict[str, list[Row]]:
     from unlearn_lib.models.load import find
     from unlearn_lib.models.stored_formats import check_written
 
-    check_written(request.dtype)
-    choose(request.method, request.options, [*request.files, *(["base"] if request.base else [])])
-    if request.out is not None:
-        if not in_utf8(request.out):
+    check_written(job.dtype)
+    choose(job.request.method, job.request.options, [*job.files, *(["base"] if job.request.base else [])])
+    if job.out is not None:
+        if not in_utf8(job.out):
             raise InputError(
-                f"--out {shown(request.out)} is not UTF-8 here, and the libraries that write a model take no other names; choose another, "
+                f"--out {shown(job.out)} is not UTF-8 here, and the libraries that write a model take no other names; choose another, "
                 "or set PYTHONUTF8=1 if only the locale is not"
             )
         try:
-            refuse_to_overwrite(request.out)
+            refuse_to_overwrite(job.out)
         except FileExistsError as error:
             raise InputError(str(error)) from error
-    for name in (request.model, request.base):
+    for name in (job.model, job.request.base):
         if name is not None:
             find(name)
-    return {name: read_rows(path) for name, path in request.files.items()}
+    return {name: read_rows(path) for name, path in job.files.items()}
 
 
-def plan(request: Request, rows: Mapping[str, list[Row]]) -> list[str]:
+def plan(job: Job, rows: Mapping[str, list[Row]]) -> list[str]:
     """What `run` would do and need, as lines; nothing is computed or written.
 
     Where the model's weights are not on this machine, its shape is enough: see `unlearn_lib.models.shapes`.
@@ -100,9 +96,9 @@ def plan(request: Request, rows: Mapping[str, list[Row]]) -> list[str]:
     from unlearn_lib.unlearning import prepare
 
     quiet_libraries()
-    found = load_for_plan(request.model, request.device)
+    found = load_for_plan(job.model, job.device)
     model, notes = found.model, found.notes
-    prepared = prepare(model, found.tokenizer, **_arguments(request, rows), options=request.options)
+    prepared = prepare(model, found.tokenizer, job.with_texts(rows))
     if found.tokenizer is None:
         notes = [*notes, f"no tokenizer is at hand, so every text counts as {prepared.length:,} tokens (--max-length)"]
     inputs = prepared.inputs
@@ -111,10 +107,10 @@ def plan(request: Request, rows: Mapping[str, list[Row]]) -> list[str]:
     needs, own = prepared.method.plan(model, inputs), model_bytes(model)
     where = f"on {model.device}" if found.weights else "by its shape alone, without weights"
     lines = [
-        f"model: {request.model}, {_parameters(model)['trainable']:,} trainable parameters, {where}",
+        f"model: {job.model}, {_parameters(model)['trainable']:,} trainable parameters, {where}",
         f"texts: {len(by_text(inputs.forget))} to forget ({tokens:,} tokens), {len(by_text(inputs.retain))} to retain, "
         f"{len(by_text(held_out))} held out",
-        f"method: {request.method}, " + ", ".join(f"{key}={value}" for key, value in prepared.method.model_dump().items()),
+        f"method: {job.request.method}, " + ", ".join(f"{key}={value}" for key, value in prepared.method.model_dump().items()),
         f"needs: {needs}",
         f"in all: about {(own + needs.peak_memory_bytes) / 2**20:,.0f} MiB of memory with the model's own {own / 2**20:,.0f} MiB "
         f"({str(model.dtype).removeprefix('torch.')})",
@@ -122,29 +118,30 @@ def plan(request: Request, rows: Mapping[str, list[Row]]) -> list[str]:
     return lines + [f"note: {note}" for note in [*notes, *prepared.warnings]]
 
 
-def run(request: Request, rows: Mapping[str, list[Row]], say: Say) -> Path:
+def run(job: Job, rows: Mapping[str, list[Row]], say: Say) -> Path:
     """Do it; returns the folder written.
 
     The folder is tried before anything is loaded. The model is worked on in float32, and written, and measured, in the number format
-    that it was stored in, or in `request.dtype`.
+    that it was stored in, or in `job.dtype`.
 
     Raises:
         InputError, NumericsError: As `unlearn`. Nothing is written then.
         OSError: The folder cannot be written.
         KeptError: It could not be put in its place; the finished one is kept, and the message says where.
     """
-    assert request.out is not None
+    assert job.out is not None
     try:
-        with new_folder(request.out) as folder:
-            _fill(folder, request, rows, say)
+        with new_folder(job.out) as folder:
+            _fill(folder, job, rows, say)
     except FileExistsError as error:
         raise InputError(str(error)) from error
-    return request.out
+    return job.out
 
 
-def _fill(folder: Path, request: Request, rows: Mapping[str, list[Row]], say: Say) -> None:
+def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> None:
     from unlearn_lib.command.report.measure import measure
     from unlearn_lib.command.report.page import render
+    from unlearn_lib.command.report.schema import Report
     from unlearn_lib.command.report.texts import forget_texts
     from unlearn_lib.data.examples import by_text
     from unlearn_lib.models.load import load_model, save_model, stored_formats
@@ -154,11 +151,11 @@ def _fill(folder: Path, request: Request, rows: Mapping[str, list[Row]], say: Sa
     from unlearn_lib.unlearning import carry_out, prepare
 
     quiet_libraries()
-    model, tokenizer = load_model(request.model, device=request.device)
-    stored = stored_formats(request.model)
-    formats = formats_to_write(model, stored, request.dtype)
+    model, tokenizer = load_model(job.model, device=job.device)
+    stored = stored_formats(job.model)
+    formats = formats_to_write(model, stored, job.dtype)
     check_space(folder, model, formats)
-    prepared = prepare(model, tokenizer, **_arguments(request, rows), options=request.options)
+    prepared = prepare(model, tokenizer, job.with_texts(rows))
     # all held-out texts, in both pictures
     sets = {
         "forget": prepared.inputs.forget,
@@ -166,40 +163,41 @@ def _fill(folder: Path, request: Request, rows: Mapping[str, list[Row]], say: Sa
         "holdout": [*prepared.inputs.holdout, *prepared.holdout_for_report],
     }
     counts = {name: len(by_text(examples)) for name, examples in sets.items()}
-    say(f"{request.method}: {counts['forget']} texts to forget, {counts['retain']} to retain, {counts['holdout']} held out")
-    before = measure(model, sets, request.batch_size)
-    with ProgressBar(request.method) as progress:
+    say(f"{job.request.method}: {counts['forget']} texts to forget, {counts['retain']} to retain, {counts['holdout']} held out")
+    before = measure(model, sets, job.request.batch_size)
+    with ProgressBar(job.request.method) as progress:
         result = carry_out(prepared, model, tokenizer, progress, sets=sets, losses_before=before.losses)
     rounded = any(p.dtype != formats.get(name, p.dtype) for name, p in result.model.named_parameters())
     round_weights(result.model, formats)
-    after = measure(result.model, sets, request.batch_size, None if rounded else result.losses_after)
-    report = {
-        **_describe(request, rows, model, sets),
+    after = measure(result.model, sets, job.request.batch_size, None if rounded else result.losses_after)
+    dtypes = {
+        "stored": summary(formats_to_write(model, stored)) if stored else None,
+        "worked_in": summary(dict(zip(formats, (p.dtype for p in model.parameters()), strict=False))),
+        "written": summary(formats),
+    }
+    content = {
+        **_describe(job, rows, model, sets, dtypes),
         "config": result.config,
         "losses": {name: {"before": before.mean_loss(name), "after": after.mean_loss(name)} for name in PARTS},
         "metrics": {"before": dict(before.metrics), "after": dict(after.metrics)},
-        "forget_texts": forget_texts(rows["forget"], prepared.forget_texts, before, after, show=request.show_texts),
+        "forget_texts": forget_texts(rows["forget"], prepared.forget_texts, before, after, show=job.show_texts),
         "solution": _solution(result.solution),
         "cost": vars(result.cost),
         "history": result.history,
         "details": result.details,
         "warnings": result.warnings,
     }
-    report["model"]["dtype"] = {
-        "stored": summary(formats_to_write(model, stored)) if stored else None,
-        "worked_in": summary(dict(zip(formats, (p.dtype for p in model.parameters()), strict=False))),
-        "written": summary(formats),
-    }
+    report = Report.model_validate(content)
     give_back(result.model, formats)
     save_model(result.model, result.tokenizer, folder / "model")
-    write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    write_text(folder / "report.html", render(report, before.losses, after.losses))
+    write_text(folder / "report.json", report.as_json())
+    write_text(folder / "report.html", render(report.as_dict(), before.losses, after.losses))
     for warning in result.warnings:
         say(f"warning: {warning}")
-    if request.show_texts:
-        say(f"note: both reports show {len(report['forget_texts'])} forget texts in full")
-    if summary(formats) != report["model"]["dtype"]["worked_in"]:
-        how = "as it was stored" if request.dtype == "stored" else "as asked"
+    if job.show_texts:
+        say(f"note: both reports show {len(report.forget_texts)} forget texts in full")
+    if summary(formats) != dtypes["worked_in"]:
+        how = "as it was stored" if job.dtype == "stored" else "as asked"
         say(f"note: the model is written in {summary(formats)}, {how}, and measured so; it was worked on in float32")
     for name in (name for name in PARTS if name in before.losses):
         say(f"{name} loss: {before.mean_loss(name):.3f} -> {after.mean_loss(name):.3f}")
@@ -218,36 +216,32 @@ def check_space(folder: Path, model: Any, formats: Mapping[str, Any]) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), where)
 
 
-def _arguments(request: Request, rows: Mapping[str, list[Row]]) -> dict[str, Any]:
-    return {
-        **{name: rows.get(name) for name in PARTS},
-        "base": request.base,
-        "method": request.method,
-        "seed": request.seed,
-        "batch_size": request.batch_size,
-        "max_length": request.max_length,
-        "long_texts": request.long_texts,
-        "assistant_only": request.assistant_only,
-    }
-
-
-def _describe(request: Request, rows: Mapping[str, list[Row]], model: Any, sets: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(
+    job: Job, rows: Mapping[str, list[Row]], model: Any, sets: Mapping[str, Any], dtypes: Mapping[str, str | None]
+) -> dict[str, Any]:
     from unlearn_lib import __version__
+    from unlearn_lib.command.report.schema import VERSION
     from unlearn_lib.data.examples import by_text
     from unlearn_lib.environment import provenance
 
     return {
-        "schema_version": SCHEMA_VERSION,
-        "method": request.method,
-        "seed": request.seed,
-        "model": {"name": request.model, "base": request.base, "type": model.config.model_type, **_parameters(model)},
+        "schema_version": VERSION,
+        "method": job.request.method,
+        "seed": job.request.seed,
+        "model": {
+            "name": job.model,
+            "base": job.request.base,
+            "type": model.config.model_type,
+            **_parameters(model),
+            "dtype": dict(dtypes),
+        },
         "data": {
             name: {
-                "path": shown(request.files[name]),
+                "path": shown(job.files[name]),
                 "rows": len(rows[name]),
                 "used": len(by_text(sets[name])),
                 "sequences": len(sets[name]),
-                "sha256": sha256(request.files[name]),
+                "sha256": sha256(job.files[name]),
             }
             if name in rows
             else None

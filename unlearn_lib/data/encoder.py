@@ -15,6 +15,7 @@ from typing import Any
 
 from unlearn_lib.data.chat import Span, agreeing, conversation
 from unlearn_lib.data.examples import Example
+from unlearn_lib.data.rows import halves
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED
 
@@ -42,25 +43,15 @@ class Encoder:
         self.fast = bool(getattr(tokenizer, "is_fast", False))
 
     def row(self, row: Mapping[str, Any], number: int) -> Example:
-        """A row `{"text"}`, `{"prompt", "completion"}` or `{"messages"}`.
+        """A row as `checked_row` gives it: one text, with a prompt or without, or a conversation.
 
         Raises:
-            InputError: A row without those columns; a conversation that the chat template refuses, or of which it cannot be told what
+            InputError: A conversation that the chat template refuses, or of which it cannot be told what
                 the assistant says; a text that the tokenizer refuses.
         """
         where = f"row {number}"
-        prompt, completion = row.get("prompt"), row.get("completion")
-        if isinstance(row.get("text"), str):
-            found = self.answer("", row["text"], where)
-        elif isinstance(row.get("messages"), list):
-            found = self.conversation(row["messages"], where)
-        elif isinstance(prompt, str) and isinstance(completion, str):
-            found = self.answer(prompt, completion, where)
-        else:
-            raise InputError(
-                f"{where} needs the column 'text', or 'prompt' and 'completion', as strings, or 'messages'; it has: "
-                f"{', '.join(map(str, row))}"
-            )
+        text = halves(row)
+        found = self.conversation(row["messages"], where) if text is None else self.answer(*text, where)
         return replace(found, row=number)
 
     def answer(self, prompt: str, completion: str, where: str = "a text", end: bool = True) -> Example:

@@ -18,6 +18,8 @@ from typing import Any
 from unlearn_lib.errors import InputError
 
 Row = dict[str, Any]
+TEXT_COLUMNS = (("text",), ("prompt", "completion"))
+"""The columns of the rows that hold one text; the last of them is what is scored."""
 COLUMNS = ("text", "prompt", "completion", "messages")
 EXAMPLE = '{"text": "..."}'
 LARGEST = 4 << 30
@@ -50,11 +52,10 @@ def checked(row: Any, where: str, *, lenient: bool = False) -> Row:
     messages may have any keys: what the tokenizer and its chat template make of them is seen later."""
     if not isinstance(row, Mapping):
         raise InputError(f"{where} each row must be an object with named columns, such as {EXAMPLE}")
-    for columns in (("text",), ("prompt", "completion")):
-        if all(isinstance(row.get(column), str) for column in columns):
-            if not lenient and not row[columns[-1]].strip():
-                raise InputError(f"{where} column {columns[-1]!r} is empty; remove the row")
-            return {column: _text(row[column], f"{where} column {column!r}") for column in columns}
+    if columns := _text_columns(row):
+        if not lenient and not row[columns[-1]].strip():
+            raise InputError(f"{where} column {columns[-1]!r} is empty; remove the row")
+        return {column: _text(row[column], f"{where} column {column!r}") for column in columns}
     messages: Any = row.get("messages")
     if hasattr(messages, "tolist"):  # a numpy array, of pandas
         messages = messages.tolist()
@@ -63,6 +64,23 @@ def checked(row: Any, where: str, *, lenient: bool = False) -> Row:
     raise InputError(
         f"{where} needs the column 'text', or 'prompt' and 'completion', as strings, or 'messages'; it has: {_found(row)}"
     )
+
+
+def halves(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """`(what stands before the scored text, the scored text)` of a row with one text; None for a conversation."""
+    columns = _text_columns(row)
+    return ("".join(row[column] for column in columns[:-1]), row[columns[-1]]) if columns else None
+
+
+def whole_text(row: Mapping[str, Any]) -> str:
+    """What a row says, as one string: prompt and completion joined, messages as JSON."""
+    found = halves(row)
+    return json.dumps(row["messages"], ensure_ascii=False) if found is None else "".join(found)
+
+
+def _text_columns(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns with the one text of a row; none of a conversation, or of what is no row."""
+    return next((columns for columns in TEXT_COLUMNS if all(isinstance(row.get(column), str) for column in columns)), ())
 
 
 def scored_content(row: Mapping[str, Any]) -> str:

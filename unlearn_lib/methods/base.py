@@ -16,6 +16,7 @@ from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.losses import Batch
 from unlearn_lib.methods.needs import Needs
+from unlearn_lib.methods.options import documented, split
 from unlearn_lib.training import Progress
 
 INCOMPLETE = "forgetting_incomplete"
@@ -78,7 +79,8 @@ class Method(BaseModel, ABC):
 
     `needs` names the inputs it always takes beyond the forget set ("retain", "base"), `required` those of its options, too.
     `strength` is the option that says how far it goes, along which methods are compared. `source` says where it comes from.
-    `presets` maps the name of a preset to option values. `remedy` says what to change where the outcome is not finite.
+    `presets` maps the name of a preset to option values. `remedy` says what to change where the outcome is not finite. The docstring of
+    a class describes the options that it adds, under "Options:"; those of the classes that it builds on are added to it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -89,6 +91,13 @@ class Method(BaseModel, ABC):
     source: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     remedy: ClassVar[str] = "lower step="
+    meanings: ClassVar[Mapping[str, str]] = {}
+    """What the options mean that the class itself describes."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        said, cls.meanings = split(vars(cls).get("__doc__"))
+        cls.__doc__ = documented(said, cls.model_fields, (vars(base).get("meanings", {}) for base in cls.__mro__))
 
     @abstractmethod
     def run(self, model: Any, inputs: Inputs) -> Outcome:

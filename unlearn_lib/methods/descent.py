@@ -39,7 +39,7 @@ class Step:
 
 
 class DescentMethod(Calibrated):
-    """Options of every first-order method.
+    """A first-order method.
 
     Options:
         epochs: Passes over D-; with stop="calibrate" the most that are made.
@@ -47,7 +47,6 @@ class DescentMethod(Calibrated):
         forget_batch_size: Sequences of D- in a step; None for all of them.
         retain_batch_size: Sequences of D+ in a step, where the loss has a retain term.
         stop: "epochs", or "calibrate": at the goal (needs holdout, or target_loss).
-        retain_limit, target_loss: With "calibrate": see `Calibrated`.
     """
 
     strength: ClassVar[str] = "epochs"
@@ -183,8 +182,9 @@ class RetainTerm(DescentMethod):
     """What gradient-difference, NPO and SimNPO share: a term that holds on to D+.
 
     Options:
-        learning_rate: Of the optimiser.
-        forget_weight, retain_weight: gamma and alpha, the factors of the two terms.
+        learning_rate: The learning rate of the optimiser.
+        forget_weight: The factor of the term that forgets, gamma.
+        retain_weight: The factor of the term that holds on to D+, alpha.
         retain_loss: "nll" (go on training on D+) or "kl" (keep the original's predictions on D+).
     """
 

@@ -22,12 +22,11 @@ from unlearn_lib.methods.target import Calibrated, walk
 
 
 class DirectionMethod(Calibrated):
-    """Options of every method with a direction.
+    """A method that follows a direction.
 
     Options:
         step: The factor of the direction, or "calibrate": as far as the forget loss needs (forward passes only).
         steps: How often the direction is computed anew and followed.
-        retain_limit, target_loss: With "calibrate": see `Calibrated`.
         forget_batch_size: Sequences of D- that make one step; the default is all of them.
         focus: With "calibrate": only texts whose own loss is below the goal push in the next step, so that few texts do not
             make up the mean for all.

@@ -44,7 +44,7 @@ PAPER = {"solver": "recursion", "damping": 1.0, "width": 48, "terms": 1024, "ret
 
 
 class FisherMethod(DirectionMethod):
-    """Options of the curvature, beside those of the step.
+    """A method that multiplies by a power of the damped Fisher of D+.
 
     Options:
         solver: "kfac" (EK-FAC of the Gauss-Newton matrix, which is the true Fisher), "block" (diagonal blocks of the
@@ -52,7 +52,7 @@ class FisherMethod(DirectionMethod):
             (small models), or "identity" (no curvature: gradient ascent).
         damping: lambda; None for `relative_damping` times the mean of the Fisher's diagonal before the first step, which means
             the same for models of every size (paper: 1).
-        relative_damping: As said; the default is what measured best for the solver (`benchmarks/methods.py`): 1e-2 for kfac and
+        relative_damping: The factor of that mean; None for what measured best for the solver (`benchmarks/methods.py`): 1e-2 for kfac and
             block, 1e-3 for diagonal, 0.1 for the whole matrix. Below 1e-2 K-FAC is better on some models and much worse on others.
         width: Block width B; blocks are cut from each parameter tensor, the last one padded (paper: 48; the cut is not stated).
         terms: m, the largest number of terms; fewer when D+ has fewer (paper: 1024).
@@ -60,7 +60,7 @@ class FisherMethod(DirectionMethod):
             fit 8).
         passes: The parameters are worked through in so many groups, one after the other, each with gradients of its own: the same
             result in less memory, for more gradients (with "recursion", "block" and "woodbury").
-        precision: "float32" or "float64" for the curvature; the default is the model's.
+        precision: The number format of the curvature; None for the model's.
     """
 
     solver: Literal["block", "woodbury", "diagonal", "kfac", "recursion", "dense", "identity"] = "kfac"

@@ -28,7 +28,7 @@ class FisherForgetting(FisherMethod):
     Options:
         mu, sigma: The noise scale is (mu sigma^2)^(1/4) (paper: 1e-3 each, so 5.6e-3).
         exponent: p, -1/4 (paper) or -1/2 (the code of Golatkar et al.); the recursion, block, woodbury, diagonal and kfac know both.
-        step: A factor on the noise, or "calibrate": the scale at which a fixed draw forgets enough.
+        step: A factor on the noise (paper: 1), or "calibrate": the scale at which a fixed draw forgets enough.
     """
 
     name: ClassVar[str] = "fisher-forgetting"

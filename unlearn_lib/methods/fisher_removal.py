@@ -21,7 +21,8 @@ class FisherRemoval(FisherMethod):
     """Newton ascent on the forget loss, preconditioned by the retained data's Fisher.
 
     Options:
-        step: gamma, or "calibrate" (paper: 2.5e-4).
+        step: gamma, or "calibrate": as far as the forget loss needs, which forward passes find (paper: 2.5e-4).
+        steps: How often the direction is computed anew and followed (paper: 1).
     """
 
     name: ClassVar[str] = "fisher-removal"

@@ -25,7 +25,7 @@ class GradientAscent(DescentMethod):
         epochs: Passes over D- (paper: one); the most that are made with another `stop`.
         stop: "epochs"; "calibrate"; or "memorisation": after the first pass at which both memorisation accuracy and the
             extraction likelihood EL_n are at or below their mean over held-out texts (Jang et al.).
-        n: Of EL_n.
+        n: The length of the n-grams in EL_n, with stop="memorisation".
     """
 
     name: ClassVar[str] = "gradient-ascent"

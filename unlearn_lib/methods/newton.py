@@ -60,24 +60,27 @@ class Newton(DirectionMethod):
 
     Options:
         curvature: "gauss-newton" (positive semi-definite) or "hessian" (needs a damping above its most negative eigenvalue).
-        right_hand_side: "forget" or "retain", see above.
+        right_hand_side: "forget" for the influence of the forgotten texts, "retain" for Newton's method on the retain risk itself.
         step: 1 is Newton's own length; with Levenberg-Marquardt below 2, where the quadratic model still goes downhill.
             "calibrate" goes as far as the forget loss needs; "limited" is Newton's own length or a half, a quarter, ... of it, the one
             at which the forget loss's rise less the retain loss's over `retain_limit` is largest: further on, forgetting would
             cost more than the limit. The default is "calibrate" where there are held-out texts (or target_loss), and else "limited",
             or 1 with several steps.
         steps: How often the direction is computed anew; the default is 4 where step's default is "calibrate", else 1.
-        retain_limit: With "calibrate" and "limited"; with "limited" it is measured on the retained texts that the step is computed
-            from (at most 256), because Newton's own length belongs to all of them.
+        retain_limit: With "calibrate" and "limited" the retain loss may rise by at most this times the rise of the forget loss; None for
+            no limit. With "calibrate" it is measured on a quarter of the retained texts, which are held aside for that, with the standard
+            error of so small a sample added; with "limited" on those that the step is computed from (at most 256), because Newton's own
+            length belongs to all of them.
         damping: lambda >= 0 of the first step; None for `relative_damping` times the mean of the Gauss-Newton matrix' diagonal before
             the first step, which means the same for models of every size.
-        relative_damping: As said.
+        relative_damping: The factor of that mean.
         l2: Coefficient of the L2 penalty that training used (weight decay).
         adapt: Levenberg-Marquardt between steps (not with step="calibrate", which finds the length by measurement).
         retain_samples: The most sequences of D+ that curvature is computed from.
-        max_steps, tolerance: Of conjugate gradients; it also stops where the quadratic model no longer improves (Martens).
+        max_steps: The most steps of conjugate gradients, which also stop where the quadratic model no longer improves (Martens).
+        tolerance: The relative residual at which conjugate gradients stop.
         linearize: Keep the graphs of all batches, for products at about half the cost.
-        precision: "float32" or "float64" for the curvature; the default is the model's.
+        precision: The number format of the curvature; None for the model's.
     """
 
     name: ClassVar[str] = "newton"

@@ -45,7 +45,9 @@ class SimNPO(RetainTerm):
     """NPO with the length-normalised loss and no reference.
 
     Options:
-        beta, delta: Inverse temperature and margin (authors' code: 4.5 and 0; forget_weight 0.125).
+        beta: Inverse temperature (authors' code: 4.5).
+        delta: The margin (authors' code: 0).
+        forget_weight: The factor of the term that forgets (authors' code: 0.125).
     """
 
     name: ClassVar[str] = "simnpo"

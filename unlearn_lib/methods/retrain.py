@@ -13,6 +13,13 @@ from unlearn_lib.training import TrainingConfig, fit
 
 
 class _Training(Method):
+    """A method that trains on D+.
+
+    Options:
+        learning_rate: Peak rate of AdamW; it falls linearly to zero (paper: 5e-5).
+        train_batch_size: Sequences in a batch (paper: not stated).
+    """
+
     strength: ClassVar[str] = "epochs"
     remedy: ClassVar[str] = "lower learning_rate="
 
@@ -36,8 +43,6 @@ class Retrain(_Training):
 
     Options:
         epochs: Passes over D+ (paper: 5).
-        learning_rate: Peak rate of AdamW; it falls linearly to zero (paper: 5e-5).
-        train_batch_size: Sequences in a batch (paper: not stated).
     """
 
     name: ClassVar[str] = "retrain"
@@ -55,7 +60,6 @@ class Finetune(_Training):
 
     Options:
         epochs: Passes over D+ (paper: 1).
-        learning_rate, train_batch_size: As in `retrain`.
     """
 
     name: ClassVar[str] = "finetune"

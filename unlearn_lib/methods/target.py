@@ -49,13 +49,13 @@ ROUNDING = 1e-6
 
 
 class Calibrated(Method):
-    """Options of the methods that can stop by themselves.
+    """A method that can stop by itself.
 
     Options:
         retain_limit: When calibrating, the retain loss may rise by at most this times the rise of the forget loss; None for no
             limit. It is measured on a quarter of the retained texts (at least 16 or half of them, at most 256), which are held aside
             for that, and holds with the standard error of so small a sample added.
-        target_loss: When calibrating, the forget loss to reach instead of the mean loss of held-out texts.
+        target_loss: When calibrating, the forget loss to reach; None for the mean loss of held-out texts.
     """
 
     retain_limit: float | None = Field(0.2, gt=0)

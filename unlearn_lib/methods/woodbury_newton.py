@@ -28,7 +28,8 @@ class WoodburyNewton(DirectionMethod):
     """Ascent on the forget loss, its own curvature taken out of an isotropic whole.
 
     Options:
-        retain_limit: None by default, so that no retained text is needed.
+        retain_limit: When calibrating, the retain loss may rise by at most this times the rise of the forget loss; None for no limit,
+            so that no retained text is needed.
         share: Part of the whole curvature that the forget set's makes up in its stiffest direction, below 1.
     """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from unlearn_lib.errors import InputError
@@ -34,10 +35,22 @@ def kolmogorov_smirnov(forget_n: Tensor, holdout_m: Tensor) -> KolmogorovSmirnov
 
 
 def loss_attack_auc(forget_n: Tensor, holdout_m: Tensor) -> float:
-    """The AUC of the loss attack: the share of pairs in which the forget text has the lower loss, ties counting half."""
+    """The AUC of the loss attack: the share of pairs in which the forget text has the lower loss, ties counting half.
+
+    It is Mann and Whitney's U over n m. Cost: a sort of all losses, and memory for n + m numbers.
+
+    Raises:
+        InputError: One of the sets is empty.
+    """
+    from scipy.stats import rankdata
+
     _check(forget_n, holdout_m)
-    difference_nm = holdout_m.double().unsqueeze(0) - forget_n.double().unsqueeze(1)
-    return float(((difference_nm > 0).double() + 0.5 * (difference_nm == 0).double()).mean())
+    n, m = len(forget_n), len(holdout_m)
+    ranks = rankdata(
+        torch.cat([forget_n.double().cpu(), holdout_m.double().cpu()]).numpy()
+    )  # equal losses share their mean rank
+    # of the ranks of the held-out texts, those that they have among themselves say nothing
+    return float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))
 
 
 def over_erased(forget_n: Tensor, holdout_m: Tensor) -> float:

@@ -295,8 +295,3 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
         if plain is None or plain is error:
             raise
         raise plain from error
-
-
-def manifest() -> dict[str, Any]:
-    """The manifest of the embedded models: `files` (SHA-256 by path) and `models` (size, tokens, losses, cost)."""
-    return nano.RECIPE.manifest()

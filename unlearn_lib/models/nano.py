@@ -41,12 +41,6 @@ RECIPE = Recipe(
     corpus=lambda folder: Generated(),
     command="python -m unlearn_lib.models.pretraining {name}",
 )
-TOKENIZER = RECIPE.tokenizer
-
-
-def folder(name: str) -> Path:
-    """Where the files of an embedded model lie: `nano/neo-s` -> .../nano_models/neo-s."""
-    return RECIPE.model_folder(name)
 
 
 def config(spec: ModelSpec) -> Any:

@@ -6,13 +6,12 @@ guess by its SHA-256, so a report is no public paper even without texts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from unlearn_lib.command.report.measure import Measured
 from unlearn_lib.data.batches import Example
-from unlearn_lib.data.files import Row, row_sha256
+from unlearn_lib.data.rows import Row, row_sha256, whole_text
 
 MOST = 20
 DIGITS = 12
@@ -46,11 +45,5 @@ def forget_texts(
             "loss": {"before": float(before.losses["forget"][i]), "after": float(after.losses["forget"][i])},
             "extraction_strength": {"before": float(before.extraction_n[i]), "after": float(after.extraction_n[i])},
         }
-        found.append(entry | ({"text": _whole(rows[i])} if show else {}))
+        found.append(entry | ({"text": whole_text(rows[i])} if show else {}))
     return found
-
-
-def _whole(row: Row) -> str:
-    if "messages" in row:
-        return json.dumps(row["messages"], ensure_ascii=False)
-    return str(row["text"] if "text" in row else row["prompt"] + row["completion"])
