@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from unlearn_lib.unlearning import Result as Result
     from unlearn_lib.unlearning import unlearn as unlearn
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "HubUnavailableError": "unlearn_lib.errors",
