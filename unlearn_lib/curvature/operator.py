@@ -22,8 +22,8 @@ class Operator(ABC):
     """A symmetric linear operator. `params` gives the names, shapes, dtype and device of its vectors.
 
     `A @ v` takes a dict by parameter name, or one flat tensor `[P]`, and answers in the same form. `A + B` and `c * A` are
-    operators again. A `torch.autocast` around a call has no effect on it. An operator knows its products; what is solved with it,
-    and how, is a solver's (`unlearn_lib.curvature.solving`).
+    operators again. A `torch.autocast` around a call has no effect on it. An operator knows its products and no solver;
+    `unlearn_lib.curvature.solving` brings the two together.
     """
 
     params: Vector
