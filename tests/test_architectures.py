@@ -10,7 +10,7 @@ from configurations import CONFIGURATIONS, FAST, NOT_RUN, build
 from dense import batched, relative
 
 from unlearn_lib import load_model, save_model, text_losses
-from unlearn_lib.curvature import EmpiricalFisher, GaussNewton
+from unlearn_lib.curvature import EmpiricalFisher, GaussNewton, Woodbury, plan
 from unlearn_lib.data.batches import Example
 from unlearn_lib.errors import InputError
 
@@ -43,7 +43,7 @@ def test_plans_know_the_cost(name: str) -> None:
 def test_a_plan_that_depends_on_the_texts_is_refused() -> None:
     model = build("jetmoe")
     with pytest.raises(InputError, match="what it computes depends on what the texts say"):
-        EmpiricalFisher(model, batched(examples(), (3,)), params="*embed_tokens*").plan("woodbury")
+        plan(EmpiricalFisher(model, batched(examples(), (3,)), params="*embed_tokens*"), Woodbury(damping=1e-2))
 
 
 def test_the_mode_says_how_and_experts_keep_their_kernels() -> None:
@@ -55,7 +55,7 @@ def test_the_mode_says_how_and_experts_keep_their_kernels() -> None:
     experts = build("mixtral")
     before = experts.get_experts_implementation()
     assert before[""] != "eager"
-    EmpiricalFisher(experts, batches).plan("woodbury")
+    plan(EmpiricalFisher(experts, batches), Woodbury(damping=1e-2))
     GaussNewton(experts, batches) @ torch.ones(GaussNewton(experts, batches).size, dtype=torch.float64)
     assert experts.get_experts_implementation() == before
 

@@ -48,7 +48,7 @@ class Deadline:
         """Stop when it is time.
 
         Raises:
-            OutOfTimeError: It is.
+            OutOfTimeError: The time is over.
         """
         if self.passed:
             raise OutOfTimeError

@@ -27,11 +27,11 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> InputError:
 
 
 LONGEST = 400
-"""Of a message of another library: some quote a whole file."""
+"""The most characters of another library's message that are shown: some quote a whole file."""
 
 
 def first_line(error: BaseException) -> str:
-    """Of an error's message; with the next one where the first only announces it, and the error's name where it says nothing."""
+    """The first line of an error's message, with the next one where it only announces that; the error's name where it says nothing."""
     if isinstance(error, KeyError):
         return f"{error} is not known or not there"
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]

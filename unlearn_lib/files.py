@@ -121,7 +121,7 @@ def refuse_to_overwrite(path: Path) -> None:
     does not count.
 
     Raises:
-        FileExistsError: So it is.
+        FileExistsError: Something is in the way.
         OSError: No folder can have this name.
     """
     try:

@@ -53,7 +53,7 @@ def refuse_divergence(model: Any, losses: Losses, remedy: str) -> None:
     """Refuse a model whose weights or losses are not finite.
 
     Raises:
-        NumericsError: They are not, or a loss is so large that its digits say nothing.
+        NumericsError: A weight or a loss is not finite, or a loss is so large that its digits say nothing.
     """
     if not all_finite(trainable(model).values()):
         raise NumericsError(f"the method diverged: its weights are not finite; {remedy}")

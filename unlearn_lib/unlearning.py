@@ -281,7 +281,7 @@ def _encoded(name: str, rows: Any, tokenizer: Any, length: int, reading: Mapping
 
 
 def _sequences(encoded: Encoded, texts: Sequence[Example]) -> list[Example]:
-    """Of some of the texts of a set, in their order."""
+    """The sequences of some texts of a set, in the order of these texts."""
     return encoded.of(text.row for text in texts if text.row is not None)
 
 

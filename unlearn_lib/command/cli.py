@@ -126,7 +126,7 @@ def methods(as_json: bool) -> None:
     "--assistant-only/--whole-conversation",
     default=True,
     show_default=True,
-    help="Of messages, score what the assistant says, or everything.",
+    help="Score what the assistant says in messages, or everything.",
 )
 @click.option(
     "--plan",

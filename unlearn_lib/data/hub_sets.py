@@ -73,7 +73,7 @@ def download(task: str, hub_set: HubSet) -> Path:
         )
     except OSError as error:
         raise HubUnavailableError(
-            f"data set {hub_set.repository!r} for task {task!r} cannot be had: the Hugging Face hub cannot be reached and the local "
+            f"data set {hub_set.repository!r} for task {task!r} is not here: the Hugging Face hub cannot be reached and the local "
             f"cache does not hold it; connect once, or use the embedded substitute load_task({task!r}, source='nano')"
         ) from error
 

@@ -27,7 +27,7 @@ LARGEST = 4 << 30
 DEEPEST = 50
 """How deep lists and objects inside messages may be nested; calls of tools need about 5."""
 MOST_BITS = 1024
-"""Of a whole number inside messages: the largest that other readers of JSON take is a double's."""
+"""The most bits of a whole number inside messages: other readers of JSON take none that is larger than a double."""
 _KINDS = {type(None): "null", bytes: "bytes", bool: "true or false", int: "a number", float: "a number", str: "a string"}
 
 

@@ -153,7 +153,7 @@ class _Bound:
         """Count more bytes.
 
         Raises:
-            InputError: They are too many for a file of this size.
+            InputError: There are more than a file of this size can hold.
         """
         self.size += size
         limit = min(LARGEST, max(HARMLESS, MOST_TIMES * self.file_size))

@@ -23,7 +23,7 @@ from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.needs import Needs, backward_bytes, model_bytes, vector_bytes
-from unlearn_lib.methods.target import ACCEPTED, Calibrated, Target, walk
+from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, walk
 from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
 
 ADAM_BETAS = (0.9, 0.98)  # Jang et al. 2023
@@ -106,28 +106,28 @@ class DescentMethod(Calibrated):
         return Needs(texts, memory, f"{steps} steps with {self.optimizer}")
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
-        outcome, params = Outcome(model), trainable(model)
+        outcome = Outcome(model)
         inputs, checked = self.split(inputs)
         target = self.target(model, inputs, checked)
         if target is not None and target.met_already(outcome):
             return outcome
         original = copy.deepcopy(model).requires_grad_(False) if self.uses_original else None
         self.prepare(model, inputs, outcome)
-        optimizer, retain = self.make_optimizer(params), self._retain_batches(inputs, model.device)
+        optimizer, retain = self.make_optimizer(trainable(model)), self._retain_batches(inputs, model.device)
         batches = inputs.forget_batches(self.forget_batch_size)
         steps = self.epochs * len(batches)
         for number in range(steps):
             batch = batches[number % len(batches)]
             kept = next(retain) if self.uses_retain else None
             pieces = [Step(collate(piece, model.device), kept, original) for piece in self._pieces(batch, inputs)]
-            before = {name: p.detach().clone() for name, p in params.items()}
+            start = Start(model)
             loss = self._one_step(model, optimizer, pieces)
-            moved = {name: p.detach() - before[name] for name, p in params.items()}
+            moved = start.moved()
             outcome.gradient_evaluations += len(batch) + (len(kept["labels"]) if kept is not None else 0)
             outcome.history.append({"loss": loss, "step_norm": dot(moved, moved) ** 0.5})
             if inputs.progress is not None:
                 inputs.progress(number + 1, steps, loss)
-            if target is not None and self._crossed(model, before, moved, target, outcome):
+            if target is not None and self._crossed(model, start, moved, target, outcome):
                 return outcome
             if (number + 1) % len(batches) == 0 and self.finished(model, inputs, outcome):
                 return outcome
@@ -153,13 +153,11 @@ class DescentMethod(Calibrated):
         optimizer.step()
         return total
 
-    def _crossed(self, model: Any, before: Vector, moved: Vector, target: Target, outcome: Outcome) -> bool:
+    def _crossed(self, model: Any, start: Start, moved: Vector, target: Target, outcome: Outcome) -> bool:
         reached = target.forget_loss(model)
         if reached < target.goal and target.within_limit(model, reached):
             return False
-        with torch.no_grad():
-            for name, p in trainable(model).items():
-                p.copy_(before[name])
+        start.back()
         _, reached, why = walk(model, moved, min(reached, target.goal), target)
         if why is None and reached < target.goal - ACCEPTED * target.tolerance:
             why = target.binding  # the whole step was over the limit, and it did not lead to the goal

@@ -118,6 +118,7 @@ class DirectionMethod(Calibrated):
 
 
 def _move(model: Any, d: Vector, length: float) -> None:
+    """A step that is not taken back, so that no copy of the parameters is needed (see `Start`)."""
     with torch.no_grad():
         for name, p in trainable(model).items():
             p.add_(d[name].to(p), alpha=length)

@@ -47,7 +47,7 @@ from unlearn_lib.losses import mean_loss
 from unlearn_lib.methods.base import NOTHING, Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
 from unlearn_lib.methods.needs import Needs
-from unlearn_lib.methods.target import CHECKED
+from unlearn_lib.methods.target import CHECKED, Start
 
 PROBES = 4
 """Random vectors that the mean of the curvature's diagonal is estimated from."""
@@ -138,7 +138,7 @@ class Newton(DirectionMethod):
         if self.step != "limited":
             return super().follow(model, d, inputs, outcome)
         assert self.retain_limit is not None
-        limit, params = self.retain_limit, trainable(model)
+        limit, start = self.retain_limit, Start(model)
         forget = inputs.batches(inputs.forget, model.device)
         retain = inputs.batches(inputs.some_retain(CHECKED), model.device)
         forget_before, retain_before = mean_loss(model, forget), mean_loss(model, retain)
@@ -148,18 +148,19 @@ class Newton(DirectionMethod):
             found = mean_loss(model, forget) - forget_before - (mean_loss(model, retain) - retain_before) / limit
             return found if math.isfinite(found) else -math.inf
 
-        start = {name: p.detach().clone() for name, p in params.items()}
         length, best, worth_most = 1.0, 0.0, 0.0
         for _ in range(HALVINGS):
-            _put(params, axpy(length, d, start))
+            start.go(d, length)
             found = worth()
             if found > worth_most:
                 best, worth_most = length, found
             elif best:
                 break  # past the best
             length /= 2
-        _put(params, axpy(best, d, start) if best else start)
-        if not best:
+        if best:
+            start.go(d, best)
+        else:
+            start.back()
             outcome.warnings.append(
                 f"{NOTHING}: however short the step, the retain loss rises by more than {self.retain_limit:g} times the rise of the "
                 "forget loss"
@@ -221,15 +222,15 @@ class Newton(DirectionMethod):
             before = self._risk(model, H, params)
             predicted = 0.5 * s**2 * (dot(x, H @ x) + self.l2 * dot(x, x)) - s * dot(v, x)
             outcome.gradient_evaluations += 2 * H.sequences
-            start = {name: p.detach().clone() for name, p in params.items()}
-            _put(params, axpy(s, {name: x[name].to(p) for name, p in params.items()}, start))
+            start = Start(model)
+            start.go(x, s)
             actual = self._risk(model, H, params) - before - s * dot(axpy(1.0, g_R, v), x)
             kept = actual < 0
             outcome.history.append(
                 {"forget_loss": loss, "damping": damping, "actual": actual, "predicted": predicted, "kept": float(kept)}
             )
             if not kept:
-                _put(params, start)
+                start.back()
             damping = levenberg_marquardt(damping, actual=actual, predicted=predicted)
             if inputs.progress is not None:
                 inputs.progress(k + 1, steps, loss)
@@ -252,12 +253,6 @@ def mean_diagonal(A: Operator, seed: int) -> float:
         z = {name: (2 * torch.randint(0, 2, p.shape, generator=generator) - 1).to(p) for name, p in A.params.items()}
         total += dot(z, A @ z)
     return total / PROBES / A.size
-
-
-@torch.no_grad()
-def _put(params: Vector, values: Vector) -> None:
-    for name, p in params.items():
-        p.copy_(values[name])
 
 
 def right_hand_side(kind: str, g_F: Vector, g_R: Vector, ratio: float) -> Vector:

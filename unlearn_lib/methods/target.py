@@ -193,6 +193,30 @@ class Target:
             )
 
 
+class Start:
+    """The trained parameters of a model as they are now: the place that steps go from, and come back to. Memory: a copy of them."""
+
+    def __init__(self, model: Any) -> None:
+        self.params = trainable(model)
+        self.values: Vector = {name: p.detach().clone() for name, p in self.params.items()}
+
+    @torch.no_grad()
+    def go(self, direction: Vector, length: float) -> None:
+        """Put the model at start + length * direction."""
+        for name, p in self.params.items():
+            torch.add(self.values[name], direction[name].to(p), alpha=length, out=p)
+
+    @torch.no_grad()
+    def back(self) -> None:
+        """Put the model back, to the last bit."""
+        for name, p in self.params.items():
+            p.copy_(self.values[name])
+
+    def moved(self) -> Vector:
+        """By how much the model has moved."""
+        return {name: p.detach() - self.values[name] for name, p in self.params.items()}
+
+
 def walk(model: Any, direction: Vector, goal: float, target: Target) -> tuple[float, float, str | None]:
     """Move the model along a direction to the first length at which the forget loss reaches `goal`, or to the limit.
 
@@ -205,20 +229,16 @@ def walk(model: Any, direction: Vector, goal: float, target: Target) -> tuple[fl
     Returns:
         `(length, forget loss, why it stopped short or None)`; length as a multiple of the direction.
     """
-    params = trainable(model)
-    start = {name: p.detach().clone() for name, p in params.items()}
-    size = norm(direction)
+    start, size = Start(model), norm(direction)
     if size == 0:
         return 0.0, target.forget_loss(model), "the direction is zero"
 
     def loss_at(length: float) -> float:
-        with torch.no_grad():
-            for name, p in params.items():
-                torch.add(start[name], direction[name].to(p), alpha=length, out=p)
+        start.go(direction, length)
         return target.forget_loss(model)
 
     # the first crossing lies between two lengths
-    low, length, why = 0.0, FIRST_LENGTH * norm(start) / size, None
+    low, length, why = 0.0, FIRST_LENGTH * norm(start.values) / size, None
     loss, best = loss_at(length), (target.forget_before, 0.0)
     for _ in range(DOUBLINGS):
         if loss >= goal:

@@ -43,7 +43,7 @@ class Criterion:
     at_least: float
 
     def holds(self, best: Mapping[str, float]) -> bool:
-        """Of what `closeness` gives for a text."""
+        """Whether a text counts as memorised, by what `closeness` gives for it."""
         return best[self.measure] >= self.at_least
 
 
@@ -102,7 +102,7 @@ def continuations(
 
 
 def closeness(drawn: Sequence[tuple[int, ...]], example: Example, prefix: int) -> dict[str, float]:
-    """Of one text: the best of its draws by each measure; `run` in tokens, `rouge` and `edit` between 0 and 1."""
+    """The best of one text's draws by each measure; `run` in tokens, `rouge` and `edit` between 0 and 1."""
     truth = example.input_ids[prefix:]
     return {
         "run": float(max(_run(row, truth) for row in drawn)),

@@ -127,7 +127,7 @@ def _likelihood(model: Any, example: Example, n: int, batch_size: int) -> float:
 
 
 class _Given:
-    """Of generation: the next token of row b is the text's own, up to `starts[b]` tokens."""
+    """A rule of generation: the next token of row b is the text's own, up to `starts[b]` tokens."""
 
     def __init__(self, ids: Sequence[int], starts: Sequence[int]) -> None:
         self.ids, self.starts = ids, torch.tensor(starts)

@@ -102,7 +102,7 @@ def check_causal(model: Any) -> None:
     """Refuse a model whose predictions depend on tokens that come later, whatever it is called. Cost: one pass over 12 tokens.
 
     Raises:
-        InputError: So it is.
+        InputError: A prediction depends on a later token.
     """
     V = model.get_input_embeddings().weight.shape[0]
     ids_BT = (torch.arange(2, 2 + TOKENS, device=model.device) % V).repeat(2, 1)

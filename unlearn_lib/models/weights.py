@@ -137,7 +137,7 @@ def check_size(folder: str, stored: Mapping[str, Stored]) -> Any:
         The model without contents.
 
     Raises:
-        InputError: So it is.
+        InputError: The model is far larger.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 

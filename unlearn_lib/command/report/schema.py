@@ -124,7 +124,7 @@ class LinearSolve(Part):
     iterations: int
     residual: Number = Field(description="The relative residual, recomputed from the solution.")
     operator: str = Field(description="The system that was solved.")
-    gradient_evaluations: Number = Field(description="What the solve took, in gradients.")
+    gradient_evaluations: Number = Field(description="What the solve took, in gradients of single texts.")
     peak_memory_bytes: int
 
 
