@@ -177,3 +177,13 @@ def test_writing_an_interval_takes_next_to_nothing() -> None:
     code += "print(sum(name.startswith('unlearn_lib') for name in set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8", cwd=ROOT)
     assert int(done.stdout) <= 5
+
+
+def test_a_notebook_that_only_reads_records_loads_no_torch() -> None:
+    code = (
+        "import sys; from unlearn_lib.reproduction.book.session import begin; from unlearn_lib.reproduction.runs import grids; "
+        "session = begin(); assert session.records(grids.cycles(session.profile)); "
+        "print(*({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +17,23 @@ from unlearn_lib.reproduction.runs.record import ScenarioRecord
 from unlearn_lib.reproduction.runs.scenarios import Scenario
 from unlearn_lib.reproduction.runs.store import RunStore
 
+QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+"""Environment variables that datasets and transformers read when they are loaded."""
+
 
 @dataclass(frozen=True)
 class Session:
-    """The checkout, the profile, the device of the part computed live, and where records come from."""
+    """The checkout, the profile, the device asked for, and where records come from."""
 
     root: Path
     profile: Profile
-    device: str
+    asked: str
     recompute: bool
+
+    @property
+    def device(self) -> str:
+        """The device of the part that is computed live: CUDA where it is asked for or, with "auto", where there is one."""
+        return _resolved(self.asked)
 
     def records(self, wanted: Sequence[Scenario]) -> list[ScenarioRecord]:
         """The committed records of the runs; with `recompute` all of them anew, into `build/results/` (resumed when interrupted)."""
@@ -47,13 +57,29 @@ def begin(profile: str = "nano", device: str = "auto", recompute: bool = False) 
     recompute = switch("recompute", recompute)
     chosen = profiles.find(profile)
     warnings.filterwarnings("ignore", message="IProgress not found")  # raised by the next imports
-    from unlearn_lib.models.load import resolve_device
     from unlearn_lib.plotting import use_style
-    from unlearn_lib.progress import quiet_libraries
 
-    quiet_libraries()
+    _quiet()
     use_style()
-    return Session(project_root(), chosen, str(resolve_device(device)), recompute)
+    if device not in ("auto", "cpu"):
+        _resolved(device)  # refused here rather than where it is first used
+    return Session(project_root(), chosen, device, recompute)
+
+
+def _quiet() -> None:
+    """No progress bars and no advice in a notebook. What is not loaded yet is not loaded for this: a notebook that only reads records
+    does without torch, transformers and datasets, which take seconds."""
+    os.environ.update(QUIET)
+    if "transformers" in sys.modules or "datasets" in sys.modules:
+        from unlearn_lib.progress import quiet_libraries
+
+        quiet_libraries()
+
+
+def _resolved(device: str) -> str:
+    from unlearn_lib.models.load import resolve_device
+
+    return str(resolve_device(device))
 
 
 def switch(name: str, value: object) -> bool:

@@ -26,7 +26,7 @@ from unlearn_lib.models.load import load_model, resolve_device
 from unlearn_lib.private_training import PrivacyConfig, noise_for, train_private
 from unlearn_lib.reproduction.runs import profiles
 from unlearn_lib.reproduction.runs.labels import ORIGINAL, PRIVATE
-from unlearn_lib.reproduction.runs.scenarios import Scenario, method_name
+from unlearn_lib.reproduction.runs.scenarios import Scenario
 from unlearn_lib.reproduction.runs.store import key
 from unlearn_lib.reproduction.runs.weights import last_projection, with_activation
 from unlearn_lib.training import fit
@@ -284,3 +284,8 @@ DETAILS: dict[str, Callable[[Bench, Any, int], dict[str, Any]]] = {
     "onion": _onion,
     "weights": _weights,
 }
+
+
+def method_name(label: str) -> str:
+    """The name in METHODS that a label begins with: `gradient-ascent-adam` is `gradient-ascent` with other options."""
+    return next(name for name in METHODS if label == name or label.startswith(f"{name}-"))

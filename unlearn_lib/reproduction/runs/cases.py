@@ -7,11 +7,19 @@ lets the model write on. `case_bench.py` carries a case out.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unlearn_lib.data.tasks import NEAR_DUPLICATES
-from unlearn_lib.metrics.extraction import Draws
 from unlearn_lib.reproduction.runs.scenarios import Scenario
+
+if TYPE_CHECKING:
+    from unlearn_lib.metrics.extraction import Draws
+
+
+def _draws() -> Draws:
+    from unlearn_lib.metrics.extraction import Draws  # torch, which other scenarios are read without
+
+    return Draws()
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Case(Scenario):
     duplicates: float = NEAR_DUPLICATES
     deduplicate: bool = False
     long: int = 200
-    draws: Draws = field(default_factory=Draws)
+    draws: Draws = field(default_factory=_draws)
 
     @property
     def name(self) -> str:

@@ -24,12 +24,11 @@ from unlearn_lib.models.load import load_model
 from unlearn_lib.models.shapes import load_shape
 from unlearn_lib.reproduction import paper
 from unlearn_lib.reproduction.checkout import project_root
-from unlearn_lib.reproduction.runs.bench import COMPARED
+from unlearn_lib.reproduction.runs.bench import COMPARED, method_name
 from unlearn_lib.reproduction.runs.labels import ORIGINAL
 from unlearn_lib.reproduction.runs.options import options
 from unlearn_lib.reproduction.runs.profiles import PAPER
 from unlearn_lib.reproduction.runs.record import STRICT
-from unlearn_lib.reproduction.runs.scenarios import method_name
 
 GIB = 2**30
 TOKENS = 96

@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any
 
 from unlearn_lib.data.tasks import Task, load_task
-from unlearn_lib.methods import METHODS
 from unlearn_lib.reproduction.runs import profiles
 from unlearn_lib.training_config import TrainingConfig
 
@@ -103,11 +102,6 @@ class Scenario:
     def shared_config(self) -> dict[str, Any]:
         """Everything the original model and those retrained from the same base depend on."""
         return {name: value for name, value in self.config().items() if name not in OWN}
-
-
-def method_name(label: str) -> str:
-    """The name in METHODS that a label begins with: `gradient-ascent-adam` is `gradient-ascent` with other options."""
-    return next(name for name in METHODS if label == name or label.startswith(f"{name}-"))
 
 
 @cache
