@@ -12,7 +12,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from unlearn_lib.data.tasks import Task, load_task
-from unlearn_lib.methods import METHODS
+from unlearn_lib.methods import METHODS, choose
+from unlearn_lib.methods.target import Calibrated
 from unlearn_lib.reproduction import profiles
 from unlearn_lib.training import TrainingConfig
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 NUMERICS_VERSION = 3
 """Raised by hand whenever a change of the code changes results, so that older records are no longer used."""
+LIMITED_NUMERICS_VERSION = 4
+"""The same of runs that are held to a limit on the retain loss: it is checked on texts that the steps are not computed from."""
 
 ORIGINAL = "original"
 PRIVATE = "dp-sgd"
@@ -70,6 +73,14 @@ class Scenario:
         parts = [self.task, profiles.find(self.profile).label(self.model), self.activation, self.method, self.detail]
         return "-".join([*filter(None, parts), f"{self.cycles}x{self.cycle_size}", f"seed{self.seed}"])
 
+    @property
+    def limited(self) -> bool:
+        """Whether the method is held to a limit on the retain loss."""
+        if self.method in (ORIGINAL, PRIVATE):
+            return False
+        method = choose(method_name(self.method), self.options, ("retain", "holdout", "base"))
+        return isinstance(method, Calibrated) and method.calibrates and method.retain_limit is not None
+
     def sizes(self) -> dict[str, int]:
         """Texts of each part of the task."""
         return {
@@ -105,7 +116,7 @@ class Scenario:
         """
         return {
             "scenario": "forgetting-cycles",
-            "numerics": NUMERICS_VERSION,
+            "numerics": LIMITED_NUMERICS_VERSION if self.limited else NUMERICS_VERSION,
             **asdict(self),
             "model_sha256": profiles.find(self.profile).model_files(self.model),
             "data_sha256": _task_sha256(*self.data()),
@@ -113,7 +124,8 @@ class Scenario:
 
     def shared_config(self) -> dict[str, Any]:
         """Everything the original model and those retrained from the same base depend on."""
-        return {name: value for name, value in self.config().items() if name not in OWN}
+        shared = {name: value for name, value in self.config().items() if name not in OWN}
+        return {**shared, "numerics": NUMERICS_VERSION}
 
 
 def method_name(label: str) -> str:
