@@ -11,7 +11,7 @@ from unlearn_lib.errors import InputError
 from unlearn_lib.models.load import load_model
 from unlearn_lib.reproduction.exhibits import fig06_onion, fig07_exposure
 from unlearn_lib.reproduction.inventory import ITEMS
-from unlearn_lib.reproduction.runs import grids
+from unlearn_lib.reproduction.runs import grids, profiles
 from unlearn_lib.reproduction.runs.counts import growth
 from unlearn_lib.reproduction.runs.finished import load
 from unlearn_lib.reproduction.runs.store import RunStore
@@ -94,3 +94,22 @@ def test_exposure_tables_by_hand() -> None:
     onion = record("original", [2.0, 0.5, 1.0], cutoff=1.5, kept=[1, 2], exposures_after=[1.6, 0.9])
     row = fig06_onion.table([onion]).iloc[0]
     assert (row["above before"], row["above after, of the rest"], row["share of the rest that rises (%)"]) == (1, 1, 50.0)
+
+
+def test_runs_that_are_held_to_a_limit_are_known_by_their_options() -> None:
+    """`Scenario.limited` reads options alone, so that records are found without loading the methods: these are asked here."""
+    from unlearn_lib.methods import choose
+    from unlearn_lib.methods.target import Calibrated
+    from unlearn_lib.reproduction.runs.bench import method_name
+    from unlearn_lib.reproduction.runs.labels import ORIGINAL, PRIVATE
+
+    seen = set()
+    for profile in profiles.PROFILES.values():
+        for identifier in ITEMS:
+            for scenario in grids.grid(identifier, profile):
+                if scenario.method not in (ORIGINAL, PRIVATE):
+                    method = choose(method_name(scenario.method), scenario.options, ("retain", "holdout", "base"))
+                    limited = isinstance(method, Calibrated) and method.calibrates and method.retain_limit is not None
+                    assert scenario.limited == limited, scenario.name
+                    seen.add(limited)
+    assert seen == {True, False}

@@ -17,6 +17,8 @@ from unlearn_lib.training_config import TrainingConfig
 
 NUMERICS_VERSION = 3
 """Raised by hand whenever a change of the code changes results, so that older records are no longer used."""
+LIMITED_NUMERICS_VERSION = 4
+"""The same of runs that are held to a limit on the retain loss: it is checked on texts that the steps are not computed from."""
 
 OWN = ("method", "options", "cycles", "detail")
 """What may differ between scenarios that share an original model and all that is measured of it."""
@@ -64,6 +66,12 @@ class Scenario:
         parts = [self.task, profiles.find(self.profile).label(self.model), self.activation, self.method, self.detail]
         return "-".join([*filter(None, parts), f"{self.cycles}x{self.cycle_size}", f"seed{self.seed}"])
 
+    @property
+    def limited(self) -> bool:
+        """Whether the method is held to a limit on the retain loss: it is where it finds its step itself, unless the limit is None."""
+        calibrates = "calibrate" in (self.options.get("step"), self.options.get("stop"))
+        return calibrates and self.options.get("retain_limit", "the method's own") is not None
+
     def sizes(self) -> dict[str, int]:
         """Texts of each part of the task."""
         return {
@@ -93,7 +101,7 @@ class Scenario:
         """
         return {
             "scenario": "forgetting-cycles",
-            "numerics": NUMERICS_VERSION,
+            "numerics": LIMITED_NUMERICS_VERSION if self.limited else NUMERICS_VERSION,
             **asdict(self),
             "model_sha256": profiles.find(self.profile).model_files(self.model),
             "data_sha256": _task_sha256(*self.data()),
@@ -101,7 +109,8 @@ class Scenario:
 
     def shared_config(self) -> dict[str, Any]:
         """Everything the original model and those retrained from the same base depend on."""
-        return {name: value for name, value in self.config().items() if name not in OWN}
+        shared = {name: value for name, value in self.config().items() if name not in OWN}
+        return {**shared, "numerics": NUMERICS_VERSION}
 
 
 @cache
