@@ -18,7 +18,7 @@ from unlearn_lib.data.batches import collate
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
-from unlearn_lib.methods.needs import Needs, backward_bytes, kfac_bytes, kfac_gradients, vector_bytes
+from unlearn_lib.methods.plan import MethodPlan, backward_bytes, kfac_bytes, kfac_gradients, vector_bytes
 
 FORGIVING = 0.05
 """A direction this far from exact (relative residual) is as good as exact: its length is found by measurement."""
@@ -92,9 +92,9 @@ class FisherMethod(DirectionMethod):
         )
         return outcome.take(solution, len(examples))
 
-    def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
+    def curvature_plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         if self.solver == "identity":
-            return Needs(0, 0, "no curvature")
+            return MethodPlan(0, 0, "no curvature")
         if self.solver == "recursion":
             terms = min(self.terms, -(-len(inputs.retain) // self.retain_batch_size))
             sizes = {name: p.numel() for name, p in trainable(model).items()}
@@ -102,19 +102,19 @@ class FisherMethod(DirectionMethod):
             share = max(parts) / max(1, sum(parts))
             memory: float = vector_bytes(model) * (share * self.width + 3)
             detail = f"{terms} terms, blocks of {self.width}" + (f", {len(parts)} passes" if len(parts) > 1 else "")
-            return Needs(len(parts) * terms * self.retain_batch_size, memory, detail)
+            return MethodPlan(len(parts) * terms * self.retain_batch_size, memory, detail)
         examples = inputs.some_retain(self.terms)
         batches = inputs.batches(examples, model.device)
         if self.solver == "kfac":
             K = KFAC(model, batches, precision=self.precision)
             memory = kfac_bytes(K) + 2 * backward_bytes(model, batches)
-            return Needs(kfac_gradients(K) * len(examples), memory, f"K-FAC of {len(examples)} texts")
+            return MethodPlan(kfac_gradients(K) * len(examples), memory, f"K-FAC of {len(examples)} texts")
         if self.solver == "dense":
-            return Needs(2 * len(examples), 3 * vector_bytes(model) ** 2 / 4, "a dense matrix")
+            return MethodPlan(2 * len(examples), 3 * vector_bytes(model) ** 2 / 4, "a dense matrix")
         F = EmpiricalFisher(model, batches, precision=self.precision)
         found = F.plan(self.solver, **self._solver_options())
         trace = 0 if self.damping else 1 / max(1, self.steps)
-        return Needs(
+        return MethodPlan(
             (found.gradient_evaluations + trace) * len(examples), found.peak_memory_bytes, f"{found} of {len(examples)} texts"
         )
 

@@ -21,7 +21,7 @@ from unlearn_lib.curvature import EmpiricalFisher
 from unlearn_lib.curvature.vector import Vector, add
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
-from unlearn_lib.methods.needs import Needs
+from unlearn_lib.methods.plan import MethodPlan
 
 
 class WoodburyNewton(DirectionMethod):
@@ -39,9 +39,9 @@ class WoodburyNewton(DirectionMethod):
     retain_limit: float | None = Field(None, gt=0)
     share: float = Field(0.9, ge=0, lt=1)
 
-    def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
+    def curvature_plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         found = EmpiricalFisher(model, inputs.batches(inputs.forget, model.device)).plan("woodbury")
-        return Needs(found.gradient_evaluations * len(inputs.forget), found.peak_memory_bytes, str(found))
+        return MethodPlan(found.gradient_evaluations * len(inputs.forget), found.peak_memory_bytes, str(found))
 
     def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
         F = EmpiricalFisher(model, inputs.batches(inputs.forget, model.device))

@@ -17,7 +17,7 @@ from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.files import write_text
 from unlearn_lib.methods import METHODS
 from unlearn_lib.methods.base import Inputs
-from unlearn_lib.methods.needs import Needs, model_bytes
+from unlearn_lib.methods.plan import MethodPlan, model_bytes
 from unlearn_lib.models.load import load_model
 from unlearn_lib.models.shapes import load_shape
 from unlearn_lib.reproduction import paper, settings
@@ -38,7 +38,7 @@ def texts(number: int, tokens: int) -> list[Example]:
     return [Example((5,) * tokens, (5,) * tokens)] * number
 
 
-def needs(model: Any, options: Mapping[str, Any], label: str, size: int, tokens: int) -> Needs:
+def needs(model: Any, options: Mapping[str, Any], label: str, size: int, tokens: int) -> MethodPlan:
     """Of one cycle of a method on a training set of that size."""
     cycle = PAPER.cycle_size
     unseen = texts(PAPER.holdout_size - PAPER.measured, tokens)
