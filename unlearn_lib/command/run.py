@@ -90,7 +90,7 @@ def plan(job: Job, rows: Mapping[str, list[Row]]) -> list[str]:
     Where the model's weights are not on this machine, its shape is enough: see `unlearn_lib.models.shapes`.
     """
     from unlearn_lib.data.examples import by_text
-    from unlearn_lib.methods.needs import model_bytes
+    from unlearn_lib.methods.plan import model_bytes
     from unlearn_lib.models.shapes import load_for_plan
     from unlearn_lib.progress import quiet_libraries
     from unlearn_lib.unlearning import prepare

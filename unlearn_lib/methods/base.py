@@ -15,8 +15,8 @@ from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.losses import Batch
-from unlearn_lib.methods.needs import Needs
 from unlearn_lib.methods.options import documented, split
+from unlearn_lib.methods.plan import MethodPlan
 from unlearn_lib.training import Progress
 
 INCOMPLETE = "forgetting_incomplete"
@@ -112,7 +112,7 @@ class Method(BaseModel, ABC):
         return self
 
     @abstractmethod
-    def plan(self, model: Any, inputs: Inputs) -> Needs:
+    def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         """What `run` will take, without running it. Cost: a forward pass of one token or two, and rehearsals without contents."""
 
     @classmethod

@@ -22,7 +22,7 @@ from unlearn_lib.data.batches import Example, collate
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses
 from unlearn_lib.methods.base import Inputs, Outcome
-from unlearn_lib.methods.needs import Needs, backward_bytes, model_bytes, vector_bytes
+from unlearn_lib.methods.plan import MethodPlan, backward_bytes, model_bytes, vector_bytes
 from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, walk
 from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
 
@@ -90,7 +90,7 @@ class DescentMethod(Calibrated):
             return torch.optim.Adam(params.values(), lr=self.rate, betas=ADAM_BETAS)
         return torch.optim.AdamW(params.values(), lr=self.rate, weight_decay=0.0)
 
-    def plan(self, model: Any, inputs: Inputs) -> Needs:
+    def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         inputs, _ = self.split(inputs)
         forget = inputs.forget_batches(self.forget_batch_size)
         batches = [collate(piece, model.device) for batch in forget for piece in self._pieces(batch, inputs)]
@@ -103,7 +103,7 @@ class DescentMethod(Calibrated):
         copies = 2 if self.uses_original else 1
         vectors = {"sgd": 2, "adam": 4, "adamw": 4}[self.optimizer]
         memory = copies * model_bytes(model) + backward_bytes(model, batches) + vectors * vector_bytes(model)
-        return Needs(texts, memory, f"{steps} steps with {self.optimizer}")
+        return MethodPlan(texts, memory, f"{steps} steps with {self.optimizer}")
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
         outcome = Outcome(model)

@@ -17,7 +17,7 @@ from unlearn_lib.curvature.gradient import mean_gradient
 from unlearn_lib.curvature.vector import Vector, dot
 from unlearn_lib.data.batches import Example
 from unlearn_lib.methods.base import Inputs, Outcome
-from unlearn_lib.methods.needs import Needs, backward_bytes, model_bytes, vector_bytes
+from unlearn_lib.methods.plan import MethodPlan, backward_bytes, model_bytes, vector_bytes
 from unlearn_lib.methods.target import Calibrated, walk
 
 
@@ -62,7 +62,7 @@ class DirectionMethod(Calibrated):
         """d at the model's parameters, where g is the gradient of the forget loss. Costs go to `outcome`."""
 
     @abstractmethod
-    def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
+    def curvature_plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         """What computing one direction takes, the forget gradient left out."""
 
     def follow(self, model: Any, d: Vector, inputs: Inputs, outcome: Outcome) -> float:
@@ -71,16 +71,16 @@ class DirectionMethod(Calibrated):
         _move(model, d, length)
         return length
 
-    def plan(self, model: Any, inputs: Inputs) -> Needs:
+    def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         inputs, _ = self.split(inputs)
         batches = inputs.forget_batches(self.forget_batch_size)
-        steps, one = self.steps * len(batches), self.curvature_needs(model, inputs)
+        steps, one = self.steps * len(batches), self.curvature_plan(model, inputs)
         backward = backward_bytes(model, inputs.batches(inputs.forget, model.device))
         vectors = 3 if self.step == "calibrate" else 2
         memory = model_bytes(model) + vectors * vector_bytes(model) + max(backward, one.peak_memory_bytes)
         texts = self.steps * len(inputs.forget) + steps * one.gradient_evaluations
         walks = ", and forward passes to find each length" if self.step == "calibrate" else ""
-        return Needs(texts, memory, f"{steps} step{'s' if steps > 1 else ''}: {one.detail}{walks}")
+        return MethodPlan(texts, memory, f"{steps} step{'s' if steps > 1 else ''}: {one.detail}{walks}")
 
     def forget_gradient(self, model: Any, batch: Sequence[Example], inputs: Inputs, outcome: Outcome) -> tuple[float, Vector]:
         """The mean loss of a batch of D- and its gradient."""

@@ -30,7 +30,7 @@ from unlearn_lib.data.batches import collate
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
-from unlearn_lib.methods.needs import Needs, backward_bytes, kfac_bytes, kfac_gradients, vector_bytes
+from unlearn_lib.methods.plan import MethodPlan, backward_bytes, kfac_bytes, kfac_gradients, vector_bytes
 
 FORGIVING = 0.05
 """A direction this far from exact (relative residual) is as good as exact: its length is found by measurement."""
@@ -102,9 +102,9 @@ class FisherMethod(DirectionMethod):
         solution = solve(F, F.own_form(v), self._with(damping), exponent=exponent, tolerance=FORGIVING)
         return outcome.take(solution)
 
-    def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
+    def curvature_plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         if self.solver == "identity":
-            return Needs(0, 0, "no curvature")
+            return MethodPlan(0, 0, "no curvature")
         if self.solver == "recursion":
             terms = min(self.terms, -(-len(inputs.retain) // self.retain_batch_size))
             sizes = {name: p.numel() for name, p in trainable(model).items()}
@@ -112,18 +112,18 @@ class FisherMethod(DirectionMethod):
             share = max(parts) / max(1, sum(parts))
             memory: float = vector_bytes(model) * (share * self.width + 3)
             detail = f"{terms} terms, blocks of {self.width}" + (f", {len(parts)} passes" if len(parts) > 1 else "")
-            return Needs(len(parts) * terms * self.retain_batch_size, memory, detail)
+            return MethodPlan(len(parts) * terms * self.retain_batch_size, memory, detail)
         examples = inputs.some_retain(self.terms)
         batches = inputs.batches(examples, model.device)
         if self.solver == "kfac":
             K = KFAC(model, batches, precision=self.precision)
             memory = kfac_bytes(K) + 2 * backward_bytes(model, batches)
-            return Needs(kfac_gradients(K), memory, f"K-FAC of {len(examples)} texts")
+            return MethodPlan(kfac_gradients(K), memory, f"K-FAC of {len(examples)} texts")
         F = EmpiricalFisher(model, batches, precision=self.precision)
         found = plan(F, self._with(self.damping or 1.0))  # no cost depends on the damping
         trace = 0 if self.damping else len(examples) / max(1, self.steps)
         detail = f"{found}, with {len(examples)} texts"
-        return Needs(found.gradient_evaluations + trace, found.peak_memory_bytes, detail)
+        return MethodPlan(found.gradient_evaluations + trace, found.peak_memory_bytes, detail)
 
     def _with(self, damping: float) -> Solver:
         blocks: dict[str, Any] = {"width": self.width} if self.solver == "block" else {}

@@ -17,7 +17,7 @@ from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
 from unlearn_lib.methods.fisher import FORGIVING, once_relative
-from unlearn_lib.methods.needs import Needs, backward_bytes, kfac_bytes, kfac_gradients
+from unlearn_lib.methods.plan import MethodPlan, backward_bytes, kfac_bytes, kfac_gradients
 
 
 class KFACNewton(DirectionMethod):
@@ -42,10 +42,10 @@ class KFACNewton(DirectionMethod):
     max_side: int = Field(4096, ge=1)
     retain_samples: int = Field(1024, ge=1)
 
-    def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
+    def curvature_plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         K = self._operator(model, inputs, 0)
         memory = kfac_bytes(K) + 2 * backward_bytes(model, K.batches)
-        return Needs(
+        return MethodPlan(
             kfac_gradients(K),
             memory,
             f"{'EK-FAC' if self.correction else 'K-FAC'} of {K.sequences} texts, estimated",

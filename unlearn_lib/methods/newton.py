@@ -46,7 +46,7 @@ from unlearn_lib.errors import InputError
 from unlearn_lib.losses import mean_loss
 from unlearn_lib.methods.base import NOTHING, Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
-from unlearn_lib.methods.needs import Needs
+from unlearn_lib.methods.plan import MethodPlan
 from unlearn_lib.methods.target import CHECKED, Start
 
 PROBES = 4
@@ -131,7 +131,7 @@ class Newton(DirectionMethod):
         own = self.settled(inputs)
         return own._trust_region(model, inputs) if own._adapts() else super(Newton, own).run(model, inputs)
 
-    def plan(self, model: Any, inputs: Inputs) -> Needs:
+    def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         return super(Newton, self.settled(inputs)).plan(model, inputs)
 
     def follow(self, model: Any, d: Vector, inputs: Inputs, outcome: Outcome) -> float:
@@ -171,13 +171,13 @@ class Newton(DirectionMethod):
         _, v = self._gradients(model, g, inputs, outcome)
         return self._solve(self._operator(model, inputs), v, self._damping(model, inputs, outcome), outcome)
 
-    def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
+    def curvature_plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         H = self._operator(model, inputs)
         solver = ConjugateGradients(self.damping or 0.0, max_steps=self.max_steps, linearize=self.linearize)
         found = plan(H, solver)
         scale_of_damping = 2 * PROBES / (self.steps or 1) if self.damping is None else 0
         texts = found.gradient_evaluations + (1 + scale_of_damping) * H.sequences
-        return Needs(texts, found.peak_memory_bytes, f"{found}, with {H.sequences} texts")
+        return MethodPlan(texts, found.peak_memory_bytes, f"{found}, with {H.sequences} texts")
 
     def _operator(self, model: Any, inputs: Inputs) -> EmpiricalRisk:
         batches = inputs.batches(inputs.some_retain(self.retain_samples), model.device)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from unlearn_lib.data.batches import make_batches
 from unlearn_lib.methods.base import Inputs, Method, Outcome
-from unlearn_lib.methods.needs import Needs, backward_bytes, model_bytes, vector_bytes
+from unlearn_lib.methods.plan import MethodPlan, backward_bytes, model_bytes, vector_bytes
 from unlearn_lib.training import TrainingConfig, fit
 
 
@@ -27,10 +27,10 @@ class _Training(Method):
     epochs: float = Field(5, gt=0)
     train_batch_size: int = Field(8, ge=1)
 
-    def plan(self, model: Any, inputs: Inputs) -> Needs:
+    def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         batches = make_batches(inputs.retain, self.train_batch_size, model.device)
         memory = model_bytes(model) + backward_bytes(model, batches) + 3 * vector_bytes(model)
-        return Needs(self.epochs * len(inputs.retain), memory, f"{self.epochs:g} epochs with AdamW")
+        return MethodPlan(self.epochs * len(inputs.retain), memory, f"{self.epochs:g} epochs with AdamW")
 
     def _train(self, model: Any, inputs: Inputs) -> Outcome:
         config = TrainingConfig(self.epochs, self.learning_rate, self.train_batch_size)

@@ -21,7 +21,7 @@ from unlearn_lib.curvature import EmpiricalFisher, Woodbury, plan
 from unlearn_lib.curvature.vector import Vector, add
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
-from unlearn_lib.methods.needs import Needs
+from unlearn_lib.methods.plan import MethodPlan
 
 
 class WoodburyNewton(DirectionMethod):
@@ -39,10 +39,10 @@ class WoodburyNewton(DirectionMethod):
     retain_limit: float | None = Field(None, gt=0)
     share: float = Field(0.9, ge=0, lt=1)
 
-    def curvature_needs(self, model: Any, inputs: Inputs) -> Needs:
+    def curvature_plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         F = EmpiricalFisher(model, inputs.batches(inputs.forget, model.device))
         found = plan(F, Woodbury(damping=1.0))  # no cost depends on the damping
-        return Needs(found.gradient_evaluations, found.peak_memory_bytes, str(found))
+        return MethodPlan(found.gradient_evaluations, found.peak_memory_bytes, str(found))
 
     def direction(self, model: Any, g: Vector, inputs: Inputs, outcome: Outcome) -> Vector:
         F = EmpiricalFisher(model, inputs.batches(inputs.forget, model.device))

@@ -19,7 +19,7 @@ from unlearn_lib.errors import InputError
 from unlearn_lib.files import write_text
 from unlearn_lib.methods import METHODS
 from unlearn_lib.methods.base import Inputs
-from unlearn_lib.methods.needs import Needs, model_bytes
+from unlearn_lib.methods.plan import MethodPlan, model_bytes
 from unlearn_lib.models.load import load_model
 from unlearn_lib.models.shapes import load_shape
 from unlearn_lib.reproduction import paper
@@ -33,7 +33,7 @@ from unlearn_lib.reproduction.runs.record import STRICT
 GIB = 2**30
 TOKENS = 96
 """Tokens of a text, assumed: the plans were made without the data."""
-MethodPlan = TypedDict("MethodPlan", {"method": str, "gradients": int, "memory (GiB)": float})
+PlannedMethod = TypedDict("PlannedMethod", {"method": str, "gradients": int, "memory (GiB)": float})
 """What one cycle of a method takes: gradients of single texts, and GPU memory in all."""
 ModelPlan = TypedDict(
     "ModelPlan",
@@ -44,11 +44,11 @@ ModelPlan = TypedDict(
         "seeds": int,
         "gradients": float,
         "gradient_flops": int | float,
-        "methods": list[MethodPlan],
+        "methods": list[PlannedMethod],
     },
 )
 """What the utility tables take for one model."""
-for _part in (MethodPlan, ModelPlan):  # names with spaces leave no room for a decorator
+for _part in (PlannedMethod, ModelPlan):  # names with spaces leave no room for a decorator
     with_config(STRICT)(_part)
 
 
@@ -72,7 +72,7 @@ def texts(number: int, tokens: int) -> list[Example]:
     return [Example((5,) * tokens, (5,) * tokens)] * number
 
 
-def needs(model: Any, options: Mapping[str, Any], label: str, size: int, tokens: int) -> Needs:
+def needs(model: Any, options: Mapping[str, Any], label: str, size: int, tokens: int) -> MethodPlan:
     """What one cycle of a method takes on a training set of that size."""
     cycle = PAPER.cycle_size
     unseen = texts(PAPER.holdout_size - PAPER.measured, tokens)
@@ -90,13 +90,13 @@ def disk(name: str) -> tuple[float, float, float]:
     return parameters / 1e6, weights, 5 * weights
 
 
-def memory(name: str, tokens: int = TOKENS, task: str = "mathqa") -> list[MethodPlan]:
+def memory(name: str, tokens: int = TOKENS, task: str = "mathqa") -> list[PlannedMethod]:
     """What each method of the utility tables takes: gradients of single texts in one cycle, and GiB of GPU memory in all, that is with
     the models and predictions that a bench keeps, for texts of so many tokens."""
     model = load_shape(name).model
     predictions = 2 * 3 * COMPARED * tokens * model.config.vocab_size * 4
     kept = KEPT * model_bytes(model) + predictions
-    rows: list[MethodPlan] = []
+    rows: list[PlannedMethod] = []
     for label, given in options(PAPER.family_and_size(name)[1], PAPER).items():
         if label != ORIGINAL:
             found = needs(model, given, label, PAPER.train_sizes[task], tokens)

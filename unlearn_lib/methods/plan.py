@@ -1,4 +1,4 @@
-"""What a method will need, before it runs: gradients and memory."""
+"""What a method will take, before it runs: gradients and memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unlearn_lib.losses import Batch
 
 
 @dataclass(frozen=True)
-class Needs:
+class MethodPlan:
     """`gradient_evaluations` of single texts, at most; `peak_memory_bytes` beyond the given model; what they are made of."""
 
     gradient_evaluations: float
