@@ -19,8 +19,7 @@ class Cost:
 
     Attributes:
         seconds: Wall-clock time of the method, without loading and encoding.
-        gradient_evaluations: Gradients of single texts that were taken (of sequences, where texts are read in pieces); products with
-            curvature count as the gradients that their FLOPs would have paid for.
+        gradient_evaluations: Sequences whose gradient was taken; products with curvature count what their FLOPs would have paid for.
         peak_memory_bytes: Largest growth of memory during the run: on a GPU of what torch has allocated there, on a CPU of the
             process (sampled 50 times a second; what the process held before is used again unseen).
     """
