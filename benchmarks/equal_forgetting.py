@@ -27,7 +27,7 @@ from unlearn_lib.reproduction.runs.bench import Bench
 from unlearn_lib.reproduction.runs.record import Record
 from unlearn_lib.reproduction.runs.scenarios import Scenario
 from unlearn_lib.reproduction.runs.store import RunStore
-from unlearn_lib.training import TrainingConfig
+from unlearn_lib.training.loop import TrainingConfig
 
 NUMERICS = 2
 """Raised by hand whenever a change of the code changes results, so that older records are no longer used."""

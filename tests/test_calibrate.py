@@ -10,8 +10,8 @@ from unlearn_lib import TrainingConfig, text_losses, train, unlearn
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods import METHODS
 from unlearn_lib.methods.target import Calibrated
-from unlearn_lib.request import Request
-from unlearn_lib.unlearning import Prepared, prepare
+from unlearn_lib.unlearning.request import Request
+from unlearn_lib.unlearning.unlearn import Prepared, prepare
 
 FORGET, RETAIN, UNSEEN = slice(0, 5), slice(5, 24), slice(24, 40)
 

@@ -12,7 +12,7 @@ from unlearn_lib.reproduction.runs.case_grids import case_studies, deduplication
 from unlearn_lib.reproduction.runs.cases import Case
 from unlearn_lib.reproduction.runs.compute import compute
 from unlearn_lib.reproduction.runs.store import RunStore, key
-from unlearn_lib.training import TrainingConfig
+from unlearn_lib.training.loop import TrainingConfig
 
 SMALL = Case(
     "medical",

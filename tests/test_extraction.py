@@ -9,7 +9,7 @@ import torch
 from unlearn_lib import InputError, load_model
 from unlearn_lib.data.batches import Example, encode
 from unlearn_lib.metrics.extraction import Criterion, Draws, closeness, continuations, found
-from unlearn_lib.training import TrainingConfig, fit
+from unlearn_lib.training.loop import TrainingConfig, fit
 
 
 @pytest.fixture

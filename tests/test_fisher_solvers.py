@@ -10,8 +10,8 @@ from unlearn_lib import unlearn
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.data.batches import collate, encode, make_batches
 from unlearn_lib.losses import sequence_losses
-from unlearn_lib.request import Request
-from unlearn_lib.unlearning import prepare
+from unlearn_lib.unlearning.request import Request
+from unlearn_lib.unlearning.unlearn import prepare
 
 FORGET, RETAIN, DAMPING = slice(0, 4), slice(4, 16), 1e-3
 

@@ -16,7 +16,7 @@ from unlearn_lib import InputError, text_losses, train, unlearn
 from unlearn_lib.data.batches import context_length, sequence_length
 from unlearn_lib.data.files import write_rows
 from unlearn_lib.data.given import rows_of
-from unlearn_lib.training import TrainingConfig
+from unlearn_lib.training.loop import TrainingConfig
 
 TEXTS = ["A map of Tarn.", "The mill at Keld\u2028and its wheel."]
 ROWS = [{"text": text} for text in TEXTS]

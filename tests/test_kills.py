@@ -26,7 +26,7 @@ from pathlib import Path
 from unlearn_lib.reproduction.runs.compute import compute
 from unlearn_lib.reproduction.runs.scenarios import Scenario
 from unlearn_lib.reproduction.runs.store import RunStore
-from unlearn_lib.training import TrainingConfig
+from unlearn_lib.training.loop import TrainingConfig
 
 def scenarios():
     sizes = dict(cycle_size=2, train_size=12, test_size=2, holdout_size=4, reference_size=4, measured=4)

@@ -16,8 +16,8 @@ from unlearn_lib.data.batches import encode
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.methods import METHODS
 from unlearn_lib.models import nano
-from unlearn_lib.private_training import PrivacyConfig, train_private
-from unlearn_lib.training import fit
+from unlearn_lib.training.loop import fit
+from unlearn_lib.training.private import PrivacyConfig, train_private
 
 # one or two short steps of each method
 QUICK: dict[str, dict[str, Any]] = {

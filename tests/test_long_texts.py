@@ -17,8 +17,8 @@ from unlearn_lib.data.examples import by_text, pieces, text_means
 from unlearn_lib.data.files import write_rows
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, evaluate, sequence_losses
-from unlearn_lib.request import Request
-from unlearn_lib.unlearning import prepare
+from unlearn_lib.unlearning.request import Request
+from unlearn_lib.unlearning.unlearn import prepare
 
 LONG = "The parties agree as follows. " * 12
 

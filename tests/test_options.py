@@ -15,7 +15,7 @@ from unlearn_lib import unlearn
 from unlearn_lib.command.cli import main
 from unlearn_lib.methods import METHODS, FisherRemoval, Method
 from unlearn_lib.methods.options import kind, shown, split
-from unlearn_lib.request import Request
+from unlearn_lib.unlearning.request import Request
 
 ENTRY = re.compile(r"    (\w+) \((.+), default (.+?)\): (.+)")
 

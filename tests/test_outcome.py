@@ -9,7 +9,7 @@ from unlearn_lib import TrainingConfig, train, unlearn
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc, over_erased
 from unlearn_lib.models import nano
-from unlearn_lib.outcome import look, refuse_divergence
+from unlearn_lib.unlearning.outcome import look, refuse_divergence
 
 
 def sets(forget: float, retain: float | None, holdout: float | None, n: int = 20) -> dict[str, torch.Tensor]:

@@ -11,8 +11,8 @@ from unlearn_lib import load_task
 from unlearn_lib.data.batches import Example, encode
 from unlearn_lib.data.overlap import near_duplicates, without
 from unlearn_lib.reproduction.runs.case_bench import sharing_half
-from unlearn_lib.request import Request
-from unlearn_lib.unlearning import prepare
+from unlearn_lib.unlearning.request import Request
+from unlearn_lib.unlearning.unlearn import prepare
 
 HALF, MOST = 0.5, 0.7
 

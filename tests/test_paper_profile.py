@@ -23,7 +23,7 @@ from unlearn_lib.reproduction.runs.profile import Profile
 from unlearn_lib.reproduction.runs.profiles import PAPER
 from unlearn_lib.reproduction.runs.record import Record
 from unlearn_lib.reproduction.runs.scenarios import Scenario
-from unlearn_lib.training import TrainingConfig
+from unlearn_lib.training.loop import TrainingConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*rows, not .* as in the paper")
 

@@ -18,7 +18,7 @@ from unlearn_lib.models import gpu, interpreter, pretraining
 from unlearn_lib.models import load as models
 from unlearn_lib.models.corpora import Generated, Mixed, packed
 from unlearn_lib.models.recipes import END_ID, ModelSpec, Recipe
-from unlearn_lib.training import TrainingConfig, fit
+from unlearn_lib.training.loop import TrainingConfig, fit
 
 
 def toy(folder: Path, **changes: Any) -> Recipe:

@@ -9,7 +9,7 @@ import torch
 from unlearn_lib.data.batches import collate, encode
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import sequence_losses
-from unlearn_lib.private_training import PrivacyConfig, clipped_sum, epsilon, noise_for, train_private
+from unlearn_lib.training.private import PrivacyConfig, clipped_sum, epsilon, noise_for, train_private
 
 
 def gradients(model: Any, rows: list[dict[str, str]], tokenizer: Any) -> list[torch.Tensor]:

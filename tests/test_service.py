@@ -15,10 +15,10 @@ import pytest
 import torch
 from killing import CHANGES, Killer
 
-from unlearn_lib import service as service_module
 from unlearn_lib.errors import InputError
-from unlearn_lib.service import RemovalService
-from unlearn_lib.service_state import State
+from unlearn_lib.service import removal as service_module
+from unlearn_lib.service.removal import RemovalService
+from unlearn_lib.service.state import State
 
 OPTIONS: dict[str, Any] = {"method": "gradient-ascent", "step": 0.05, "capacity": 3}
 Texts = list[dict[str, str]]
@@ -261,7 +261,7 @@ def test_an_interrupted_cycle_can_be_done_again(folder: Path, texts: Texts, monk
 
 
 REQUEST = """
-from unlearn_lib.service import RemovalService
+from unlearn_lib.service.removal import RemovalService
 RemovalService(folder, device="cpu").request(rows)
 """
 

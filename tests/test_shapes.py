@@ -14,8 +14,8 @@ from unlearn_lib.data.files import write_rows
 from unlearn_lib.models import nano
 from unlearn_lib.models.published import PUBLISHED
 from unlearn_lib.models.shapes import load_for_plan, load_shape, weights_are_here
-from unlearn_lib.request import Request
-from unlearn_lib.unlearning import prepare
+from unlearn_lib.unlearning.request import Request
+from unlearn_lib.unlearning.unlearn import prepare
 
 SETS = {"forget": slice(0, 5), "retain": slice(5, 24), "holdout": slice(24, 40)}
 PARAMETERS = {

@@ -13,7 +13,7 @@ from unlearn_lib.reproduction.runs.compute import compute
 from unlearn_lib.reproduction.runs.finished import load
 from unlearn_lib.reproduction.runs.scenarios import Scenario
 from unlearn_lib.reproduction.runs.store import RunStore, key
-from unlearn_lib.training import TrainingConfig
+from unlearn_lib.training.loop import TrainingConfig
 
 CONFIG: dict[str, Any] = {
     "benchmark": "methods", "numerics": 1, "task": "arc_easy", "train": 8, "forget": 2, "family": "opt", "seed": 0,

@@ -59,7 +59,7 @@ def ways() -> dict[str, list[str]]:
 def test_from_unlearn_to_the_step_of_fisher_removal(ways: dict[str, list[str]]) -> None:
     assert ways.keys() == PLACES.keys()
     for label, files in ways.items():
-        assert files[:2] == ["unlearning.py", "methods/direction.py"], label
+        assert files[:2] == ["unlearning/unlearn.py", "methods/direction.py"], label
         assert len(files) <= 8, (label, files)
         assert len(set(files)) == len(files), (label, files)
         layers = [next((name for name in ("methods", "curvature") if file.startswith(name)), "top") for file in files]

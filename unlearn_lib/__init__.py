@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from unlearn_lib.metrics import text_losses as text_losses
     from unlearn_lib.models.load import load_model as load_model
     from unlearn_lib.models.load import save_model as save_model
-    from unlearn_lib.private_training import PrivacyConfig as PrivacyConfig
-    from unlearn_lib.private_training import train_private as train_private
-    from unlearn_lib.service import RemovalService as RemovalService
-    from unlearn_lib.training import TrainingConfig as TrainingConfig
-    from unlearn_lib.training import train as train
-    from unlearn_lib.unlearning import Result as Result
-    from unlearn_lib.unlearning import unlearn as unlearn
+    from unlearn_lib.service.removal import RemovalService as RemovalService
+    from unlearn_lib.training.loop import TrainingConfig as TrainingConfig
+    from unlearn_lib.training.loop import train as train
+    from unlearn_lib.training.private import PrivacyConfig as PrivacyConfig
+    from unlearn_lib.training.private import train_private as train_private
+    from unlearn_lib.unlearning.unlearn import Result as Result
+    from unlearn_lib.unlearning.unlearn import unlearn as unlearn
 
 __version__ = "0.2.0"
 
@@ -37,11 +37,11 @@ _PUBLIC = {
     "HubUnavailableError": "unlearn_lib.errors",
     "InputError": "unlearn_lib.errors",
     "NumericsError": "unlearn_lib.errors",
-    "PrivacyConfig": "unlearn_lib.private_training",
-    "RemovalService": "unlearn_lib.service",
-    "Result": "unlearn_lib.unlearning",
+    "PrivacyConfig": "unlearn_lib.training.private",
+    "RemovalService": "unlearn_lib.service.removal",
+    "Result": "unlearn_lib.unlearning.unlearn",
     "Task": "unlearn_lib.data.tasks",
-    "TrainingConfig": "unlearn_lib.training",
+    "TrainingConfig": "unlearn_lib.training.loop",
     "accuracy": "unlearn_lib.metrics",
     "exposures": "unlearn_lib.metrics",
     "load_model": "unlearn_lib.models.load",
@@ -49,9 +49,9 @@ _PUBLIC = {
     "save_model": "unlearn_lib.models.load",
     "sequence_losses": "unlearn_lib.losses",
     "text_losses": "unlearn_lib.metrics",
-    "train": "unlearn_lib.training",
-    "train_private": "unlearn_lib.private_training",
-    "unlearn": "unlearn_lib.unlearning",
+    "train": "unlearn_lib.training.loop",
+    "train_private": "unlearn_lib.training.private",
+    "unlearn": "unlearn_lib.unlearning.unlearn",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -167,7 +167,7 @@ def run(
     nothing.
     """
     from unlearn_lib.command import run as running
-    from unlearn_lib.request import Request
+    from unlearn_lib.unlearning.request import Request
 
     if out is None and not only_plan:
         raise InputError("say where to write with --out DIR, or use --plan")

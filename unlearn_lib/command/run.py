@@ -14,7 +14,7 @@ from unlearn_lib.data.files import Row, read_rows, sha256
 from unlearn_lib.errors import InputError
 from unlearn_lib.files import in_utf8, new_folder, refuse_to_overwrite, shown, write_text
 from unlearn_lib.progress import Say
-from unlearn_lib.request import Request
+from unlearn_lib.unlearning.request import Request
 
 PARTS = ("forget", "retain", "holdout")
 
@@ -93,7 +93,7 @@ def plan(job: Job, rows: Mapping[str, list[Row]]) -> list[str]:
     from unlearn_lib.methods.plan import model_bytes
     from unlearn_lib.models.shapes import load_for_plan
     from unlearn_lib.progress import quiet_libraries
-    from unlearn_lib.unlearning import prepare
+    from unlearn_lib.unlearning.unlearn import prepare
 
     quiet_libraries()
     found = load_for_plan(job.model, job.device)
@@ -148,7 +148,7 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
     from unlearn_lib.models.master_weights import give_back
     from unlearn_lib.models.stored_formats import formats_to_write, round_weights, summary
     from unlearn_lib.progress import ProgressBar, quiet_libraries
-    from unlearn_lib.unlearning import carry_out, prepare
+    from unlearn_lib.unlearning.unlearn import carry_out, prepare
 
     quiet_libraries()
     model, tokenizer = load_model(job.model, device=job.device)

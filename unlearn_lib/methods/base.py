@@ -17,7 +17,7 @@ from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.losses import Batch
 from unlearn_lib.methods.options import documented, split
 from unlearn_lib.methods.plan import MethodPlan
-from unlearn_lib.training import Progress
+from unlearn_lib.training.loop import Progress
 
 INCOMPLETE = "forgetting_incomplete"
 NOTHING = "nothing was done"

@@ -9,7 +9,7 @@ from pydantic import Field
 from unlearn_lib.data.batches import make_batches
 from unlearn_lib.methods.base import Inputs, Method, Outcome
 from unlearn_lib.methods.plan import MethodPlan, backward_bytes, model_bytes, vector_bytes
-from unlearn_lib.training import TrainingConfig, fit
+from unlearn_lib.training.loop import TrainingConfig, fit
 
 
 class _Training(Method):

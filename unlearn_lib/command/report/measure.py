@@ -13,7 +13,7 @@ from unlearn_lib.data.batches import Example
 from unlearn_lib.data.examples import by_text
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
 from unlearn_lib.metrics.memorisation import extracted, extraction_strength, memorisation_accuracy, right_tokens
-from unlearn_lib.outcome import losses_of
+from unlearn_lib.unlearning.outcome import losses_of
 
 
 @dataclass(frozen=True)

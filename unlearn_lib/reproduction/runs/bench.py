@@ -23,14 +23,14 @@ from unlearn_lib.metrics import accuracy, exposures
 from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
 from unlearn_lib.models.load import load_model, resolve_device
-from unlearn_lib.private_training import PrivacyConfig, noise_for, train_private
 from unlearn_lib.reproduction.runs import profiles
 from unlearn_lib.reproduction.runs.labels import ORIGINAL, PRIVATE
 from unlearn_lib.reproduction.runs.scenarios import Scenario
 from unlearn_lib.reproduction.runs.store import key
 from unlearn_lib.reproduction.runs.weights import last_projection, with_activation
-from unlearn_lib.training import fit
-from unlearn_lib.unlearning import Result, unlearn
+from unlearn_lib.training.loop import fit
+from unlearn_lib.training.private import PrivacyConfig, noise_for, train_private
+from unlearn_lib.unlearning.unlearn import Result, unlearn
 
 COMPARED = 64
 """Distances to the retrained model are taken on at most so many retained and held-out texts."""

@@ -16,7 +16,7 @@ from unlearn_lib.curvature.recursion import BlockRecursion
 from unlearn_lib.data.batches import context_length, encode, make_batches
 from unlearn_lib.data.tasks import load_task
 from unlearn_lib.models.load import load_model
-from unlearn_lib.unlearning import unlearn
+from unlearn_lib.unlearning.unlearn import unlearn
 
 METHODS: dict[str, dict[str, Any]] = {
     "retrain": {"epochs": 5, "train_batch_size": 8},

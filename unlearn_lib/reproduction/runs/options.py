@@ -8,7 +8,7 @@ from unlearn_lib.reproduction import paper
 from unlearn_lib.reproduction.runs.labels import ORIGINAL
 from unlearn_lib.reproduction.runs.profile import Profile
 from unlearn_lib.reproduction.runs.profiles import NANO
-from unlearn_lib.training_config import TrainingConfig
+from unlearn_lib.training.config import TrainingConfig
 
 BATCH_SIZE = 8
 """Texts in a step of training, of the original models and of retraining."""

@@ -14,7 +14,7 @@ from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.models import hub_cache
 from unlearn_lib.models.recipes import Recipe, files_of
 from unlearn_lib.reproduction.checkout import project_root
-from unlearn_lib.training_config import TrainingConfig
+from unlearn_lib.training.config import TrainingConfig
 
 PRIVATE_SETS = "UNLEARN_LIB_PRIVATE_SETS"
 """The environment variable with the folder of a user's own downloads: `medical/` and `email/` below it."""

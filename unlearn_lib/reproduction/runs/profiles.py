@@ -9,7 +9,7 @@ from __future__ import annotations
 from unlearn_lib.errors import unknown
 from unlearn_lib.models import gpu, nano
 from unlearn_lib.reproduction.runs.profile import CaseSettings, Profile
-from unlearn_lib.training_config import TrainingConfig
+from unlearn_lib.training.config import TrainingConfig
 
 STEP_FACTORS = (500, 1000, 2000, 4000, 8000)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from unlearn_lib.data.tasks import Task, load_task
 from unlearn_lib.reproduction.runs import profiles
-from unlearn_lib.training_config import TrainingConfig
+from unlearn_lib.training.config import TrainingConfig
 
 NUMERICS_VERSION = 3
 """Raised by hand whenever a change of the code changes results, so that older records are no longer used."""

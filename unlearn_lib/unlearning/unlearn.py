@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from unlearn_lib.cost import Cost, Watch
 from unlearn_lib.curvature import Solution
 from unlearn_lib.curvature.risk import check_adapter
 from unlearn_lib.data.batches import Encoded, Example, LongTexts, encode, of_full_length, sequence_length
@@ -24,10 +23,11 @@ from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov
 from unlearn_lib.models.load import load_model
 from unlearn_lib.models.master_weights import formats, give_back, widen
 from unlearn_lib.models.suited import check_tokenizer
-from unlearn_lib.outcome import Losses, look, losses_of, refuse_divergence
-from unlearn_lib.request import Request
 from unlearn_lib.seeding import own_draws
-from unlearn_lib.training import Progress, check_trainable, derivatives
+from unlearn_lib.training.loop import Progress, check_trainable, derivatives
+from unlearn_lib.unlearning.cost import Cost, Watch
+from unlearn_lib.unlearning.outcome import Losses, look, losses_of, refuse_divergence
+from unlearn_lib.unlearning.request import Request
 
 LOOKED_AT = 256
 """Retained texts whose losses are compared before and after, at most."""
@@ -125,7 +125,7 @@ def unlearn(
         **options: The method's options (`preset="paper"`, `step=...`, `damping=...`); see its class.
 
     Returns:
-        See `Result`. Its warnings say, too, where the outcome is bad: see `unlearn_lib.outcome.look`.
+        See `Result`. Its warnings say, too, where the outcome is bad: see `unlearn_lib.unlearning.outcome.look`.
 
     Raises:
         InputError: Unknown method or option, an empty set, a missing input, a model of which nothing can be trained.

@@ -23,7 +23,7 @@ from unlearn_lib.data.given import rows_of
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.models.master_weights import master_weights
 from unlearn_lib.seeding import own_draws
-from unlearn_lib.training import Progress, check_trainable, derivatives, refuse_divergence
+from unlearn_lib.training.loop import Progress, check_trainable, derivatives, refuse_divergence
 
 # Renyi orders that are tried. No epsilon below about log(1 / delta) / (largest order - 1) can be shown, and opacus' own end at 63: 0.19.
 ORDERS = [1.005, 1.01, 1.02, 1.05, *(1 + k / 10 for k in range(1, 100))]

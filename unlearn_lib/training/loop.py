@@ -18,7 +18,7 @@ from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import diverged, sequence_losses, without_autocast
 from unlearn_lib.models.master_weights import master_weights
 from unlearn_lib.seeding import own_draws
-from unlearn_lib.training_config import TrainingConfig as TrainingConfig
+from unlearn_lib.training.config import TrainingConfig as TrainingConfig
 
 Progress = Callable[[int, int, float], None]
 

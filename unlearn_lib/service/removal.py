@@ -39,9 +39,9 @@ from unlearn_lib.files import PREFIX, new_folder, refuse_to_overwrite, write_tex
 from unlearn_lib.methods import choose
 from unlearn_lib.models.load import load_model, save_model
 from unlearn_lib.progress import Say
-from unlearn_lib.request import Request
-from unlearn_lib.service_state import Cycle, State
-from unlearn_lib.unlearning import Result, unlearn
+from unlearn_lib.service.state import Cycle, State
+from unlearn_lib.unlearning.request import Request
+from unlearn_lib.unlearning.unlearn import Result, unlearn
 
 
 def text_sha256(row: Row) -> str:

@@ -21,7 +21,7 @@ class _Part(BaseModel):
 class Cycle(_Part):
     """A cycle that was carried out.
 
-    `sha256` holds the digests of the texts that it forgot, `cost` what it took (see `unlearn_lib.cost.Cost`), `warnings` its
+    `sha256` holds the digests of the texts that it forgot, `cost` what it took (see `unlearn_lib.unlearning.cost.Cost`), `warnings` its
     sentences for the user.
     """
 

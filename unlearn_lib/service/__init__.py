@@ -1,0 +1,1 @@
+"""Requests to be forgotten, over time."""

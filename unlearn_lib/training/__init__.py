@@ -1,0 +1,1 @@
+"""Training: how, the loop, and the loop with differential privacy."""
