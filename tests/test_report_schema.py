@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from unlearn_lib import InputError
 from unlearn_lib.command.cli import main
-from unlearn_lib.command.report.schema import Report, json_schema, json_schema_text
+from unlearn_lib.command.report.schema import VERSION, Report, json_schema, json_schema_text
 from unlearn_lib.data.files import write_rows
 
 COMMITTED = Path(__file__).parents[1] / "book" / "report.schema.json"
@@ -74,7 +74,7 @@ def test_every_part_of_the_schema_says_what_it_is() -> None:
 
 def test_a_report_of_version_0_1_0_loads(written: Path, tmp_path: Path) -> None:
     """That version wrote no number formats and no numbers of sequences."""
-    old = json.loads(written.read_text(encoding="utf-8"))
+    old = json.loads(written.read_text(encoding="utf-8")) | {"schema_version": 1}
     del old["model"]["dtype"]
     for part in old["data"].values():
         if part is not None:
@@ -91,12 +91,13 @@ def test_a_key_of_a_later_version_is_kept(written: Path, tmp_path: Path) -> None
     later["cost"]["joules"] = 3
     (tmp_path / "later.json").write_text(json.dumps(later), encoding="utf-8")
     assert json.loads(Report.read(tmp_path / "later.json").as_json()) == later
+    assert later["schema_version"] == VERSION == 2
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "has schema version 2, this library reads 1"),
+        ({"schema_version": 3}, "has schema version 3, this library reads 1 and 2"),
         ({"schema_version": True}, "schema_version: Input should be a valid integer"),
         ({"cost": {"seconds": "3", "gradient_evaluations": 1, "peak_memory_bytes": 0}}, r"cost\.seconds"),
         ({"warnings": None}, "is not a report of `unlearn run`: warnings: Input should be a valid list"),

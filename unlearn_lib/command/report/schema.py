@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 
 from unlearn_lib.errors import InputError, wrong_in
 
-VERSION = 1
+VERSION = 2
 """The schema version of report.json. It is raised where a key goes or changes its meaning; a new key leaves it as it is."""
+READ = (1, 2)
+"""The versions that are read. Version 1 counts `solution.gradient_evaluations` in gradients of the whole set that curvature is of."""
 
 Number = Annotated[int | float, WithJsonSchema({"type": "number"})]
 """A number that is written as it was given: an integer without a decimal point."""
@@ -124,7 +126,9 @@ class LinearSolve(Part):
     iterations: int
     residual: Number = Field(description="The relative residual, recomputed from the solution.")
     operator: str = Field(description="The system that was solved.")
-    gradient_evaluations: Number = Field(description="What the solve took, in gradients of single texts.")
+    gradient_evaluations: Number = Field(
+        description="What the solve took, in gradients of single texts; in version 1 of the whole set."
+    )
     peak_memory_bytes: int
 
 
@@ -139,7 +143,9 @@ class Spent(Part):
 class Report(Part):
     """What `unlearn run` did, to what, and what came of it."""
 
-    schema_version: int = Field(description=f"{VERSION}; raised where a key goes or changes its meaning.")
+    schema_version: int = Field(
+        description=f"{VERSION}; raised where a key goes or changes its meaning. Version 1 is read, too."
+    )
     method: str
     seed: int
     model: GivenModel
@@ -167,8 +173,8 @@ class Report(Part):
         except ValueError as error:
             raise InputError(f"{path} is not valid JSON ({error})") from error
         version = found.get("schema_version") if isinstance(found, dict) else None
-        if version != VERSION:
-            raise InputError(f"{path} has schema version {version}, this library reads {VERSION}")
+        if version not in READ:
+            raise InputError(f"{path} has schema version {version}, this library reads {' and '.join(map(str, READ))}")
         try:
             return cls.model_validate(found)
         except ValidationError as error:
