@@ -27,11 +27,12 @@ setup: $(VENV)/.installed
 book: setup
 	$(BIN)/unlearn book
 
-# A test file or notebook goes to one of JOBS processes as a whole; one thread each is faster than one process with them all.
+# JOBS processes of one thread each are faster than one with them all. A notebook goes to one of them as a whole; tests are taken over
+# from the other at the end.
 test: tests nbval
 
 tests: setup
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests --ignore tests/browser
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests --ignore tests/browser
 
 nbval: setup
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval_sanitize.cfg -W default notebooks

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from unlearn_lib import HubUnavailableError, InputError, load_model, unlearn
 from unlearn_lib.command.cli import main
+from unlearn_lib.curvature import confirm
 from unlearn_lib.data.files import write_rows
 from unlearn_lib.models import nano
 from unlearn_lib.models.published import PUBLISHED
@@ -35,6 +36,12 @@ CHOICES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("npo", {}),
     ("retrain", {}),
 )
+
+
+@pytest.fixture(autouse=True)
+def nothing_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans count the first comparison of a class of model, whatever other tests of this process have computed."""
+    monkeypatch.setattr(confirm, "_confirmed", set())
 
 
 @pytest.fixture(autouse=True)
