@@ -110,7 +110,10 @@ def test_what_is_no_report_is_refused(change: dict[str, Any], message: str, writ
         Report.read(tmp_path / "other.json")
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is not valid JSON"), ("[1]", "has schema version None")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "is not valid JSON"), ("[" * 100_000, "is not valid JSON"), ("[1]", "has schema version None")],
+)
 def test_what_is_no_json_object_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from unlearn_lib.models.load import load_model as load_model
     from unlearn_lib.models.load import save_model as save_model
     from unlearn_lib.service.removal import RemovalService as RemovalService
-    from unlearn_lib.training.loop import TrainingConfig as TrainingConfig
+    from unlearn_lib.training.config import TrainingConfig as TrainingConfig
     from unlearn_lib.training.loop import train as train
     from unlearn_lib.training.private import PrivacyConfig as PrivacyConfig
     from unlearn_lib.training.private import train_private as train_private
@@ -41,7 +41,7 @@ _PUBLIC = {
     "RemovalService": "unlearn_lib.service.removal",
     "Result": "unlearn_lib.unlearning.unlearn",
     "Task": "unlearn_lib.data.tasks",
-    "TrainingConfig": "unlearn_lib.training.loop",
+    "TrainingConfig": "unlearn_lib.training.config",
     "accuracy": "unlearn_lib.metrics",
     "exposures": "unlearn_lib.metrics",
     "load_model": "unlearn_lib.models.load",

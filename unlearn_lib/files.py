@@ -8,14 +8,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from unlearn_lib.errors import InputError
 
 PREFIX = ".writing-"
 
@@ -114,6 +117,22 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         error.filename, error.filename2 = str(folder), None
         raise
+
+
+def read_versioned(path: str | Path, versions: Collection[int], remedy: str = "") -> Any:
+    """The JSON object in a file, whose `schema_version` is one of these.
+
+    Raises:
+        InputError: The file is not valid JSON (`remedy` ends the sentence), or has another schema version.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers or nesting that Python does not read
+        raise InputError(f"{path} is not valid JSON ({error}){remedy}") from error
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if version not in versions:
+        raise InputError(f"{path} has schema version {version}, this library reads {' and '.join(map(str, versions))}")
+    return found
 
 
 def refuse_to_overwrite(path: Path) -> None:

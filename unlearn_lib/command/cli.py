@@ -272,8 +272,8 @@ def reproduce(
             from unlearn_lib.reproduction.runs.campaign import Campaign
             from unlearn_lib.reproduction.runs.grids import grid
 
-            computation = Campaign(profile, [run for identifier in chosen for run in grid(identifier, profile)], root)
-            computation.run(deadline, processes or (profile.processes if minutes is None else 1), click.echo)
+            campaign = Campaign(profile, [run for identifier in chosen for run in grid(identifier, profile)], root)
+            campaign.run(deadline, processes or (profile.processes if minutes is None else 1), click.echo)
         for path, item in work:
             deadline.check()
             if store_outputs:
@@ -285,7 +285,7 @@ def reproduce(
             click.echo(f"{'executed' if ran else 'up to date'}: {os.path.relpath(target)}")
             done += 1
     except OutOfTimeError:
-        models, records = computation.left() if runs else (0, 0)
+        models, records = campaign.left() if runs else (0, 0)
         click.echo(
             f"not finished: {models} models, {records} records and {len(work) - done} notebooks are left; the same command continues "
             f"(exit code {NOT_FINISHED})"

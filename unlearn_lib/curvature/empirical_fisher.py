@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearn_lib.curvature.operator import Operator
+from unlearn_lib.curvature.operator import Derived, Operator
 from unlearn_lib.curvature.per_sequence import SequenceGradients
-from unlearn_lib.curvature.risk import EmpiricalRisk, Linearized
+from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.vector import Vector
 
 
@@ -40,7 +40,7 @@ class EmpiricalFisher(EmpiricalRisk):
         return torch.cat([g_nc.square().sum(0) / self.sequences for _, _, g_nc in self.gradients().blocks()])
 
 
-class LinearizedFisher(Linearized):
+class LinearizedFisher(Derived):
     """The empirical Fisher from the kept factors of the per-sequence gradients: input and output gradient of every product.
 
     To prepare it costs 2/3 gradient; a product costs 2/3 gradient instead of 2.

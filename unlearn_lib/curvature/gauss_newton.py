@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from unlearn_lib.curvature.derivatives import JacobianGraph, forward_or_reverse, jvp, vjp
-from unlearn_lib.curvature.operator import Operator
-from unlearn_lib.curvature.risk import EmpiricalRisk, Linearized, token_weights
+from unlearn_lib.curvature.operator import Derived, Operator
+from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
 from unlearn_lib.curvature.vector import Vector, total
 from unlearn_lib.losses import Batch
 
@@ -47,7 +47,7 @@ class GaussNewton(EmpiricalRisk):
         return LinearizedGaussNewton(self)
 
 
-class LinearizedGaussNewton(Linearized):
+class LinearizedGaussNewton(Derived):
     """The Gauss-Newton matrix from the kept graphs of the logits and of J^T w, which is linear in w, so that its derivative in w is J.
 
     To prepare it costs 1 gradient; a product costs 4/3 gradient instead of 2.

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.func import vjp
 
 from unlearn_lib.curvature.derivatives import forward_or_reverse, jvp
-from unlearn_lib.curvature.operator import Operator
-from unlearn_lib.curvature.risk import EmpiricalRisk, Linearized
+from unlearn_lib.curvature.operator import Derived, Operator
+from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.vector import Vector, total
 from unlearn_lib.losses import Batch
 
@@ -59,7 +59,7 @@ class Hessian(EmpiricalRisk):
         return GradientGraph(self._mean(batch), self.params)
 
 
-class LinearizedHessian(Linearized):
+class LinearizedHessian(Derived):
     """The Hessian from the kept graphs of the gradient: H v is one backward pass through them, 2 gradients instead of 3.
 
     To prepare it costs 1 gradient.

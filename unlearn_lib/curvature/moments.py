@@ -116,9 +116,8 @@ class Moments:
             self.entries = part if self.entries is None else self.entries + part
             return
         heard = for_positions(heard_BT, factored[0])
-        self.positions += float(heard.sum()) / max(
-            1, heard.shape[1] // heard_BT.shape[1]
-        )  # those of the text, or of virtual tokens
+        # positions of the text, or of virtual tokens
+        self.positions += float(heard.sum()) / max(1, heard.shape[1] // heard_BT.shape[1])
         for number, use in enumerate(factored):
             if isinstance(use, Lookup):
                 heard = for_positions(heard_BT, use)

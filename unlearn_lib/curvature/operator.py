@@ -130,6 +130,20 @@ class Operator(ABC):
         return next(iter(self.params.values())).device
 
 
+class Derived(Operator):
+    """Base of the operators that are made from another one: on the same vectors, and counted in gradients of the same texts."""
+
+    def __init__(self, of: Operator) -> None:
+        self.of, self.params = of, of.params
+
+    @property
+    def gradient_flops(self) -> int:
+        return self.of.gradient_flops
+
+    def texts_worth(self, flops: float) -> float:
+        return self.of.texts_worth(flops)
+
+
 class Combination(Operator):
     """A linear combination of operators on the same parameters."""
 

@@ -164,20 +164,6 @@ class EmpiricalRisk(Operator):
         return round(total_flops)
 
 
-class Linearized(Operator):
-    """Base of the operators that keep what does not depend on the vector, for one risk."""
-
-    def __init__(self, risk: EmpiricalRisk) -> None:
-        self.risk, self.params = risk, risk.params
-
-    @property
-    def gradient_flops(self) -> int:
-        return self.risk.gradient_flops
-
-    def texts_worth(self, flops: float) -> float:
-        return self.risk.texts_worth(flops)
-
-
 def token_weights(logits_BTV: Tensor, batch: Batch, sequences: int) -> Tensor:
     """`[B, S]`, float64: what a prediction counts in (1/n) sum_i (1/T_i) sum_t; zero where it is not scored."""
     scored_BS = targets(logits_BTV, batch["labels"]) != IGNORED

@@ -30,7 +30,7 @@ from unlearn_lib.data.batches import collate
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
-from unlearn_lib.methods.plan import MethodPlan, backward_bytes, kfac_bytes, kfac_gradients, vector_bytes
+from unlearn_lib.methods.plan import MethodPlan, kfac_plan, vector_bytes
 
 FORGIVING = 0.05
 """A direction this far from exact (relative residual) is as good as exact: its length is found by measurement."""
@@ -117,8 +117,7 @@ class FisherMethod(DirectionMethod):
         batches = inputs.batches(examples, model.device)
         if self.solver == "kfac":
             K = KFAC(model, batches, precision=self.precision)
-            memory = kfac_bytes(K) + 2 * backward_bytes(model, batches)
-            return MethodPlan(kfac_gradients(K), memory, f"K-FAC of {len(examples)} texts")
+            return kfac_plan(model, K, f"K-FAC of {len(examples)} texts")
         F = EmpiricalFisher(model, batches, precision=self.precision)
         found = plan(F, self._with(self.damping or 1.0))  # no cost depends on the damping
         trace = 0 if self.damping else len(examples) / max(1, self.steps)

@@ -17,7 +17,7 @@ from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
 from unlearn_lib.methods.fisher import FORGIVING, once_relative
-from unlearn_lib.methods.plan import MethodPlan, backward_bytes, kfac_bytes, kfac_gradients
+from unlearn_lib.methods.plan import MethodPlan, kfac_plan
 
 
 class KFACNewton(DirectionMethod):
@@ -44,12 +44,7 @@ class KFACNewton(DirectionMethod):
 
     def curvature_plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         K = self._operator(model, inputs, 0)
-        memory = kfac_bytes(K) + 2 * backward_bytes(model, K.batches)
-        return MethodPlan(
-            kfac_gradients(K),
-            memory,
-            f"{'EK-FAC' if self.correction else 'K-FAC'} of {K.sequences} texts, estimated",
-        )
+        return kfac_plan(model, K, f"{'EK-FAC' if self.correction else 'K-FAC'} of {K.sequences} texts, estimated")
 
     def _operator(self, model: Any, inputs: Inputs, draw: int) -> KFAC:
         batches = inputs.batches(inputs.some_retain(self.retain_samples), model.device)

@@ -41,6 +41,11 @@ def backward_bytes(model: Any, batches: Sequence[Batch]) -> float:
     return gradient_memory(EmpiricalFisher(model, [largest]))
 
 
+def kfac_plan(model: Any, K: KFAC, detail: str) -> MethodPlan:
+    """What building K-FAC and solving with it takes."""
+    return MethodPlan(kfac_gradients(K), kfac_bytes(K) + 2 * backward_bytes(model, K.batches), detail)
+
+
 def kfac_gradients(K: KFAC) -> float:
     """What building K-FAC and applying it twice (once to verify) takes, in gradients of single texts, by its FLOPs."""
     tokens = sum(batch["input_ids"].numel() for batch in K.batches)

@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from unlearn_lib.errors import InputError, wrong_in
+from unlearn_lib.files import read_versioned
 
 VERSION = 1
 """The schema version of state.json, which is raised with every change of its keys."""
@@ -63,19 +64,12 @@ class State(_Part):
         Raises:
             InputError: The file is not valid JSON, has another schema version, or is not the state of a service.
         """
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path} is not valid JSON ({error}); put back a copy of it, the service cannot go on") from error
-        version = found.get("schema_version") if isinstance(found, dict) else None
-        if version != VERSION:
-            raise InputError(f"{path} has schema version {version}, this library reads {VERSION}")
+        remedy = "; put back a copy of it, the service cannot go on"
+        found = read_versioned(path, (VERSION,), remedy)
         try:
             return cls.model_validate(found)
         except ValidationError as error:
-            raise InputError(
-                f"{path} is not the state of a removal service ({wrong_in(error)}); put back a copy of it, the service cannot go on"
-            ) from error
+            raise InputError(f"{path} is not the state of a removal service ({wrong_in(error)}){remedy}") from error
 
     def as_json(self) -> str:
         """The content of `state.json`."""

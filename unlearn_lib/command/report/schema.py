@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from unlearn_lib.errors import InputError, wrong_in
+from unlearn_lib.files import read_versioned
 
 VERSION = 2
 """The schema version of report.json. It is raised where a key goes or changes its meaning; a new key leaves it as it is."""
@@ -168,13 +169,7 @@ class Report(Part):
         Raises:
             InputError: The file is not valid JSON, has another schema version, or is not a report.
         """
-        try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path} is not valid JSON ({error})") from error
-        version = found.get("schema_version") if isinstance(found, dict) else None
-        if version not in READ:
-            raise InputError(f"{path} has schema version {version}, this library reads {' and '.join(map(str, READ))}")
+        found = read_versioned(path, READ)
         try:
             return cls.model_validate(found)
         except ValidationError as error:

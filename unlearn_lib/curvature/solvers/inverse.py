@@ -12,7 +12,7 @@ from abc import abstractmethod
 
 import torch
 
-from unlearn_lib.curvature.operator import Operator
+from unlearn_lib.curvature.operator import Derived, Operator
 from unlearn_lib.curvature.solution import Reason
 from unlearn_lib.curvature.vector import Vector, add, axpy, norm, scale
 from unlearn_lib.errors import NumericsError
@@ -22,19 +22,13 @@ TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-9}
 WORST_CONDITION = 0.1
 
 
-class Inverse(Operator):
+class Inverse(Derived):
     """(A + damping I)^-1 as an operator, which does its work at its first use and may then be applied often, for example as a
     preconditioner. A solver makes it (`Solver.prepare`, or `unlearn_lib.curvature.invert`)."""
 
     def __init__(self, operator: Operator, damping: float) -> None:
-        self.of, self.damping, self.params = operator, damping, operator.params
-
-    @property
-    def gradient_flops(self) -> int:
-        return self.of.gradient_flops
-
-    def texts_worth(self, flops: float) -> float:
-        return self.of.texts_worth(flops)
+        super().__init__(operator)
+        self.damping = damping
 
     @property
     def system(self) -> str:

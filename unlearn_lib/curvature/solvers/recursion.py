@@ -55,9 +55,8 @@ class Recursion(Solver):
     def cost(self, rehearsal: Rehearsal) -> tuple[float, float]:
         need = budget(self.planned_fisher(rehearsal).gradients(keep="gradients"), rehearsal)
         n, P = rehearsal.risk.sequences, rehearsal.risk.size
-        peak = max(
-            need.taking, 3 * need.kept + 3 * P * rehearsal.risk.dtype.itemsize
-        )  # G, the terms, and one of their temporaries
+        # G, the terms, and one of their temporaries
+        peak = max(need.taking, 3 * need.kept + 3 * P * rehearsal.risk.dtype.itemsize)
         return peak, need.flops + 2 * n * n * P + 3 * need.product + rehearsal.witness_flops
 
 

@@ -16,13 +16,7 @@ from unlearn_lib.curvature.solvers.woodbury import Woodbury
 from unlearn_lib.errors import InputError, unknown
 
 SOLVERS: dict[str, type[Solver]] = {
-    Woodbury.name: Woodbury,
-    Recursion.name: Recursion,
-    Block.name: Block,
-    Diagonal.name: Diagonal,
-    Dense.name: Dense,
-    Kronecker.name: Kronecker,
-    ConjugateGradients.name: ConjugateGradients,
+    solver.name: solver for solver in (Woodbury, Recursion, Block, Diagonal, Dense, Kronecker, ConjugateGradients)
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_lib.errors import InputError
+from unlearn_lib.reproduction.exhibits.saving import different
 from unlearn_lib.reproduction.inventory import ITEMS, Item
 from unlearn_lib.reproduction.markdown import rendered
 from unlearn_lib.reproduction.runs import finished
@@ -64,12 +65,12 @@ def computing(records: Iterable[ScenarioRecord]) -> float:
 def _runs(records: Sequence[ScenarioRecord]) -> dict[str, str]:
     return {
         "records": f"{len(records)} in `results/nano/`",
-        "seeds": _values(records, "config", "seed"),
-        "processor": _values(records, "provenance", "processor"),
-        "device, threads": f"{_values(records, 'provenance', 'device')}, {_values(records, 'provenance', 'threads')}",
-        "versions": f"Python {_values(records, 'provenance', 'python')}, torch {_values(records, 'provenance', 'torch')}, "
-        f"transformers {_values(records, 'provenance', 'transformers')}",
-        "commits": _values(records, "provenance", "commit"),
+        "seeds": different(records, "config", "seed"),
+        "processor": different(records, "provenance", "processor"),
+        "device, threads": f"{different(records, 'provenance', 'device')}, {different(records, 'provenance', 'threads')}",
+        "versions": f"Python {different(records, 'provenance', 'python')}, torch {different(records, 'provenance', 'torch')}, "
+        f"transformers {different(records, 'provenance', 'transformers')}",
+        "commits": different(records, "provenance", "commit"),
         "computed": " to ".join(sorted({min(_dates(records)), max(_dates(records))})),
         "methods' own time": f"{computing(records) / 60:.0f} minutes in all, median "
         f"{statistics.median(computing([record]) for record in records):.1f} seconds a record",
@@ -78,16 +79,6 @@ def _runs(records: Sequence[ScenarioRecord]) -> dict[str, str]:
 
 def _dates(records: Sequence[ScenarioRecord]) -> list[str]:
     return [record["provenance"]["created"][:10] for record in records]
-
-
-def _values(records: Sequence[ScenarioRecord], *path: str) -> str:
-    found: dict[str, None] = {}
-    for record in records:
-        value: Any = record
-        for step in path:
-            value = value[step]
-        found[str(value)] = None
-    return ", ".join(found)
 
 
 def _expected(node: Any) -> Iterable[str]:

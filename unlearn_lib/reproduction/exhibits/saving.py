@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,20 @@ def save_figure(figure: Any, name: str, folder: Path, data: pd.DataFrame, record
 
 def provenance_line(records: Sequence[ScenarioRecord]) -> str:
     """Profile, seeds, hardware and commits behind a table or figure, in one line."""
-
-    def values(*path: str) -> str:
-        found: list[Any] = []
-        for record in records:
-            value: Any = record
-            for step in path:
-                value = value[step]
-            if value not in found:
-                found.append(value)
-        return ", ".join(map(str, found))
-
+    values = partial(different, records)
     return (
         f"{len(records)} records, profile {values('config', 'profile')}, seeds {values('config', 'seed')}; computed on "
         f"{values('provenance', 'processor')} ({values('provenance', 'device')}), torch {values('provenance', 'torch')}, "
         f"commit {values('provenance', 'commit')}"
     )
+
+
+def different(records: Sequence[ScenarioRecord], *path: str) -> str:
+    """The different values that stand at a place in the records, in order, separated by commas."""
+    found: dict[str, None] = {}
+    for record in records:
+        value: Any = record
+        for step in path:
+            value = value[step]
+        found[str(value)] = None
+    return ", ".join(found)

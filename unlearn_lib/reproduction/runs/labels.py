@@ -1,4 +1,4 @@
-"""Names that stand in a scenario's `method` beside those of the library's methods; apart from scenarios, which load the methods."""
+"""Names that stand in a scenario's `method` beside those of the library's methods."""
 
 from __future__ import annotations
 

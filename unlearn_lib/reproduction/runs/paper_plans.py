@@ -72,7 +72,7 @@ def texts(number: int, tokens: int) -> list[Example]:
     return [Example((5,) * tokens, (5,) * tokens)] * number
 
 
-def needs(model: Any, options: Mapping[str, Any], label: str, size: int, tokens: int) -> MethodPlan:
+def planned(model: Any, options: Mapping[str, Any], label: str, size: int, tokens: int) -> MethodPlan:
     """What one cycle of a method takes on a training set of that size."""
     cycle = PAPER.cycle_size
     unseen = texts(PAPER.holdout_size - PAPER.measured, tokens)
@@ -99,7 +99,7 @@ def memory(name: str, tokens: int = TOKENS, task: str = "mathqa") -> list[Planne
     rows: list[PlannedMethod] = []
     for label, given in options(PAPER.family_and_size(name)[1], PAPER).items():
         if label != ORIGINAL:
-            found = needs(model, given, label, PAPER.train_sizes[task], tokens)
+            found = planned(model, given, label, PAPER.train_sizes[task], tokens)
             rows.append(
                 {
                     "method": label,
@@ -121,7 +121,7 @@ def gradients(size: str) -> float:
         number += paper.EPOCHS * n
         for label, given in options(size, PAPER).items():
             if label != ORIGINAL:
-                number += 2 * needs(small, given, label, n, 32).gradient_evaluations
+                number += 2 * planned(small, given, label, n, 32).gradient_evaluations
     return number
 
 

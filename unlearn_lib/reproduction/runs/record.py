@@ -17,6 +17,8 @@ from typing import Any, Literal, NotRequired
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from unlearn_lib.errors import wrong_in
+
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 Number = int | float
 Option = bool | int | float | str | None
@@ -291,8 +293,7 @@ def problem(record: Mapping[str, Any]) -> str | None:
     try:
         KINDS[kind].validate_python(record)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return wrong_in(error)
     return _unlike_its_configuration(record) if kind != "methods" else None
 
 
