@@ -21,14 +21,15 @@ from torch import Tensor
 
 from unlearn_lib.curvature.capture import capture
 from unlearn_lib.curvature.confirm import Witness, due, row_of
-from unlearn_lib.curvature.moments import Eigen, Moments, for_positions
+from unlearn_lib.curvature.moments import Eigen, Moments
 from unlearn_lib.curvature.per_sequence import CHUNK_NUMBERS
+from unlearn_lib.curvature.positions import Positions, draw_positions, heard, mask
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
 from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, materialise
 from unlearn_lib.curvature.vector import Vector, flatten
 from unlearn_lib.errors import InputError, NumericsError
-from unlearn_lib.losses import IGNORED, Batch, token_nll
+from unlearn_lib.losses import Batch, token_nll
 
 
 class KFAC(EmpiricalRisk):
@@ -44,10 +45,17 @@ class KFAC(EmpiricalRisk):
         samples: Draws of the labels.
         seed: The seed that the labels are drawn from.
         max_side: Longest side that is decomposed, d^3 FLOPs.
+        positions: The share of the scored positions that the moments L and R are taken from, drawn from the seed: a part of the FLOPs
+            for an estimate that is nearly as good. Both sides of a use see the same ones, and what is left counts for all. The correction's
+            eigenvalues, and what has no Kronecker block, are of all positions.
+
+    Raises:
+        InputError: See `EmpiricalRisk`; a number that is out of its range. When it is built: no position is among the share.
 
     Cost, once, at the first product: 2/3 gradient and the second moments for each draw, as much again for the correction, and
-    the eigenvectors in float64. A product: 4 p q (p + q) FLOPs for each matrix. Memory: p^2 + q^2 + p q for each, and one
-    batch's factors while it is built.
+    the eigenvectors. With the correction all of that is in float64; without, in the model's number format, where only half of each
+    symmetric product is formed, and products with the same input (queries, keys, values) have one moment and one decomposition.
+    A product: 4 p q (p + q) FLOPs for each matrix. Memory: p^2 + q^2 + p q for each, and one batch's factors while it is built.
     """
 
     def __init__(
@@ -61,11 +69,14 @@ class KFAC(EmpiricalRisk):
         samples: int = 1,
         seed: int = 0,
         max_side: int = 4096,
+        positions: float = 1.0,
     ) -> None:
         super().__init__(model, batches, params, precision=precision)
         if samples < 1:
             raise InputError(f"samples must be at least 1, got {samples}")
-        self.correction, self.samples, self.seed, self.max_side = correction, samples, seed, max_side
+        if not 0 < positions <= 1:
+            raise InputError(f"positions must be above 0 and at most 1, got {positions}")
+        self.correction, self.samples, self.seed, self.max_side, self.positions = correction, samples, seed, max_side, positions
         self._eigen: dict[str, Eigen] | None = None
 
     @torch.no_grad()
@@ -88,11 +99,15 @@ class KFAC(EmpiricalRisk):
         return self._eigen
 
     def _build(self) -> dict[str, Eigen]:
-        moments: dict[str, Moments] = {}
-        for uses_by_name, heard_BT in self._draws():
-            for name, uses in uses_by_name.items():
-                moments.setdefault(name, Moments(self.params[name], self.max_side)).add(uses, heard_BT)
-        eigen = {name: moment.eigen() for name, moment in moments.items()}
+        moments, kept = Moments(self.params, self.max_side, exact=self.correction), 0.0
+        drop = not self.correction or self.positions < 1
+        for uses_by_name, heard_BT, weights_BT in self._captures():
+            moments.add(uses_by_name, Positions(heard_BT, weights_BT, drop=drop))
+            uses_by_name.clear()  # before the next batch is captured
+            kept += float(weights_BT.sum())
+        if not kept:
+            raise InputError(f"positions={self.positions:g} leaves none of so few positions; take a larger share of them")
+        eigen = moments.eigen()
         if not self.correction:
             return eigen
         for e in eigen.values():
@@ -109,10 +124,17 @@ class KFAC(EmpiricalRisk):
 
     def _draws(self) -> Iterator[tuple[dict[str, list[Use]], Tensor]]:
         """The uses of h_i and the positions that count, batch after batch, draw after draw; the same at every call."""
+        for uses_by_name, heard_BT, _ in self._captures():
+            yield {name: [mask(use, heard_BT) for use in found] for name, found in uses_by_name.items()}, heard_BT
+
+    def _captures(self) -> Iterator[tuple[dict[str, list[Use]], Tensor, Tensor]]:
+        """The uses of h_i at all positions, those that a loss depends on, and what each counts in the moments."""
         unconfirmed = due(self)
         for draw in range(self.samples):
             # one stream of numbers for all sequences, in their order: how they are cut into batches does not matter
-            generator = torch.Generator(self.device).manual_seed((self.seed * 1_000_003 + draw) % 2**63)
+            seed = (self.seed * 1_000_003 + draw) % 2**63
+            generator = torch.Generator(self.device).manual_seed(seed)
+            choice = torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)  # other numbers than the labels'
             for number, batch in enumerate(self.batches):
                 B, T = batch["input_ids"].shape
                 labels = _Labels(generator)
@@ -120,8 +142,9 @@ class KFAC(EmpiricalRisk):
                 if number == unconfirmed and labels.drawn_BS is not None:
                     self._confirm(number, uses, labels.drawn_BS)
                     unconfirmed = None
-                heard_BT = _heard(batch).to(self.dtype)
-                yield {name: [_mask(use, heard_BT) for use in found] for name, found in uses.items()}, heard_BT
+                heard_BT = heard(batch)
+                kept_BT = heard_BT if self.positions == 1 else draw_positions(heard_BT, self.positions, choice)
+                yield uses, heard_BT.to(self.dtype), kept_BT.to(self.dtype) / self.positions
 
     def _confirm(self, number: int, uses: dict[str, list[Use]], drawn_BS: Tensor) -> None:
         """Compare the first capture of a class of model with plain differentiation, for the labels that were drawn."""
@@ -174,23 +197,6 @@ class _Labels:
         if self.drawn_BS is None:
             self.drawn_BS = draw_labels(z_BSV, scored_BS, self.generator)
         return self.drawn_BS
-
-
-def _heard(batch: Batch) -> Tensor:
-    """`[B, T]`: the positions that a loss can depend on: of the text, and with a scored token after them."""
-    scored_BS = batch["labels"][:, 1:] != IGNORED
-    later_BS = scored_BS.flip(1).cumsum(1).flip(1) > 0
-    return torch.nn.functional.pad(later_BS, (0, 1)) & batch["attention_mask"].bool()
-
-
-def _mask(use: Use, heard_BT: Tensor) -> Use:
-    """The use without the positions that no loss depends on: their inputs would count in one factor, and not in the other."""
-    if isinstance(use, Direct):
-        return use
-    heard_BT1 = for_positions(heard_BT, use).unsqueeze(-1)
-    if isinstance(use, Lookup):
-        return Lookup(use.ids_BT, use.right_BTq * heard_BT1, use.rows)
-    return Outer(use.left_BTp * heard_BT1, use.right_BTq * heard_BT1)
 
 
 def _rotate(use: Use, e: Eigen) -> Use:

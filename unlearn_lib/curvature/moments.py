@@ -1,21 +1,27 @@
-"""The second moments of one parameter's factored gradients, and the eigenvectors of its K-FAC block, which are made from them.
+"""The second moments of the parameters' factored gradients, and the eigenvectors of their K-FAC blocks, which are made from them.
 
 A use of a p x q parameter has two moments, L = sum left left^T and R = sum right right^T over its positions. Shape suffixes: B
-sequences, T positions, p x q a parameter, s one of its sides.
+sequences, T positions, p x q a parameter, s one of its sides,
+R rows.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Self
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, as_matrix, materialise
+from unlearn_lib.curvature.positions import Positions, mask
+from unlearn_lib.curvature.uses import Direct, Lookup, Use, as_matrix, materialise
+
+PANELS, NARROWEST = 4, 256
+"""A symmetric product is formed by at most so many panels of rows, each at least so wide: by half, less what is formed twice."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +56,14 @@ class Eigen:
         return values_pq
 
 
-@dataclass(frozen=True)
 class SideMoment(ABC):
-    """The second moment of one side of a use, in float64."""
+    """The second moment of one side of a use, a sum over positions."""
 
     values: Tensor
 
-    def plus(self, other: SideMoment) -> Self:
-        """The moment over the positions of both; a side is of one kind in all batches."""
-        return type(self)(self.values + other.values)
+    @abstractmethod
+    def add(self, x_Rs: Tensor) -> None:
+        """Count more rows."""
 
     @abstractmethod
     def trace(self) -> float:
@@ -66,28 +71,72 @@ class SideMoment(ABC):
 
     @abstractmethod
     def matrix(self) -> Tensor:
-        """`[s, s]`"""
+        """`[s, s]`, in float64."""
 
     @abstractmethod
     def diagonal_in(self, U_ss: Tensor | None) -> Tensor:
-        """`[s]`: the diagonal in the basis U; None stands for the identity."""
+        """`[s]`: the diagonal in the basis U, in float64; None stands for the identity."""
+
+    @abstractmethod
+    def spectrum(self) -> tuple[Tensor, Tensor | None]:
+        """`([s], [s, s])`: eigenvalues and eigenvectors; None stands for the identity. They take the place of a full moment."""
 
 
 class FullMoment(SideMoment):
-    """A moment of which all is known, `[s, s]`."""
+    """A moment of which all is known, `[s, s]`.
+
+    With `exact` it is kept in float64, since tokens that are as frequent have nearly equal eigenvalues, whose eigenvectors turn with the
+    rounding, and the correction's eigenvalues with them. K-FAC's own block does not depend on how they turn, so that the factors' format
+    and the lower half are enough; several sides may share it.
+    """
+
+    def __init__(self, size: int, like: Tensor, *, exact: bool) -> None:
+        self.exact = exact
+        self.values = like.new_zeros(size, size, dtype=torch.float64 if exact else like.dtype)
+        self._spectrum: tuple[Tensor, Tensor] | None = None
+
+    def copy(self) -> FullMoment:
+        """The same moment, which then goes its own way."""
+        twin = FullMoment(0, self.values, exact=self.exact)
+        twin.values = self.values.clone()
+        return twin
+
+    def add(self, x_Rs: Tensor) -> None:
+        if self.exact:
+            x_Rs = x_Rs.double()
+            self.values += x_Rs.T @ x_Rs
+            return
+        for start, stop in panels(len(self.values)):
+            self.values[start:stop, :stop].addmm_(x_Rs[:, start:stop].T, x_Rs[:, :stop])
 
     def trace(self) -> float:
         return float(self.values.trace())
 
     def matrix(self) -> Tensor:
-        return self.values
+        if self.exact:
+            return self.values
+        lower = self.values.double().tril()
+        return lower + lower.tril(-1).T
 
     def diagonal_in(self, U_ss: Tensor | None) -> Tensor:
-        return self.values.diagonal() if U_ss is None else (U_ss * (self.values @ U_ss)).sum(0)
+        M_ss = self.matrix()
+        return M_ss.diagonal() if U_ss is None else (U_ss * (M_ss @ U_ss)).sum(0)
+
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        if self._spectrum is None:
+            l_s, U_ss = torch.linalg.eigh(self.values)  # reads the lower half
+            self.values, self._spectrum = self.values.new_empty(0, 0), (l_s, U_ss)
+        return self._spectrum
 
 
 class DiagonalMoment(SideMoment):
-    """A moment of which the diagonal alone is kept, `[s]`, because the side is too long, or its rows are looked up."""
+    """A moment of which the diagonal alone is kept, `[s]`, in float64, because the side is too long, or its rows are looked up."""
+
+    def __init__(self, size: int, like: Tensor) -> None:
+        self.values = like.new_zeros(size, dtype=torch.float64)
+
+    def add(self, x_Rs: Tensor) -> None:
+        self.values += x_Rs.double().square_().sum(0)
 
     def trace(self) -> float:
         return float(self.values.sum())
@@ -98,73 +147,122 @@ class DiagonalMoment(SideMoment):
     def diagonal_in(self, U_ss: Tensor | None) -> Tensor:
         return self.values if U_ss is None else self.values @ U_ss.square()
 
+    def spectrum(self) -> tuple[Tensor, None]:
+        return self.values, None
+
+
+Side = tuple[str, int, int]
+"""A parameter, the number of the use, and which side of it: 0 for the left one."""
+
 
 class Moments:
-    """The moments of one parameter: of both sides of each of its uses, or the diagonal of its entries, where it has no sides."""
+    """The moments of all parameters: of both sides of each of their uses, or the diagonal of their entries, where they have no sides.
 
-    def __init__(self, like: Tensor, max_side: int) -> None:
-        self.like, self.max_side = like, max_side
-        self.sides: dict[tuple[int, int], SideMoment] = {}  # (use, side) -> moment
-        self.positions = 0.0
-        self.entries: Tensor | None = None
+    Args:
+        params: The parameters.
+        max_side: Of a longer side the diagonal alone is kept.
+        exact: In float64, every side by itself. Otherwise in the factors' own format, by half, and once for all products that have the
+            same input (queries, keys and values).
+    """
 
-    def add(self, uses: Sequence[Use], heard_BT: Tensor) -> None:
-        """Count the uses in one batch, at the positions that a loss depends on."""
-        factored = [use for use in uses if not isinstance(use, Direct)]
-        if len(factored) < len(uses):
-            part = materialise(uses, 0, len(as_matrix(self.like))).double().square().sum(0)
-            self.entries = part if self.entries is None else self.entries + part
-            return
-        heard = for_positions(heard_BT, factored[0])
-        # positions of the text, or of virtual tokens
-        self.positions += float(heard.sum()) / max(1, heard.shape[1] // heard_BT.shape[1])
-        for number, use in enumerate(factored):
-            if isinstance(use, Lookup):
-                heard = for_positions(heard_BT, use)
-                counts_p = torch.bincount(use.ids_BT.flatten(), heard.flatten().double(), minlength=use.rows)
-                left: SideMoment = DiagonalMoment(counts_p)
+    def __init__(self, params: Mapping[str, Tensor], max_side: int, *, exact: bool) -> None:
+        self.params, self.max_side, self.exact = params, max_side, exact
+        self.sides: dict[Side, SideMoment] = {}
+        self.positions = dict.fromkeys(params, 0.0)
+        self._uses = dict.fromkeys(params, 0)
+        self.entries: dict[str, Tensor] = {}
+
+    def add(self, uses_by_name: Mapping[str, Sequence[Use]], positions: Positions) -> None:
+        """Count the uses in one batch."""
+        groups: dict[Hashable, list[tuple[Side, Tensor]]] = {}
+        for name, uses in uses_by_name.items():
+            factored = [use for use in uses if not isinstance(use, Direct)]
+            if len(factored) < len(uses):
+                masked = [mask(use, positions.heard_BT) for use in uses]
+                part = materialise(masked, 0, len(as_matrix(self.params[name]))).double().square().sum(0)
+                self.entries[name] = part if name not in self.entries else self.entries[name] + part
+                continue
+            self.positions[name] += positions.number(factored[0])
+            self._uses[name] = max(self._uses[name], len(factored))
+            for number, use in enumerate(factored):
+                if isinstance(use, Lookup):
+                    self._diagonal((name, number, 0)).values += positions.counts(use)
+                else:
+                    self._sort((name, number, 0), use.left_BTp, groups)
+                self._sort((name, number, 1), use.right_BTq, groups)
+        holders = Counter(id(moment) for moment in self.sides.values())
+        for found in groups.values():
+            x_Rs = positions.rows(found[0][1])
+            if x_Rs.shape[1] > self.max_side:
+                self._diagonal(found[0][0]).add(x_Rs)
             else:
-                left = self._moment(use.left_BTp)
-            for side, moment in enumerate((left, self._moment(use.right_BTq))):
-                before = self.sides.get((number, side))
-                self.sides[number, side] = moment if before is None else before.plus(moment)
+                self._full([side for side, _ in found], holders).add(x_Rs)
 
-    def _moment(self, x_BTs: Tensor) -> SideMoment:
-        if x_BTs.shape[-1] > self.max_side:
-            return DiagonalMoment(x_BTs.double().square().sum((0, 1)))
-        # in float64, since tokens that are as frequent have nearly equal eigenvalues, whose eigenvectors turn with the rounding
-        x = x_BTs.flatten(0, 1).double()
-        return FullMoment(x.T @ x)
+    def _sort(self, side: Side, x_BTs: Tensor, groups: dict[Hashable, list[tuple[Side, Tensor]]]) -> None:
+        """Put sides together that have been the same so far and are the same tensor now."""
+        alone = self.exact or x_BTs.shape[-1] > self.max_side
+        same = side if alone else (id(self.sides.get(side)), x_BTs.data_ptr(), x_BTs.shape, x_BTs.stride())
+        groups.setdefault(same, []).append((side, x_BTs))
 
-    def eigen(self) -> Eigen:
+    def _diagonal(self, side: Side) -> SideMoment:
+        if side not in self.sides:
+            self.sides[side] = DiagonalMoment(self._size(side), self.params[side[0]])
+        return self.sides[side]
+
+    def _full(self, sides: list[Side], holders: Counter[int]) -> SideMoment:
+        """The moment that these sides share with no other."""
+        moment = self.sides.get(sides[0])
+        if moment is None:
+            moment = FullMoment(self._size(sides[0]), self.params[sides[0][0]], exact=self.exact)
+        elif holders[id(moment)] > len(sides):
+            assert isinstance(moment, FullMoment)
+            holders[id(moment)] -= len(sides)
+            moment = moment.copy()
+        self.sides.update(dict.fromkeys(sides, moment))
+        return moment
+
+    def _size(self, side: Side) -> int:
+        return as_matrix(self.params[side[0]]).shape[side[2]]
+
+    def eigen(self) -> dict[str, Eigen]:
+        """Every parameter's block in its eigenvectors. The moments are dropped one by one as they are used, and can be used once."""
+        return {name: self._eigen(name) for name in self.params}
+
+    def _eigen(self, name: str) -> Eigen:
         """K-FAC's block sum_u L_u (x) R_u / N: eigenvectors of its partial traces, and its diagonal in them (one use: eigenvalues)."""
-        if self.entries is not None:
-            return Eigen(None, None, self.entries.to(self.like))
-        numbers = range(len(self.sides) // 2)
+        like = self.params[name]
+        if name in self.entries:
+            return Eigen(None, None, self.entries.pop(name).to(like))
+        both = [[self.sides.pop((name, number, place)) for number in range(self._uses[name])] for place in (0, 1)]
+        N = self.positions[name] or 1.0  # where the model has not used it everything is zero
+        if not self.exact and len(both[0]) == 1:
+            (l_p, left_pp), (r_q, right_qq) = (side.spectrum() for (side,) in both)
+            values_pq = l_p.clamp_min(0).to(like).outer(r_q.clamp_min(0).to(like)) / N
+            return Eigen(left_pp, right_qq, values_pq)
+        traces = [[moment.trace() for moment in side] for side in both]
         vectors = [
-            self._vectors(side, [(self.sides[u, side], self.sides[u, 1 - side].trace()) for u in numbers]) for side in (0, 1)
+            None if as_matrix(like).shape[place] > self.max_side else _vectors(side, traces[1 - place])
+            for place, side in enumerate(both)
         ]
         values_pq = sum(
-            (self.sides[u, 0].diagonal_in(vectors[0]).outer(self.sides[u, 1].diagonal_in(vectors[1])) for u in numbers),
-            start=torch.zeros((), dtype=torch.float64, device=self.like.device),
+            (left.diagonal_in(vectors[0]).outer(right.diagonal_in(vectors[1])) for left, right in zip(*both, strict=True)),
+            start=torch.zeros((), dtype=torch.float64, device=like.device),
         )
-        left, right = (None if U is None else U.to(self.like) for U in vectors)
-        return Eigen(left, right, (values_pq / self.positions).clamp_min(0).to(self.like))
-
-    def _vectors(self, side: int, weighted: list[tuple[SideMoment, float]]) -> Tensor | None:
-        if (
-            all(isinstance(moment, DiagonalMoment) for moment, _ in weighted)
-            or as_matrix(self.like).shape[side] > self.max_side
-        ):
-            return None
-        combined = [weight * moment.matrix() for moment, weight in weighted]
-        U: Tensor = torch.linalg.eigh(reduce(torch.add, combined))[1]
-        return U
+        left_pp, right_qq = (None if U is None else U.to(like) for U in vectors)
+        return Eigen(left_pp, right_qq, (values_pq / N).clamp_min(0).to(like))
 
 
-def for_positions(heard_BT: Tensor, use: Outer | Lookup) -> Tensor:
-    """`[B, S]` for the positions of a use: where heads and the like count as positions, each one of the text is several; virtual
-    tokens stand before the text, and all of it depends on them."""
-    (B, T), S = heard_BT.shape, use.right_BTq.shape[1]
-    virtual = S % T
-    return torch.cat([heard_BT.new_ones(B, virtual), heard_BT.repeat_interleave(S // T, dim=1)], 1)
+def _vectors(side: Sequence[SideMoment], weights: Sequence[float]) -> Tensor | None:
+    """The eigenvectors of one side's partial trace: of its moments, times the other sides' traces."""
+    if all(isinstance(moment, DiagonalMoment) for moment in side):
+        return None
+    combined = [weight * moment.matrix() for moment, weight in zip(side, weights, strict=True)]
+    U: Tensor = torch.linalg.eigh(reduce(torch.add, combined))[1]
+    return U
+
+
+def panels(size: int) -> list[tuple[int, int]]:
+    """`(start, stop)` of the panels of rows by which the lower half of a symmetric product is formed: `[start:stop, :stop]` of it."""
+    number = max(1, min(PANELS, size // NARROWEST))
+    edges = [size * part // number for part in range(number + 1)]
+    return list(pairwise(edges))
