@@ -91,6 +91,11 @@ class KFAC(EmpiricalRisk):
         """Names of the parameters that have a diagonal and no Kronecker block."""
         return [name for name, e in self.eigen().items() if e.left_pp is None and e.right_qq is None]
 
+    @property
+    def drops(self) -> bool:
+        """Whether rows that do not count in the moments are left out of their products; otherwise they are zeros in them."""
+        return not self.correction or self.positions < 1
+
     def eigen(self) -> dict[str, Eigen]:
         """Every parameter's block in its eigenvectors, built at the first call."""
         if self._eigen is None:
@@ -100,9 +105,8 @@ class KFAC(EmpiricalRisk):
 
     def _build(self) -> dict[str, Eigen]:
         moments, kept = Moments(self.params, self.max_side, exact=self.correction), 0.0
-        drop = not self.correction or self.positions < 1
         for uses_by_name, heard_BT, weights_BT in self._captures():
-            moments.add(uses_by_name, Positions(heard_BT, weights_BT, drop=drop))
+            moments.add(uses_by_name, Positions(heard_BT, weights_BT, drop=self.drops))
             uses_by_name.clear()  # before the next batch is captured
             kept += float(weights_BT.sum())
         if not kept:

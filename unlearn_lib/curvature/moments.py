@@ -201,7 +201,7 @@ class Moments:
     def _sort(self, side: Side, x_BTs: Tensor, groups: dict[Hashable, list[tuple[Side, Tensor]]]) -> None:
         """Put sides together that have been the same so far and are the same tensor now."""
         alone = self.exact or x_BTs.shape[-1] > self.max_side
-        same = side if alone else (id(self.sides.get(side)), x_BTs.data_ptr(), x_BTs.shape, x_BTs.stride())
+        same = side if alone else (id(self.sides.get(side)), place_of(x_BTs))
         groups.setdefault(same, []).append((side, x_BTs))
 
     def _diagonal(self, side: Side) -> SideMoment:
@@ -259,6 +259,11 @@ def _vectors(side: Sequence[SideMoment], weights: Sequence[float]) -> Tensor | N
     combined = [weight * moment.matrix() for moment, weight in zip(side, weights, strict=True)]
     U: Tensor = torch.linalg.eigh(reduce(torch.add, combined))[1]
     return U
+
+
+def place_of(x: Tensor) -> Hashable:
+    """What two tensors share that are the same part of the same memory."""
+    return x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.stride()
 
 
 def panels(size: int) -> list[tuple[int, int]]:

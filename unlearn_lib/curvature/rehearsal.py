@@ -1,13 +1,14 @@
 """What curvature costs before it is computed: captures, products and gradients rehearsed with tensors that have no contents.
 
-One capture (or product) of each batch shape is rehearsed with fake tensors, which have shapes and no contents; solvers state
-their costs in terms of it. So a plan for a model that does not fit this machine can be made on it.
+One product of each batch shape, and one capture of the largest and the shortest, are rehearsed with fake tensors, which have shapes
+and no contents; solvers state their costs in terms of it. So a plan for a model that does not fit this machine can be made on it.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -26,9 +27,12 @@ from unlearn_lib.curvature.capture import capture
 from unlearn_lib.curvature.confirm import gradient_rows, unconfirmed
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.risk import EmpiricalRisk
-from unlearn_lib.curvature.uses import Outer, as_matrix
+from unlearn_lib.curvature.uses import Outer, Use, as_matrix
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import Batch
+
+FEW = 3
+"""So many shapes of batches are all rehearsed; of more the two that tell what the others take."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Capture:
     kept: dict[str, int]  # by parameter; a tensor that several share counts for the first
     capture_flops: int
     product_flops: int  # what forming all gradients once takes: 2 T p q for each sequence and use
+    uses: dict[str, list[Use]]  # those of the largest batch, without contents
 
 
 @dataclass(frozen=True)
@@ -112,28 +117,47 @@ def gradient_memory(risk: EmpiricalRisk) -> int:
 
 
 def _rehearse(risk: EmpiricalRisk) -> Capture:
-    shapes: dict[tuple[int, int], int] = {}
-    for batch in risk.batches:
-        shapes[_shape(batch)] = shapes.get(_shape(batch), 0) + 1
-    peak = largest = capture_flops = product_flops = 0
-    kept = dict.fromkeys(risk.params, 0)
-    for shape, times in shapes.items():
-        with _fake(risk, shape) as (fake, batch), Meter() as meter:
-            _, uses = capture(fake.losses(batch), fake.params, fake.fixed, shape)
-        seen: set[int] = set()
-        for name, found in uses.items():
-            for use in found:
-                if isinstance(use, Outer):
-                    product_flops += 2 * times * shape[0] * shape[1] * use.left_BTp.shape[-1] * use.right_BTq.shape[-1]
-                for tensor in use.tensors:
-                    storage = tensor.untyped_storage()
-                    if storage._cdata not in seen:
-                        seen.add(storage._cdata)
-                        kept[name] += times * storage.nbytes()
-        if meter.peak > peak:
-            peak, largest = meter.peak, meter.live
-        capture_flops += times * meter.flops
-    return Capture(peak, largest, kept, capture_flops, product_flops)
+    shapes = Counter(_shape(batch) for batch in risk.batches)
+    found = {shape: _rehearse_shape(risk, shape) for shape in _told(shapes)}
+    most = max(found.values(), key=lambda one: one.peak)
+    kept = {name: round(_total(shapes, {s: one.kept[name] for s, one in found.items()})) for name in risk.params}
+    flops, products = ({s: getattr(one, part) for s, one in found.items()} for part in ("capture_flops", "product_flops"))
+    return Capture(most.peak, most.largest, kept, round(_total(shapes, flops)), round(_total(shapes, products)), most.uses)
+
+
+def _rehearse_shape(risk: EmpiricalRisk, shape: tuple[int, int]) -> Capture:
+    """One capture of one batch."""
+    with _fake(risk, shape) as (fake, batch), Meter() as meter:
+        _, uses = capture(fake.losses(batch), fake.params, fake.fixed, shape)
+    product_flops, kept, seen = 0, dict.fromkeys(risk.params, 0), set()
+    for name, found in uses.items():
+        for use in found:
+            if isinstance(use, Outer):
+                product_flops += 2 * shape[0] * shape[1] * use.left_BTp.shape[-1] * use.right_BTq.shape[-1]
+            for tensor in use.tensors:
+                storage = tensor.untyped_storage()
+                if storage._cdata not in seen:
+                    seen.add(storage._cdata)
+                    kept[name] += storage.nbytes()
+    return Capture(meter.peak, meter.live, kept, meter.flops, product_flops, uses)
+
+
+def _told(shapes: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
+    """The shapes that tell what all take: all of few, of many the largest and the shortest."""
+    if len(shapes) <= FEW:
+        return set(shapes)
+    return {
+        max(shapes, key=lambda shape: (shape[0] * shape[1], shape[1])),
+        min(shapes, key=lambda shape: (shape[1], -shape[0])),
+    }
+
+
+def _total(shapes: Mapping[tuple[int, int], int], found: Mapping[tuple[int, int], float]) -> float:
+    """The sum over all shapes of what was found for some: for each sequence a T + b T^2, with a and b from the longest and the shortest."""
+    (least, T0), (most, T1) = min((v / B, T) for (B, T), v in found.items()), max((v / B, T) for (B, T), v in found.items())
+    b = (most / T1 - least / T0) / (T1 - T0) if T1 > T0 else 0.0
+    a = most / T1 - b * T1
+    return sum(times * found.get((B, T), B * (a * T + b * T * T)) for (B, T), times in shapes.items())
 
 
 def _rehearse_product(risk: EmpiricalRisk, shape: tuple[int, int], *, linearize: bool) -> Product:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from unlearn_lib.curvature.kfac import KFAC
+from unlearn_lib.curvature.kfac_cost import kfac_cost
 from unlearn_lib.curvature.operator import Operator
+from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.solvers.base import Solver
 from unlearn_lib.curvature.solvers.inverse import Inverse
 from unlearn_lib.curvature.vector import Vector
@@ -20,12 +22,11 @@ class Kronecker(Solver):
     Args:
         damping: lambda > 0.
 
-    Cost: an application takes 4 p q (p + q) FLOPs for each p x q matrix, and the first one builds the operator as well. There is no
-    plan: nearly all of the cost is the operator's, which is built once however often it is inverted.
+    Cost: an application takes 4 p q (p + q) FLOPs for each p x q matrix, and the first one builds the operator as well, which is nearly
+    all of it, and is done once however often it is inverted.
     """
 
     name: ClassVar[str] = "kfac"
-    planned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -33,9 +34,18 @@ class Kronecker(Solver):
             raise InputError("the kfac solver needs damping > 0: an estimate from few sequences is singular")
 
     def prepare(self, operator: Operator) -> Inverse:
+        return KroneckerInverse(self._kfac(operator), self.damping)
+
+    def cost(self, rehearsal: Rehearsal) -> tuple[float, float]:
+        """What building takes (`kfac_cost`), and an application and its check."""
+        K = self._kfac(rehearsal.risk)
+        building = kfac_cost(K, rehearsal)
+        return max(building.peak, building.kept + 3 * K.size * K.dtype.itemsize), building.flops + 2 * building.product_flops
+
+    def _kfac(self, operator: Operator) -> KFAC:
         if not isinstance(operator, KFAC):
             raise InputError(f"the kfac solver inverts a KFAC operator, not a {type(operator).__name__}")
-        return KroneckerInverse(operator, self.damping)
+        return operator
 
 
 class KroneckerInverse(Inverse):
