@@ -124,12 +124,15 @@ class KFAC(EmpiricalRisk):
                 for start in range(0, len(e.values_pq), rows):
                     stop = min(start + rows, len(e.values_pq))
                     e.values_pq[start:stop] += materialise(rotated, start, stop).square().sum(0)
+            uses_by_name.clear()
         return eigen
 
     def _draws(self) -> Iterator[tuple[dict[str, list[Use]], Tensor]]:
         """The uses of h_i and the positions that count, batch after batch, draw after draw; the same at every call."""
         for uses_by_name, heard_BT, _ in self._captures():
-            yield {name: [mask(use, heard_BT) for use in found] for name, found in uses_by_name.items()}, heard_BT
+            masked = {name: [mask(use, heard_BT) for use in found] for name, found in uses_by_name.items()}
+            uses_by_name.clear()
+            yield masked, heard_BT
 
     def _captures(self) -> Iterator[tuple[dict[str, list[Use]], Tensor, Tensor]]:
         """The uses of h_i at all positions, those that a loss depends on, and what each counts in the moments."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from unlearn_lib.curvature.confirm import unconfirmed
 from unlearn_lib.curvature.kfac import KFAC
-from unlearn_lib.curvature.moments import panels, place_of
+from unlearn_lib.curvature.moments import WIDE, panels, place_of
 from unlearn_lib.curvature.positions import heard
 from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.uses import Direct, Lookup, Outer, as_matrix
@@ -33,13 +34,14 @@ def kfac_cost(K: KFAC, rehearsal: Rehearsal) -> Building:
     tokens = K.samples * sum(batch["input_ids"].numel() for batch in K.batches)
     counted = K.samples * K.positions * sum(float(heard(batch).sum()) for batch in K.batches) if K.drops else tokens
     moments: dict[Hashable, int] = {}  # the sides of all that are distinct
-    turning = product = diagonals = 0
+    turning = product = diagonals = decomposing = longest = 0
     for name, uses in captured.uses.items():
         factored = [use for use in uses if not isinstance(use, Direct)]
         if len(factored) < len(uses):
             continue
         p, q = as_matrix(K.params[name]).shape
         for side, s in enumerate((p, q)):
+            longest = max(longest, s)
             full = [(number, _factor(use, side)) for number, use in enumerate(factored)]
             found = {number: x for number, x in full if x is not None and s <= K.max_side}
             if not found:
@@ -49,15 +51,20 @@ def kfac_cost(K: KFAC, rehearsal: Rehearsal) -> Building:
             turning += 2 * tokens * s * s * len(found)
             if K.correction or len(factored) > 1:
                 diagonals += 2 * s**3 * len(found)
+                decomposing = max(decomposing, (3 + (not K.correction)) * 8 * s * s)
+            else:
+                decomposing = max(decomposing, (20 if s <= WIDE else number) * s * s)
     squares = sum(s * s for s in moments.values())
     formed = squares if K.correction else sum((stop - start) * stop for s in moments.values() for start, stop in panels(s))
-    flops = K.samples * captured.capture_flops + 2 * counted * formed + diagonals + rehearsal.witness_flops
+    witness = 0 if unconfirmed(K) is None else captured.capture_flops / K.sequences  # as much as a capture of one text
+    flops = K.samples * captured.capture_flops + 2 * counted * formed + diagonals + witness
     kept = (squares + K.size) * number
-    largest = 2 * wide * max([0, *(s * s for s in moments.values())])
-    peak = squares * wide + max(captured.peak, K.size * number + largest)
+    batch = max(batch["input_ids"].numel() for batch in K.batches)
+    adding = captured.largest + batch * longest * (number + 8 * K.correction)
+    peak = wide * squares + max(captured.peak, adding, decomposing)
     if K.correction:
         flops += K.samples * (captured.capture_flops + captured.product_flops) + turning
-        peak = max(peak, kept + captured.peak + captured.largest)
+        peak = max(peak, kept + captured.peak, kept + captured.largest + max(captured.largest, batch * longest * number))
     return Building(flops, peak, kept, product)
 
 

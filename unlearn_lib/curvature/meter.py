@@ -16,11 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
-# products of a matrix and a vector, which torch's own counter leaves out
+# products of a matrix and a vector, and sums in place, which torch's own counter leaves out
 _EXTRA: dict[Any, Callable[..., int]] = {
     aten.mv: lambda a, x, **_: 2 * a.numel(),
     aten.addmv: lambda y, a, x, **_: 2 * a.numel(),
     aten.dot: lambda a, b, **_: 2 * a.numel(),
+    aten.addmm_: lambda y, a, b, **_: 2 * a.numel() * b.shape[1],
 }
 
 
