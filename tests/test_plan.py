@@ -1,5 +1,7 @@
 """Plans against the counted bytes and FLOPs of the solve they foretell."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,12 +23,13 @@ from unlearn_lib.curvature import (
     Solver,
     Woodbury,
     plan,
+    rehearsal,
     solve,
 )
 from unlearn_lib.data.batches import encode, make_batches
 from unlearn_lib.errors import InputError
 
-CASES: tuple[tuple[type, type[Solver], dict[str, Any]], ...] = (
+CASES: tuple[tuple[Callable[..., Any], type[Solver], dict[str, Any]], ...] = (
     (EmpiricalFisher, Woodbury, {}),
     (EmpiricalFisher, Woodbury, {"keep": "gradients"}),
     (EmpiricalFisher, Woodbury, {"keep": "nothing"}),
@@ -40,13 +43,17 @@ CASES: tuple[tuple[type, type[Solver], dict[str, Any]], ...] = (
     (GaussNewton, ConjugateGradients, {"max_steps": 1, "linearize": True}),
     (Hessian, ConjugateGradients, {"max_steps": 1}),
     (Hessian, ConjugateGradients, {"max_steps": 1, "linearize": True}),
+    (KFAC, Kronecker, {}),
+    (partial(KFAC, correction=False), Kronecker, {}),
+    (partial(KFAC, correction=False, positions=0.5, samples=2), Kronecker, {}),
+    (partial(KFAC, positions=0.5, max_side=300), Kronecker, {}),
 )
 
 
 @pytest.mark.parametrize("sizes", [(16,), (6, 6, 4)])
 @pytest.mark.parametrize(("make", "solver", "options"), CASES)
 def test_plan_is_within_a_fifth_of_what_is_counted(
-    make: type, solver: type[Solver], options: dict[str, Any], sizes: tuple[int, ...]
+    make: Callable[..., Any], solver: type[Solver], options: dict[str, Any], sizes: tuple[int, ...]
 ) -> None:
     model, batch = opt(layers=2)
     batches = [dict(zip(batch, part, strict=True)) for part in zip(*(t.split(sizes) for t in batch.values()), strict=True)]
@@ -57,6 +64,32 @@ def test_plan_is_within_a_fifth_of_what_is_counted(
     solution = solve(operator, v, chosen, tolerance=1e-9 if solver is ConjugateGradients else 0.1, throw=False)
     assert planned.peak_memory_bytes == pytest.approx(solution.peak_memory_bytes, rel=0.2)
     assert planned.gradient_evaluations == pytest.approx(solution.gradient_evaluations, rel=0.1)
+
+
+def of_many_lengths() -> tuple[Any, list[dict[str, torch.Tensor]]]:
+    """Batches of six shapes."""
+    model, batch = opt(layers=2)
+    sizes = ((4, 64), (2, 20), (2, 33), (2, 40), (2, 50), (4, 57))
+    parts = zip(*(tensor.split([B for B, _ in sizes]) for tensor in batch.values()), strict=True)
+    return model, [
+        {key: t[:, :T] for key, t in zip(batch, part, strict=True)} for part, (_, T) in zip(parts, sizes, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("make", "solver"), [(EmpiricalFisher, Woodbury), (partial(KFAC, correction=False), Kronecker)])
+def test_of_many_lengths_the_longest_and_the_shortest_are_rehearsed(
+    make: Callable[..., Any], solver: type[Solver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batches = of_many_lengths()
+    rehearsed, plain = [], rehearsal._rehearse_shape
+    monkeypatch.setattr(rehearsal, "_rehearse_shape", lambda risk, shape: rehearsed.append(shape) or plain(risk, shape))
+    operator, chosen = make(model, batches), solver(100.0)
+    planned = plan(operator, chosen)
+    assert sorted(rehearsed) == [(2, 20), (4, 64)]
+    v = torch.randn(operator.size, generator=torch.Generator().manual_seed(0))
+    solution = solve(operator, v, chosen, tolerance=0.1, throw=False)
+    assert planned.peak_memory_bytes == pytest.approx(solution.peak_memory_bytes, rel=0.05)
+    assert planned.gradient_evaluations == pytest.approx(solution.gradient_evaluations, rel=0.02)
 
 
 def test_the_dense_plan_is_in_bytes(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
@@ -101,9 +134,15 @@ def test_plan_without_the_memory_for_the_model() -> None:
 
 def test_refusals() -> None:
     model, batch = opt()
-    with pytest.raises(InputError, match="no plan for solver 'kfac'; there is one for woodbury"):
-        plan(KFAC(model, [batch]), Kronecker(1.0))
     F = EmpiricalFisher(model, [batch])
+
+    class Unknown(Dense):
+        name, planned = "unknown", False
+
+    with pytest.raises(InputError, match="no plan for solver 'unknown'; there is one for woodbury"):
+        plan(F, Unknown(1.0))
+    with pytest.raises(InputError, match="the kfac solver inverts a KFAC operator, not a EmpiricalFisher"):
+        plan(F, Kronecker(1.0))
     with pytest.raises(InputError, match="memory_limit needs a plan, and there is none for a Combination"):
         solve(2 * F, torch.ones(F.size), Auto(1.0), memory_limit=1)
     for solver in (Diagonal(1.0), Block(1.0), Dense(1.0)):  # of any other operator they form the whole matrix

@@ -45,11 +45,14 @@ class Positions:
     def __init__(self, heard_BT: Tensor, weights_BT: Tensor, *, drop: bool) -> None:
         self.heard_BT, self.weights_BT, self.drop = heard_BT, weights_BT, drop
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._numbers: dict[int, float] = {}
 
     def number(self, use: Outer | Lookup) -> float:
         """How many positions of the text, or of virtual tokens, count."""
-        weights_BS = for_positions(self.weights_BT, use.right_BTq.shape[1])
-        return float(weights_BS.sum()) / max(1, weights_BS.shape[1] // self.weights_BT.shape[1])
+        S = use.right_BTq.shape[1]
+        if S not in self._numbers:
+            self._numbers[S] = float(for_positions(self.weights_BT, S).sum()) / max(1, S // self.weights_BT.shape[1])
+        return self._numbers[S]
 
     def rows(self, x_BSs: Tensor) -> Tensor:
         """`[R, s]`: the rows of one factor, times the root of what they count."""
