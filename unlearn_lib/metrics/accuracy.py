@@ -20,7 +20,6 @@ from unlearn_lib.errors import InputError
 from unlearn_lib.losses import targets, token_logits, token_nll
 
 
-@torch.no_grad()
 def accuracy(model: Any, tokenizer: Any, test: Iterable[dict[str, Any]], *, batch_size: int = 64) -> float:
     """The share of right answers, in percent.
 
@@ -36,36 +35,55 @@ def accuracy(model: Any, tokenizer: Any, test: Iterable[dict[str, Any]], *, batc
 
     Cost: one forward pass over every prompt with every choice.
     """
-    rows = list(test)
-    if not rows:
-        raise InputError("accuracy needs at least one test question; the test set is empty")
-    answers = [row["choices"] if "choices" in row else [row["completion"]] for row in rows]
-    asked = [(row["prompt"], answer) for row, choices in zip(rows, answers, strict=True) for answer in choices]
-    length = context_length(model, tokenizer)
-    examples = [
-        piece
-        for number, (prompt, answer) in enumerate(asked)
-        for piece in pieces(replace(_encode(tokenizer, prompt, answer), row=number), length)
-    ]
-    # Sorted by length, so that little is spent on padding.
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
-    sums, exact = torch.zeros(len(asked)), torch.ones(len(asked), dtype=torch.bool)
-    for start in range(0, len(order), batch_size):
-        group = [examples[i] for i in order[start : start + batch_size]]
-        (batch,) = make_batches(group, batch_size, model.device)
-        logits_BTV = token_logits(model, batch)
-        nll_BS, scored_BS = token_nll(logits_BTV, batch["labels"])
-        right_BS = logits_BTV[:, :-1].argmax(-1) == targets(logits_BTV, batch["labels"])
-        answers_here = torch.tensor([example.row for example in group])
-        sums.index_add_(0, answers_here, nll_BS.sum(-1).float().cpu())
-        wrong = answers_here[~(right_BS | ~scored_BS).all(-1).cpu()]
-        exact[wrong] = False
-    right, start = 0, 0
-    for row, choices in zip(rows, answers, strict=True):
-        mine: Tensor = sums[start : start + len(choices)]
-        right += int(mine.argmin()) == row["label"] if "choices" in row else bool(exact[start])
-        start += len(choices)
-    return 100.0 * right / len(rows)
+    return Questions(test, tokenizer, context_length(model, tokenizer)).accuracy(model, batch_size)
+
+
+class Questions:
+    """Test questions, read once for several models that share a tokenizer.
+
+    Args:
+        test, tokenizer: As of `accuracy`.
+        length: The models' context, in tokens.
+
+    Raises:
+        InputError: No rows.
+    """
+
+    def __init__(self, test: Iterable[dict[str, Any]], tokenizer: Any, length: int) -> None:
+        self.rows = list(test)
+        if not self.rows:
+            raise InputError("accuracy needs at least one test question; the test set is empty")
+        self.answers = [row["choices"] if "choices" in row else [row["completion"]] for row in self.rows]
+        asked = [(row["prompt"], answer) for row, choices in zip(self.rows, self.answers, strict=True) for answer in choices]
+        examples = [
+            piece
+            for number, (prompt, answer) in enumerate(asked)
+            for piece in pieces(replace(_encode(tokenizer, prompt, answer), row=number), length)
+        ]
+        self.asked = len(asked)
+        # Sorted by length, so that little is spent on padding.
+        self.examples = sorted(examples, key=lambda example: len(example.input_ids))
+
+    @torch.no_grad()
+    def accuracy(self, model: Any, batch_size: int = 64) -> float:
+        """The share that a model in evaluation mode answers right, in percent. Cost: as of `accuracy`."""
+        sums, exact = torch.zeros(self.asked), torch.ones(self.asked, dtype=torch.bool)
+        for start in range(0, len(self.examples), batch_size):
+            group = self.examples[start : start + batch_size]
+            (batch,) = make_batches(group, batch_size, model.device)
+            logits_BTV = token_logits(model, batch)
+            nll_BS, scored_BS = token_nll(logits_BTV, batch["labels"])
+            right_BS = logits_BTV[:, :-1].argmax(-1) == targets(logits_BTV, batch["labels"])
+            answers_here = torch.tensor([example.row for example in group])
+            sums.index_add_(0, answers_here, nll_BS.sum(-1).float().cpu())
+            wrong = answers_here[~(right_BS | ~scored_BS).all(-1).cpu()]
+            exact[wrong] = False
+        right, start = 0, 0
+        for row, choices in zip(self.rows, self.answers, strict=True):
+            mine: Tensor = sums[start : start + len(choices)]
+            right += int(mine.argmin()) == row["label"] if "choices" in row else bool(exact[start])
+            start += len(choices)
+        return 100.0 * right / len(self.rows)
 
 
 def _encode(tokenizer: Any, prompt: str, answer: str) -> Example:

@@ -12,7 +12,12 @@ from unlearn_lib.losses import IGNORED, Batch, sequence_means, token_logits
 
 def log_probs(model: Any, batch: Batch) -> Tensor:
     """`[B, S, V]`: the log-probabilities of every next token. Cost: a forward pass."""
-    logits_BSV = token_logits(model, batch)[:, :-1]
+    return of_logits(token_logits(model, batch))
+
+
+def of_logits(logits_BTV: Tensor) -> Tensor:
+    """`[B, S, V]`: the log-probabilities of every next token, from what `token_logits` gives."""
+    logits_BSV = logits_BTV[:, :-1]
     log_probs_BSV: Tensor = logits_BSV.to(torch.promote_types(logits_BSV.dtype, torch.float32)).log_softmax(-1)
     return log_probs_BSV
 

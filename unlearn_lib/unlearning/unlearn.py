@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,11 @@ class Prepared:
     def length(self) -> int:
         """Tokens of a sequence at most."""
         return int(self.reading["max_length"])
+
+    def asked(self, request: Request) -> Prepared:
+        """The same texts, with the method and the options of another request for them."""
+        chosen = choose(request.method, request.options, request.given)
+        return replace(self, method=chosen.settled(self.inputs), inputs=replace(self.inputs))
 
     def looked_at(self) -> dict[str, Sequence[Example]]:
         """The texts whose losses say what became of the model: all to forget, all held out, and at most 256 of those to retain."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,24 +16,24 @@ from unlearn_lib.checkpoints import Workspace
 from unlearn_lib.curvature import EmpiricalFisher
 from unlearn_lib.data.batches import Example, context_length, encode, make_batches
 from unlearn_lib.data.overlap import without
-from unlearn_lib.losses import Batch, evaluate
+from unlearn_lib.losses import evaluate
 from unlearn_lib.methods import METHODS
 from unlearn_lib.methods.base import INCOMPLETE
-from unlearn_lib.metrics import accuracy, exposures
-from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
+from unlearn_lib.metrics import exposures
+from unlearn_lib.metrics.accuracy import Questions
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
 from unlearn_lib.models.load import load_model, resolve_device
 from unlearn_lib.reproduction.runs import profiles
+from unlearn_lib.reproduction.runs.compared import Compared, by_length, compare, losses_and_distance
+from unlearn_lib.reproduction.runs.details import DETAILS
 from unlearn_lib.reproduction.runs.labels import ORIGINAL, PRIVATE
 from unlearn_lib.reproduction.runs.scenarios import Scenario
 from unlearn_lib.reproduction.runs.store import key
-from unlearn_lib.reproduction.runs.weights import last_projection, with_activation
+from unlearn_lib.reproduction.runs.weights import with_activation
 from unlearn_lib.training.loop import fit
 from unlearn_lib.training.private import PrivacyConfig, noise_for, train_private
-from unlearn_lib.unlearning.unlearn import Result, unlearn
-
-COMPARED = 64
-"""Distances to the retrained model are taken on at most so many retained and held-out texts."""
+from unlearn_lib.unlearning.request import Request
+from unlearn_lib.unlearning.unlearn import Prepared, Result, carry_out, prepare
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,15 @@ class Trained:
     model: Any
     seconds: float
     gradient_evaluations: int
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The model after a cycle, what was measured of it and found on the way, and the seconds of the cycle."""
+
+    model: Any
+    found: dict[str, Any]
+    seconds: float
 
 
 class Bench:
@@ -72,6 +81,7 @@ class Bench:
             part: encode(getattr(self.task, part), self.tokenizer, length).examples
             for part in ("train", "holdout", "reference")
         }
+        self.questions = Questions(self.task.test, self.tokenizer, length)
         order = torch.randperm(len(self.task.train), generator=torch.Generator().manual_seed(scenario.seed))
         self.order: list[int] = order.tolist()
         original = self.trained("original", self.encoded["train"], scenario.seed)
@@ -81,7 +91,10 @@ class Bench:
         EmpiricalFisher(self.original, some).gradients().check()
         self._retrained: dict[int, Trained] = {}
         self._before: dict[int, dict[str, Any]] = {}
-        self._predictions: dict[int, dict[str, list[tuple[Batch, Tensor]]]] = {}
+        self._prepared: dict[tuple[int, bool], Prepared] = {}
+        self._reached: dict[str, Reached] = {}
+        self._compared: dict[int, dict[str, list[Compared]]] = {}
+        self._wanted: Counter[str] = Counter()
 
     def run(self, scenario: Scenario) -> tuple[dict[str, Any], dict[str, float]]:
         """(results, timing) of one scenario. Results: `before` and `after`, one entry per cycle, and its detail."""
@@ -91,11 +104,30 @@ class Bench:
         if scenario.method == ORIGINAL:
             return results | detail(self, self.original, sizes[-1]), {"training_seconds": self.training_seconds}
         results["after"], timing, model = [], {}, self.original
-        for cycle, size in enumerate(sizes):
-            model, found, seconds = self.forget(scenario, model, size)
-            timing[f"cycle_{cycle + 1}_seconds"] = seconds
-            results["after"].append(self.measure(model, size) | found)
+        for cycle in range(len(sizes)):
+            reached = self._after(scenario, model, sizes[: cycle + 1])
+            model, timing[f"cycle_{cycle + 1}_seconds"] = reached.model, reached.seconds
+            results["after"].append(dict(reached.found))
         return results | detail(self, model, sizes[-1]), timing
+
+    def expect(self, scenarios: Iterable[Scenario]) -> None:
+        """Say which scenarios will be run: what several have in common is then kept from the first to the last of them."""
+        for scenario in scenarios:
+            sizes = self.sizes(scenario)
+            self._wanted.update(_path(scenario, sizes[: n + 1]) for n in range(len(sizes)))
+
+    def _after(self, scenario: Scenario, model: Any, sizes: Sequence[int]) -> Reached:
+        """What the last of these cycles makes of `model`, which the others made of the original. Scenarios that differ in the number
+        of cycles or in the detail alone begin with the same cycles, which are gone through once where they are expected."""
+        path = _path(scenario, sizes)
+        reached = self._reached.pop(path, None)
+        if reached is None:
+            new, found, seconds = self.forget(scenario, model, sizes[-1])
+            reached = Reached(new, self.measure(new, sizes[-1]) | found, seconds)
+        self._wanted[path] -= 1
+        if self._wanted[path] > 0:
+            self._reached[path] = reached
+        return reached
 
     def sizes(self, scenario: Scenario) -> list[int]:
         """How many samples are gone after each cycle."""
@@ -124,9 +156,7 @@ class Bench:
         method = method_name(scenario.method)
         stops = "holdout" in METHODS[method].from_options(scenario.options).required()
         unseen = range(scenario.measured, len(self.task.holdout))  # not the texts that are measured
-        return unlearn(
-            model,
-            self.tokenizer,
+        request = Request(
             forget=self.task.train.select(self._cycle(size)),
             retain=self.task.train.select(self.kept(size)),
             holdout=self.task.holdout.select(unseen) if stops else None,
@@ -135,9 +165,14 @@ class Bench:
             seed=self._seed(size),
             batch_size=profiles.find(scenario.profile).batch_size,
             long_texts="cut",  # as the original was trained
-            progress=lambda *_: self.workspace.deadline.check(),
-            **scenario.options,
+            options=scenario.options,
         )
+        if (size, stops) not in self._prepared:
+            self._prepared[size, stops] = prepare(model, self.tokenizer, request)
+        prepared = self._prepared[size, stops].asked(request)
+        # of `unlearn`'s own look at the outcome no record holds anything, so it is as short as it can be: `measure` looks
+        looked_at = {"forget": prepared.inputs.forget, "holdout": prepared.holdout_for_report}
+        return carry_out(prepared, model, self.tokenizer, lambda *_: self.workspace.deadline.check(), sets=looked_at)
 
     def retrained(self, size: int) -> Trained:
         """Retraining as the original was trained, without the first `size` forgotten samples (and exact copies of this cycle's)."""
@@ -167,39 +202,35 @@ class Bench:
     def measure(self, model: Any, size: int) -> dict[str, Any]:
         """Losses (mean NLL per sequence, nats), accuracy (percent), mean exposure of the forgotten samples, the loss attack's AUC
         and the distances to the retrained model (nats a token)."""
-        parts = self.parts(size)
-        exposure = exposures(model, parts["forget"], self.encoded["reference"])
+        looked = {name: losses_and_distance(model, compared) for name, compared in self._looks(size).items()}
+        losses = {name: losses_n for name, (losses_n, _) in looked.items()}
+        exposure = exposures(model, self.parts(size)["forget"], self.encoded["reference"])
         return {
-            **self.usual(model, parts),
+            **self.usual(model, losses),
             "exposure_nats": exposure.nats_n.mean().item(),
             "exposure_bits": exposure.bits_n.mean().item(),
-            **{f"{name}_kl": kl for name, kl in self._distances(model, size).items()},
+            **{f"{name}_kl": kl for name, (_, kl) in looked.items()},
         }
 
-    def usual(self, model: Any, parts: dict[str, list[Example]]) -> dict[str, float]:
-        """The losses on the parts, accuracy, and the loss attack's AUC."""
+    def losses(self, model: Any, parts: dict[str, list[Example]]) -> dict[str, Tensor]:
+        """The losses on the parts."""
+        return {name: evaluate(model, by_length(examples, self.device)) for name, examples in parts.items()}
+
+    def usual(self, model: Any, losses: dict[str, Tensor]) -> dict[str, float]:
+        """The mean losses of the parts, accuracy, and the loss attack's AUC."""
         self.workspace.deadline.check()
-        losses = {name: evaluate(model, self._batches(examples)) for name, examples in parts.items()}
         return {
             **{f"{name}_loss": losses_n.double().mean().item() for name, losses_n in losses.items()},
-            "accuracy": accuracy(model, self.tokenizer, self.task.test),
+            "accuracy": self.questions.accuracy(model),
             "attack_auc": loss_attack_auc(losses["forget"], losses["holdout"]),
         }
 
-    def _distances(self, model: Any, size: int) -> dict[str, float]:
-        """KL(retrained, model) on forgotten, retained and held-out texts; the retrained model predicts them once."""
-        gold = self.retrained(size).model
-        with torch.no_grad():
-            if size not in self._predictions:
-                self._predictions[size] = {
-                    name: [(batch, log_probs(gold, batch)) for batch in self._batches(examples[:COMPARED])]
-                    for name, examples in self.parts(size).items()
-                }
-            found = {
-                name: [sequence_divergences(p_BSV, log_probs(model, batch), batch) for batch, p_BSV in predicted]
-                for name, predicted in self._predictions[size].items()
-            }
-        return {name: torch.cat(kl_B).double().mean().item() for name, kl_B in found.items()}
+    def _looks(self, size: int) -> dict[str, list[Compared]]:
+        """The parts, with what the retrained model predicts of them."""
+        if size not in self._compared:
+            gold = self.retrained(size).model
+            self._compared[size] = {name: compare(gold, examples) for name, examples in self.parts(size).items()}
+        return self._compared[size]
 
     def parts(self, size: int) -> dict[str, list[Example]]:
         """The forgotten samples, and the retained and held-out ones that are measured: always the same."""
@@ -209,9 +240,6 @@ class Bench:
             "retain": [train[i] for i in self.order[size:][-most:]],
             "holdout": list(self.encoded["holdout"][:most]),
         }
-
-    def _batches(self, examples: Sequence[Example]) -> Any:
-        return make_batches(sorted(examples, key=lambda example: len(example.input_ids)), 32, self.device)
 
     def _examples(self, indices: Iterable[int]) -> list[Example]:
         return [self.encoded["train"][i] for i in indices]
@@ -244,46 +272,9 @@ class Bench:
         return model, found, time.perf_counter() - start
 
 
-def _nothing(bench: Bench, model: Any, size: int) -> dict[str, Any]:
-    return {}
-
-
-def _exposures(bench: Bench, model: Any, size: int) -> dict[str, Any]:
-    """The exposure of every training sample (nats), in the data's own order; which were forgotten is `forgotten`."""
-    found = exposures(model, bench.encoded["train"], bench.encoded["reference"])
-    return {"exposures": [round(value, 4) for value in found.nats_n.tolist()], "forgotten": sorted(bench.order[:size])}
-
-
-def _onion(bench: Bench, model: Any, size: int) -> dict[str, Any]:
-    """Figure 6 as the text describes it: samples above a cutoff are dropped, the model is retrained, exposures are taken anew.
-
-    The cutoff is the paper's: rank 1 or 2 among the references.
-    """
-    first = exposures(bench.original, bench.encoded["train"], bench.encoded["reference"])
-    cutoff = math.log(bench.scenario.reference_size / 2.5)
-    kept = [i for i, value in enumerate(first.nats_n.tolist()) if value < cutoff]
-    rest = [bench.encoded["train"][i] for i in kept]
-    again = bench.trained("onion", rest, bench.scenario.seed)
-    left = exposures(again.model, rest, bench.encoded["reference"])
-    return {
-        "cutoff": cutoff,
-        "exposures": [round(value, 4) for value in first.nats_n.tolist()],
-        "kept": kept,
-        "exposures_after": [round(value, 4) for value in left.nats_n.tolist()],
-    }
-
-
-def _weights(bench: Bench, model: Any, size: int) -> dict[str, Any]:
-    """Figure 4: the last layer's weights beside the retrained model's."""
-    return {"weights": last_projection(model, bench.retrained(size).model)}
-
-
-DETAILS: dict[str, Callable[[Bench, Any, int], dict[str, Any]]] = {
-    "": _nothing,
-    "exposures": _exposures,
-    "onion": _onion,
-    "weights": _weights,
-}
+def _path(scenario: Scenario, sizes: Sequence[int]) -> str:
+    """What the state after the last of these cycles depends on, of one original."""
+    return key({"method": scenario.method, "options": scenario.options, "sizes": list(sizes)})
 
 
 def method_name(label: str) -> str:

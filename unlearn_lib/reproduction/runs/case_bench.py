@@ -28,6 +28,7 @@ class CaseBench(Bench):
         rest = [i for i in self.order if i not in set(request)]
         near = {rest[k] for k in sharing_half([train[i] for i in rest], [train[i] for i in request])}
         self.near = len(near)
+        self._attacked: dict[str, list[dict[str, Any]]] = {}
         self.order = [*request, *(i for i in rest if i in near), *(i for i in rest if i not in near)]
 
     def sizes(self, scenario: Scenario) -> list[int]:
@@ -41,15 +42,22 @@ class CaseBench(Bench):
         """Losses, accuracy and the loss attack as in `Bench`, and the extraction of the request, text by text; with the original model
         also that of texts that it never saw, where whatever is found is chance."""
         parts = self.parts(self.scenario.cycle_size) | {"retain": self.parts(size)["retain"]}
+        request, of_original = self.order[: self.scenario.cycle_size], model is self.original
         measured: dict[str, Any] = {
-            **self.usual(model, parts),
+            **self.usual(model, self.losses(model, parts)),
             "near_duplicates": self.near,
-            "extraction": self.extraction(model, "train", self.order[: self.scenario.cycle_size]),
+            "extraction": self._of_original("train", request) if of_original else self.extraction(model, "train", request),
         }
-        if model is self.original:
+        if of_original:
             unseen = [i for i, e in enumerate(self.encoded["holdout"]) if len(e.input_ids) > self.scenario.long]
-            measured["extraction_unseen"] = self.extraction(model, "holdout", unseen[: self.scenario.cycle_size])
+            measured["extraction_unseen"] = self._of_original("holdout", unseen[: self.scenario.cycle_size])
         return measured
+
+    def _of_original(self, part: str, numbers: list[int]) -> list[dict[str, Any]]:
+        """The extraction from the original model. Its near-duplicates do not change the request, so there is one for each part."""
+        if part not in self._attacked:
+            self._attacked[part] = self.extraction(self.original, part, numbers)
+        return self._attacked[part]
 
     def extraction(self, model: Any, part: str, numbers: list[int]) -> list[dict[str, Any]]:
         """What comes back of each text, without quoting it: `run`, `rouge`, `edit` (the best of its draws); `found`, by kind of

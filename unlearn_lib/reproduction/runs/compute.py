@@ -59,6 +59,7 @@ def compute(
 def _one_by_one(groups: Sequence[Sequence[Scenario]], store: RunStore, workspace: Workspace | None = None) -> Iterator[str]:
     for group in groups:
         bench = bench_for(group[0], workspace=workspace)
+        bench.expect(group)
         for scenario in group:
             start = time.perf_counter()
             results, timing = bench.run(scenario)

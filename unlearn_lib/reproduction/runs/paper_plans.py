@@ -24,7 +24,8 @@ from unlearn_lib.models.load import load_model
 from unlearn_lib.models.shapes import load_shape
 from unlearn_lib.reproduction import paper
 from unlearn_lib.reproduction.checkout import project_root
-from unlearn_lib.reproduction.runs.bench import COMPARED, method_name
+from unlearn_lib.reproduction.runs.bench import method_name
+from unlearn_lib.reproduction.runs.compared import COMPARED
 from unlearn_lib.reproduction.runs.labels import ORIGINAL
 from unlearn_lib.reproduction.runs.options import options
 from unlearn_lib.reproduction.runs.profiles import PAPER

@@ -38,7 +38,7 @@ class Scenario:
         train_size, test_size, holdout_size, reference_size: Texts of the task.
         measured: At most so many retained and held-out texts are measured, always the same ones; the other held-out texts tell
             a method where to stop.
-        detail: What is recorded besides, a name in `bench.DETAILS`.
+        detail: What is recorded besides, a name in `details.DETAILS`.
         activation: Another activation function for the same weights, before fine-tuning.
         profile: The profile that the model and the texts belong to.
     """
