@@ -25,9 +25,17 @@ NOTHING = "nothing was done"
 
 
 @dataclass
+class Passes:
+    """How many texts have gone through a model without a gradient: a forward pass is a third of what a gradient takes."""
+
+    forward: int = 0
+
+
+@dataclass
 class Inputs:
     """What a method works on. `forget`, `retain` are D- and D+; `holdout` texts of the same kind that were never trained on;
-    `base()` loads the checkpoint that retraining starts from. `batch_size` sequences go through the model at a time."""
+    `base()` loads the checkpoint that retraining starts from. `batch_size` sequences go through the model at a time. `passes` counts
+    forward passes, for all that share it."""
 
     forget: Sequence[Example]
     retain: Sequence[Example]
@@ -36,6 +44,7 @@ class Inputs:
     progress: Progress | None = None
     holdout: Sequence[Example] = ()
     batch_size: int = 8
+    passes: Passes = field(default_factory=Passes)
 
     def forget_batches(self, batch_size: int | None) -> list[list[Example]]:
         """D- in order, in batches of which each makes one step; `None` means all of it at once (the paper's cycle)."""

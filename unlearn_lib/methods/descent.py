@@ -66,6 +66,10 @@ class DescentMethod(Calibrated):
         """Whether the loss looks at the original model."""
         return False
 
+    def looked_up(self, forget: int, retain: int) -> int:
+        """Of how many texts a step takes the original model's predictions."""
+        return 0
+
     @property
     @abstractmethod
     def rate(self) -> float:
@@ -124,6 +128,7 @@ class DescentMethod(Calibrated):
             loss = self._one_step(model, optimizer, pieces)
             moved = start.moved()
             outcome.gradient_evaluations += len(batch) + (len(kept["labels"]) if kept is not None else 0)
+            inputs.passes.forward += self.looked_up(len(batch), len(kept["labels"]) if kept is not None else 0)
             outcome.history.append({"loss": loss, "step_norm": dot(moved, moved) ** 0.5})
             if inputs.progress is not None:
                 inputs.progress(number + 1, steps, loss)
@@ -201,6 +206,9 @@ class RetainTerm(DescentMethod):
     @property
     def uses_original(self) -> bool:
         return self.retain_loss == "kl"
+
+    def looked_up(self, forget: int, retain: int) -> int:
+        return retain if self.retain_loss == "kl" else 0
 
     @abstractmethod
     def forget_loss(self, model: Any, step: Step) -> Tensor:

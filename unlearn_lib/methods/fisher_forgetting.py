@@ -44,6 +44,8 @@ class FisherForgetting(FisherMethod):
     exponent: float = Field(-0.25, ge=-1, lt=0)
 
     def forget_gradient(self, model: Any, batch: Sequence[Example], inputs: Inputs, outcome: Outcome) -> tuple[float, Vector]:
+        inputs.passes.forward += len(batch)
+        inputs.passes.forward += len(batch)
         return mean_loss(model, inputs.batches(batch, model.device)), {}
 
     @property

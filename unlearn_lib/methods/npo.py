@@ -35,6 +35,9 @@ class NPO(RetainTerm):
     def uses_original(self) -> bool:
         return True
 
+    def looked_up(self, forget: int, retain: int) -> int:
+        return forget + super().looked_up(forget, retain)
+
     def forget_loss(self, model: Any, step: Step) -> Tensor:
         with torch.no_grad():
             reference_B = _summed_nll(step.original, step.forget)

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.curvature.vector import Vector, norm
@@ -29,7 +30,7 @@ from unlearn_lib.data.batches import Example
 from unlearn_lib.data.examples import by_text
 from unlearn_lib.data.overlap import without
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import evaluate, mean_loss
+from unlearn_lib.losses import Batch, evaluate
 from unlearn_lib.methods.base import INCOMPLETE, Inputs, Method, Outcome
 
 CHECKED = 256
@@ -119,17 +120,26 @@ class Target:
     ) -> None:
         if not inputs.holdout and goal is None:
             raise InputError("calibrating needs holdout=..., or target_loss=... for a forget loss to reach")
+        self._passes = inputs.passes
         self._forget = inputs.batches(inputs.forget, model.device)
         self._retain = inputs.batches(checked, model.device)
         shared = not set(checked).isdisjoint(inputs.retain)
         self._checked, self._sample, self._seen = len(checked), not shared, shared and uses_retain
         self.retain_limit = retain_limit if self._retain else None
-        self.forget_before = mean_loss(model, self._forget)
+        self.forget_before = self._losses(model, self._forget).mean().item()
         if self.retain_limit is not None:
-            self._before_N = evaluate(model, self._retain).double()
+            self._before_N = self._losses(model, self._retain)
             self.retain_before = self._before_N.mean().item()
-        self.goal = mean_loss(model, inputs.batches(inputs.holdout, model.device)) if goal is None else goal
+        if goal is None:
+            goal = self._losses(model, inputs.batches(inputs.holdout, model.device)).mean().item()
+        self.goal = goal
         self.tolerance = EXACT * (self.goal - self.forget_before)
+
+    def _losses(self, model: Any, batches: list[Batch]) -> Tensor:
+        """`[n]`, in float64; the passes are counted."""
+        losses_N = evaluate(model, batches).double()
+        self._passes.forward += len(losses_N)
+        return losses_N
 
     def met_already(self, outcome: Outcome) -> bool:
         """Whether the forget loss is at the goal before any step; if so, with a warning."""
@@ -142,12 +152,12 @@ class Target:
 
     def forget_loss(self, model: Any) -> float:
         """The mean loss on D-; one that is not finite counts as infinite."""
-        loss = mean_loss(model, self._forget)
+        loss = self._losses(model, self._forget).mean().item()
         return loss if math.isfinite(loss) else math.inf
 
     def remaining(self, model: Any, batch: Sequence[Example]) -> list[Example]:
         """Those of D- whose own loss is below the goal; all of them where there is none."""
-        losses = evaluate(model, self._forget).tolist()
+        losses = self._losses(model, self._forget).tolist()
         return [example for example, loss in zip(batch, losses, strict=True) if loss < self.goal] or list(batch)
 
     def within_limit(self, model: Any, forget_loss: float) -> bool:
@@ -159,7 +169,7 @@ class Target:
 
     def _rise(self, model: Any) -> tuple[float, float]:
         """By how much the mean loss of the checked texts has risen, and the standard error that is added to it."""
-        after_N = evaluate(model, self._retain).double()
+        after_N = self._losses(model, self._retain)
         spread = (after_N - self._before_N).std().item() if self._sample else 0.0
         return after_N.mean().item() - self.retain_before, spread / math.sqrt(len(after_N))
 
@@ -197,7 +207,7 @@ class Start:
     """The trained parameters of a model as they are now: the place that steps go from, and come back to. Memory: a copy of them."""
 
     def __init__(self, model: Any) -> None:
-        self.params = trainable(model)
+        self.model, self.params = model, trainable(model)
         self.values: Vector = {name: p.detach().clone() for name, p in self.params.items()}
 
     @torch.no_grad()

@@ -22,11 +22,14 @@ class Cost:
         gradient_evaluations: Sequences whose gradient was taken; products with curvature count what their FLOPs would have paid for.
         peak_memory_bytes: Largest growth of memory during the run: on a GPU of what torch has allocated there, on a CPU of the
             process (sampled 50 times a second; what the process held before is used again unseen).
+        forward_evaluations: Sequences that went through a model without a gradient, a third of its work each: to find a length, to
+            see whether a limit holds, or for the original's predictions.
     """
 
     seconds: float
     gradient_evaluations: float
     peak_memory_bytes: int
+    forward_evaluations: int = 0
 
 
 class Watch:

@@ -182,7 +182,7 @@ def _carry_out(
     with Watch(model.device) as watch:
         outcome = chosen.run(_working_copy(model), inputs)
         give_back(outcome.model, own)
-    cost = Cost(watch.seconds, outcome.gradient_evaluations, watch.peak_memory_bytes)
+    cost = Cost(watch.seconds, outcome.gradient_evaluations, watch.peak_memory_bytes, inputs.passes.forward)
     settings = {"method": chosen.name, "seed": inputs.seed, "batch_size": inputs.batch_size, **prepared.reading}
     after = losses_of(outcome.model.eval(), sets, inputs.batch_size)
     refuse_divergence(outcome.model, after, chosen.remedy)

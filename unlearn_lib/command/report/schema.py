@@ -139,6 +139,10 @@ class Spent(Part):
     seconds: Number
     gradient_evaluations: Number = Field(description="Gradients of single texts.")
     peak_memory_bytes: int = Field(description="Memory beyond that of the model.")
+    forward_evaluations: int | None = Field(
+        None,
+        description="Texts that went through a model without a gradient; reports of version 0.2.0 and before do not have it.",
+    )
 
 
 class Report(Part):
