@@ -15,6 +15,7 @@ COLUMNS = {
     "forget_kl": "KL forget",
     "retain_kl": "KL outside",
     "holdout_kl": "KL held-out",
+    "cost": "cost",
     "gradient_evaluations": "gradients",
     "seconds": "seconds",
 }
@@ -35,10 +36,10 @@ def page(gathered: dict[str, Any], what: str) -> str:
         "",
         f"{setting['train']} texts, {setting['forget']} to forget, {setting['given']} given to the methods, {seeds} seeds; {where}.",
         "Damage ratio: rise of the retain loss over rise of the forget loss, on the retained texts that no method saw (outside), and",
-        "on those that it used. KL: mean divergence of the next token's distribution from the retrained model's, in nats. Gradients: of",
-        "single texts. MiB: peak of live tensors beyond the model in one step. Seconds were taken with other processes on the machine;",
-        "compare the gradients. A negative ratio means that the method went on training the retained texts: their loss is then below the",
-        "original's and retraining's, at the price of the held-out loss.",
+        "on those that it used. Cost: gradients of single texts, and a third of one for a forward pass. KL: mean divergence of the next",
+        "token's distribution from the retrained model's, in nats. MiB: peak of live tensors beyond the model in one step. Seconds were",
+        "taken with other processes on the machine; compare the costs. A negative ratio means that the method went on training the",
+        "retained texts: their loss is then below the original's and retraining's, at the price of the held-out loss.",
         "",
         "| method | family | " + " | ".join(COLUMNS.values()) + " | MiB | tuned |",
         "|---|---|" + "---|" * (len(COLUMNS) + 2),
@@ -60,7 +61,7 @@ def _tuned(rows: dict[str, Any]) -> list[str]:
         "",
         "## What was tuned",
         "",
-        "Every try on the tuning seed: the options, the damage ratio outside and the gradients; in bold the chosen one.",
+        "Every try on the tuning seed: the options, the damage ratio outside and the cost; in bold the chosen one.",
     ]
     ends = []
     for label, families in rows.items():
@@ -72,11 +73,7 @@ def _tuned(rows: dict[str, Any]) -> list[str]:
             for run in entry["tuning"]:
                 place = ", ".join(f"{name} {run['options'][name]:g}" for name in entry["chosen"])
                 mark = "**" if run["options"] == entry["options"] else ""
-                reached = (
-                    f"{run['damage_ratio']:.4f}, {run['gradient_evaluations']:.0f} gradients"
-                    if run["reached"]
-                    else "goal not reached"
-                )
+                reached = f"{run['damage_ratio']:.4f}, cost {run['cost']:.0f}" if run["reached"] else "goal not reached"
                 lines.append(f"* {mark}{place}{mark}: {reached}")
     inside = "Every chosen value lies inside: its smaller and its larger neighbour were tried and are no better."
     return [*lines, "", f"At the end of what was tried: {'; '.join(ends)}." if ends else inside]

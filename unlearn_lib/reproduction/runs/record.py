@@ -240,6 +240,8 @@ class BenchmarkOutcome(TypedDict):
     used_damage_ratio: NotRequired[float]
     used_kl: NotRequired[float]
     gradient_evaluations: NotRequired[float]
+    forward_evaluations: NotRequired[float]
+    cost: NotRequired[float]
     steps: NotRequired[float]
     reached: NotRequired[float]
     cosine_to_gradient: NotRequired[float]
