@@ -10,8 +10,10 @@ FORWARD = 1 / 3
 """A forward pass, in gradients: one of the three passes' worth of products that a forward and backward pass takes."""
 CHECKS = 7
 """How often the forget loss is measured: before the first step, two or three times for its length, and two or three times at the end."""
-CORRECTED = 48
+CORRECTED = (32, 48)
 """Texts that a correction is computed from where the budget allows: with fewer it is noisy, with more there are fewer corrections."""
+MANY = 12
+"""With more steps than this, each is corrected on 48 texts."""
 FEWEST_CORRECTED, FEWEST_TERMS = 16, 16
 
 
@@ -49,12 +51,12 @@ class Schedule:
 
 
 def schedule(budget: float, prices: Prices, terms: int) -> Schedule:
-    """The schedule that makes the best use of a budget: corrections of about 48 texts, as many as there is room for.
+    """The schedule that makes the best use of a budget: as many steps as there is room for, each corrected on 32 to 48 texts.
 
     Args:
         budget: Gradients of single texts, a forward pass counted as a third.
         prices: What things cost.
-        terms: Texts that the curvature is computed from where there is room for that and for one correction.
+        terms: Texts that the curvature is computed from; fewer where that and two corrections are too dear.
 
     Raises:
         InputError: The budget does not pay for a curvature of 16 texts, two steps and a correction on 16 texts.
@@ -62,28 +64,28 @@ def schedule(budget: float, prices: Prices, terms: int) -> Schedule:
     least = Schedule(2, 2, FEWEST_CORRECTED, min(terms, FEWEST_TERMS))
     if least.cost(prices) > budget:
         raise InputError(
-            f"a budget of {budget:,.0f} gradients is too small for {prices.forget} texts to forget; the least is {least.cost(prices):,.0f}"
+            f"a budget of {budget:,.0f} gradients is too small for {prices.forget} texts to forget; the least is "
+            f"{least.cost(prices):,.0f}"
         )
-    for number in range(terms, least.terms - 1, -1):
-        if Schedule(2, 2, min(FEWEST_CORRECTED * 2, CORRECTED), number).cost(prices) <= budget:
-            terms = number
-            break
-    else:
-        terms = least.terms
-    best = Schedule(2, 2, FEWEST_CORRECTED, terms)
-    while _more(best, prices, budget):
-        best = _more(best, prices, budget) or best
-    return best
+    while terms > least.terms and Schedule(3, 3, CORRECTED[0], terms).cost(prices) > budget:
+        terms -= 1
+    best, steps = least, 2
+    while True:
+        affordable = [
+            found
+            for texts in range(_fewest(steps), CORRECTED[1] + 1)
+            if (found := Schedule(steps, _approach(steps), texts, terms)).cost(prices) <= budget
+        ]
+        if not affordable:
+            return best
+        best, steps = affordable[-1], steps + 1
 
 
-def _more(now: Schedule, prices: Prices, budget: float) -> Schedule | None:
-    """The next larger schedule, if it can be paid: more texts up to 48, then a step more with as many texts as there is room for."""
-    if now.anchor_texts < CORRECTED:
-        larger = Schedule(now.steps, now.approach, now.anchor_texts + 1, now.terms)
-        if larger.cost(prices) <= budget:
-            return larger
-    for texts in range(CORRECTED, CORRECTED * 2 // 3, -1):
-        larger = Schedule(now.steps + 1, 2 if now.steps < 4 else 3, texts, now.terms)
-        if larger.cost(prices) <= budget:
-            return larger
-    return None
+def _fewest(steps: int) -> int:
+    """How many texts a correction takes at least: two or three steps may have noisy ones; many steps gain more by better ones."""
+    return FEWEST_CORRECTED if steps < 4 else CORRECTED[0] if steps <= MANY else CORRECTED[1]
+
+
+def _approach(steps: int) -> int:
+    """In how many of the steps the goal is approached: with more steps in shorter ones."""
+    return min(steps, 3) if steps < 5 else 4

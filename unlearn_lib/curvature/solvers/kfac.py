@@ -86,7 +86,7 @@ def by_sum(e: Eigen, damping: float) -> Tensor:
 
 
 def by_factors(e: Eigen, damping: float) -> Tensor:
-    """`[p, q]`: (l + pi sqrt(lambda)) (r + sqrt(lambda) / pi), for the eigenvalues l r; a mere diagonal, which has no factors, plus lambda."""
+    """`[p, q]`: (l + pi sqrt(lambda)) (r + sqrt(lambda) / pi), for the eigenvalues l r; of a mere diagonal its entries plus lambda."""
     whole = e.values_pq.double().sum()
     if (e.left_pp is None and e.right_qq is None) or whole == 0:
         return by_sum(e, damping)
