@@ -119,28 +119,28 @@ def measure(shape: str, texts: int, layers: int | None) -> Row:
         for part in row["parts"].values():
             part["gradients_by_time"] = part["seconds"] / gradient["seconds"]
             part["gradients_by_processor_time"] = part["processor_seconds"] / gradient["processor_seconds"]
-    plans: dict[str, Seconds] = {}
-    examples = [Example(tuple(row), tuple(row)) for row in (row[: TOKENS - i % 16] for i, row in enumerate(ids.tolist()))]
-    inputs = Inputs(forget=examples[: texts // 4], retain=examples[texts // 4 :], base=None, seed=0, holdout=examples[:1])
-    with clocked(plans, "fisher-removal"):
-        FisherRemoval(solver="kfac").plan(model, inputs)
-    with clocked(plans, "kfac-newton without correction"):
-        KFACNewton(correction=False).plan(model, inputs)
-    with clocked(plans, "woodbury"):
-        plan(EmpiricalFisher(model, inputs.batches(examples, model.device)), Woodbury(1.0))
     numbers = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "layers": layers or own,
         "texts": texts,
         "tokens": TOKENS,
     }
-    return {
-        **numbers,
-        "gradients": gradient,
-        "builds": builds,
-        "application": {**spent["application"], "bytes": meter.peak},
-        "plans": plans,
-    }
+    applied = {**spent["application"], "bytes": meter.peak}
+    return {**numbers, "gradients": gradient, "builds": builds, "application": applied, "plans": plans(model, ids.tolist())}
+
+
+def plans(model: Any, rows: list[list[int]]) -> dict[str, Seconds]:
+    """The seconds of plans for texts of many lengths, a quarter of which are to be forgotten."""
+    found: dict[str, Seconds] = {}
+    texts = [Example(tuple(row[i % 16 :]), tuple(row[i % 16 :])) for i, row in enumerate(rows)]
+    inputs = Inputs(texts[: len(texts) // 4], texts[len(texts) // 4 :], base=None, seed=0, holdout=texts[:1])
+    with clocked(found, "fisher-removal"):
+        FisherRemoval.from_options({"solver": "kfac"}).plan(model, inputs)
+    with clocked(found, "kfac-newton without correction"):
+        KFACNewton.from_options({"correction": False}).plan(model, inputs)
+    with clocked(found, "woodbury"):
+        plan(EmpiricalFisher(model, inputs.batches(texts, model.device)), Woodbury(1.0))
+    return found
 
 
 @click.command(help=__doc__)
