@@ -34,27 +34,16 @@ Seconds = dict[str, float]
 Row = dict[str, Any]
 
 
-def llama(layers: int) -> Any:
-    """The shape of a Llama of 135 million parameters."""
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers, num_attention_heads=9, num_key_value_heads=3,
-        tie_word_embeddings=True,
-    )  # fmt: skip
-
-
-def opt(layers: int) -> Any:
-    """Layers of OPT-1.3B."""
-    from transformers import OPTConfig
-
-    return OPTConfig(
-        vocab_size=50272, hidden_size=2048, word_embed_proj_dim=2048, ffn_dim=8192, num_hidden_layers=layers, num_attention_heads=32,
-        dropout=0.0, attention_dropout=0.0,
-    )  # fmt: skip
-
-
-SHAPES: dict[str, tuple[Callable[[int], Any], int]] = {"llama-135m": (llama, 30), "opt-1.3b": (opt, 2)}
+SHAPES: dict[str, tuple[str, Row]] = {
+    "llama-135m": ("LlamaConfig", {
+        "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "tie_word_embeddings": True,
+    }),
+    "opt-1.3b": ("OPTConfig", {
+        "vocab_size": 50272, "hidden_size": 2048, "word_embed_proj_dim": 2048, "ffn_dim": 8192, "num_hidden_layers": 2,
+        "num_attention_heads": 32, "dropout": 0.0, "attention_dropout": 0.0,
+    }),
+}  # fmt: skip
 
 
 @contextmanager
@@ -89,11 +78,14 @@ def by_part(K: KFAC) -> tuple[dict[str, Seconds], int]:
 
 
 def measure(shape: str, texts: int, layers: int | None) -> Row:
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    make, own = SHAPES[shape]
+    kind, sizes = SHAPES[shape]
+    sizes = {**sizes, "num_hidden_layers": layers or sizes["num_hidden_layers"]}
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(make(layers or own), attn_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_config(
+        getattr(transformers, kind)(**sizes), attn_implementation="eager"
+    ).eval()
     ids = torch.randint(5, model.config.vocab_size, (texts, TOKENS))
     batches = [{"input_ids": part, "attention_mask": torch.ones_like(part), "labels": part} for part in ids.split(BATCH)]
     spent: dict[str, Seconds] = {}
@@ -121,7 +113,7 @@ def measure(shape: str, texts: int, layers: int | None) -> Row:
             part["gradients_by_processor_time"] = part["processor_seconds"] / gradient["processor_seconds"]
     numbers = {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "layers": layers or own,
+        "layers": sizes["num_hidden_layers"],
         "texts": texts,
         "tokens": TOKENS,
     }
