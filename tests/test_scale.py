@@ -27,7 +27,7 @@ def test_the_script_runs(scale: Any, tmp_path: Path) -> None:
     for build in row["builds"].values():
         parts = [found["seconds"] for part, found in build["parts"].items() if part != "build"]
         assert sum(parts) == pytest.approx(build["parts"]["build"]["seconds"])
-        assert build["bytes"] == pytest.approx(build["planned_bytes"], rel=0.25)
+        assert build["bytes"] <= 1.2 * build["planned_bytes"]  # the plan is of the build and of a solve with it
 
 
 @pytest.mark.nightly
@@ -36,7 +36,5 @@ def test_135_million_parameters(scale: Any) -> None:
     row = scale.measure("llama-135m", 64, None)
     for build in row["builds"].values():
         assert build["parts"]["build"]["gradients_by_processor_time"] <= 2.5
-        assert build["bytes"] <= 6 * GIB
-        assert build["bytes"] == pytest.approx(build["planned_bytes"], rel=0.2)
-    assert row["application"]["bytes"] <= 6 * GIB
+        assert build["bytes"] <= 1.2 * build["planned_bytes"] <= 6 * GIB
     assert all(found["processor_seconds"] < 10 for found in row["plans"].values())
