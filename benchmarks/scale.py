@@ -34,27 +34,16 @@ Seconds = dict[str, float]
 Row = dict[str, Any]
 
 
-def llama(layers: int) -> Any:
-    """The shape of a Llama of 135 million parameters."""
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers, num_attention_heads=9, num_key_value_heads=3,
-        tie_word_embeddings=True,
-    )  # fmt: skip
-
-
-def opt(layers: int) -> Any:
-    """Layers of OPT-1.3B."""
-    from transformers import OPTConfig
-
-    return OPTConfig(
-        vocab_size=50272, hidden_size=2048, word_embed_proj_dim=2048, ffn_dim=8192, num_hidden_layers=layers, num_attention_heads=32,
-        dropout=0.0, attention_dropout=0.0,
-    )  # fmt: skip
-
-
-SHAPES: dict[str, tuple[Callable[[int], Any], int]] = {"llama-135m": (llama, 30), "opt-1.3b": (opt, 2)}
+SHAPES: dict[str, tuple[str, Row]] = {
+    "llama-135m": ("LlamaConfig", {
+        "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "tie_word_embeddings": True,
+    }),
+    "opt-1.3b": ("OPTConfig", {
+        "vocab_size": 50272, "hidden_size": 2048, "word_embed_proj_dim": 2048, "ffn_dim": 8192, "num_hidden_layers": 2,
+        "num_attention_heads": 32, "dropout": 0.0, "attention_dropout": 0.0,
+    }),
+}  # fmt: skip
 
 
 @contextmanager
@@ -89,11 +78,14 @@ def by_part(K: KFAC) -> tuple[dict[str, Seconds], int]:
 
 
 def measure(shape: str, texts: int, layers: int | None) -> Row:
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    make, own = SHAPES[shape]
+    kind, sizes = SHAPES[shape]
+    sizes = {**sizes, "num_hidden_layers": layers or sizes["num_hidden_layers"]}
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(make(layers or own), attn_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_config(
+        getattr(transformers, kind)(**sizes), attn_implementation="eager"
+    ).eval()
     ids = torch.randint(5, model.config.vocab_size, (texts, TOKENS))
     batches = [{"input_ids": part, "attention_mask": torch.ones_like(part), "labels": part} for part in ids.split(BATCH)]
     spent: dict[str, Seconds] = {}
@@ -119,28 +111,28 @@ def measure(shape: str, texts: int, layers: int | None) -> Row:
         for part in row["parts"].values():
             part["gradients_by_time"] = part["seconds"] / gradient["seconds"]
             part["gradients_by_processor_time"] = part["processor_seconds"] / gradient["processor_seconds"]
-    plans: dict[str, Seconds] = {}
-    examples = [Example(tuple(row), tuple(row)) for row in (row[: TOKENS - i % 16] for i, row in enumerate(ids.tolist()))]
-    inputs = Inputs(forget=examples[: texts // 4], retain=examples[texts // 4 :], base=None, seed=0, holdout=examples[:1])
-    with clocked(plans, "fisher-removal"):
-        FisherRemoval(solver="kfac").plan(model, inputs)
-    with clocked(plans, "kfac-newton without correction"):
-        KFACNewton(correction=False).plan(model, inputs)
-    with clocked(plans, "woodbury"):
-        plan(EmpiricalFisher(model, inputs.batches(examples, model.device)), Woodbury(1.0))
     numbers = {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "layers": layers or own,
+        "layers": sizes["num_hidden_layers"],
         "texts": texts,
         "tokens": TOKENS,
     }
-    return {
-        **numbers,
-        "gradients": gradient,
-        "builds": builds,
-        "application": {**spent["application"], "bytes": meter.peak},
-        "plans": plans,
-    }
+    applied = {**spent["application"], "bytes": meter.peak}
+    return {**numbers, "gradients": gradient, "builds": builds, "application": applied, "plans": plans(model, ids.tolist())}
+
+
+def plans(model: Any, rows: list[list[int]]) -> dict[str, Seconds]:
+    """The seconds of plans for texts of many lengths, a quarter of which are to be forgotten."""
+    found: dict[str, Seconds] = {}
+    texts = [Example(tuple(row[i % 16 :]), tuple(row[i % 16 :])) for i, row in enumerate(rows)]
+    inputs = Inputs(texts[: len(texts) // 4], texts[len(texts) // 4 :], base=None, seed=0, holdout=texts[:1])
+    with clocked(found, "fisher-removal"):
+        FisherRemoval.from_options({"solver": "kfac"}).plan(model, inputs)
+    with clocked(found, "kfac-newton without correction"):
+        KFACNewton.from_options({"correction": False}).plan(model, inputs)
+    with clocked(found, "woodbury"):
+        plan(EmpiricalFisher(model, inputs.batches(texts, model.device)), Woodbury(1.0))
+    return found
 
 
 @click.command(help=__doc__)

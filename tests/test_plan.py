@@ -88,8 +88,11 @@ def test_of_many_lengths_the_longest_and_the_shortest_are_rehearsed(
     assert sorted(rehearsed) == [(2, 20), (4, 64)]
     v = torch.randn(operator.size, generator=torch.Generator().manual_seed(0))
     solution = solve(operator, v, chosen, tolerance=0.1, throw=False)
-    assert planned.peak_memory_bytes == pytest.approx(solution.peak_memory_bytes, rel=0.05)
+    assert planned.peak_memory_bytes == pytest.approx(solution.peak_memory_bytes, rel=0.2)
     assert planned.gradient_evaluations == pytest.approx(solution.gradient_evaluations, rel=0.02)
+    monkeypatch.setattr(rehearsal, "FEW", len(batches))
+    whole = plan(make(model, batches), chosen)
+    assert planned.peak_memory_bytes == pytest.approx(whole.peak_memory_bytes, rel=0.02)
 
 
 def test_the_dense_plan_is_in_bytes(tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
