@@ -136,6 +136,8 @@ ROWS = (
         held("simnpo, with KL term", "simnpo", 3e-4, 3.0, share, retain_loss="kl", beta=Ladder(SIMNPO_BETA, 4.5))
         for share in SHARES
     ),
+    constrained(0.05),
+    constrained(0.075),
     constrained(),
     constrained(0.1),
     constrained(0.15),
