@@ -59,8 +59,8 @@ GROWTH = 1.5
 DAMPING = {**RELATIVE, "kfac": 1e-3}
 LOOKS = 3
 """How often the limit's texts are looked at: before, at the end, and for the report."""
-VECTORS = 6
-"""Vectors on the parameters in memory at a time: where the step starts, g, u, m, and two while one becomes the other."""
+VECTORS = 5
+"""Vectors on the parameters in memory at a time: g, u, m, and two while r or c is computed."""
 
 
 def tangent(g: Vector, u: Vector, m: Vector) -> Vector:
@@ -95,7 +95,8 @@ class Corrections:
         slope = dot(r, t)
         if slope <= 0:
             return t, 0.0
-        self.eta = min(self.relaxation * min(1.0, 2 * divergence / slope), GROWTH * self.eta)
+        share = min(1.0, 2 * max(0.0, divergence) / slope)  # rounding may leave a divergence of nothing below zero
+        self.eta = min(self.relaxation * share, GROWTH * self.eta)
         return t, self.eta
 
 
@@ -182,18 +183,20 @@ class ConstrainedNewton(Calibrated):
         anchored = inputs.some_retain(own.anchor_texts)
         gradients: float = own.steps * len(inputs.forget) + (own.steps - 1) * own.anchor_texts
         backward = backward_bytes(model, inputs.batches([*inputs.forget, *anchored], model.device))
-        memory, detail, solves = 0.0, "no curvature", 2 * own.steps - 1
+        building, kept, detail, solves = 0.0, 0.0, "no curvature", 2 * own.steps - 1
         if own.solver != "identity":
             K = own._operator(model, inputs)
             if isinstance(K, KFAC):
                 cost = kfac_cost(K, Rehearsal(K))
                 gradients += K.texts_worth(cost.flops + solves * cost.product_flops)
-                memory, detail = max(cost.peak, cost.kept), f"K-FAC of {K.sequences} texts"
+                building, kept, detail = cost.peak, cost.kept, f"K-FAC of {K.sequences} texts"
             else:
                 found = plan(K, named_solver(own.solver, 1.0))  # no cost depends on the damping
                 gradients += solves * found.gradient_evaluations + K.sequences
-                memory, detail = found.peak_memory_bytes, f"{found}, with {K.sequences} texts"
-        memory += 2 * model_bytes(model) + VECTORS * vector_bytes(model) + backward
+                building = kept = found.peak_memory_bytes
+                detail = f"{found}, with {K.sequences} texts"
+        stepping = kept + VECTORS * vector_bytes(model) + backward
+        memory = 2 * model_bytes(model) + max(building + vector_bytes(model), stepping)
         detail = f"{own.steps} steps: {detail}, corrections on {own.anchor_texts} texts, and forward passes"
         return MethodPlan(gradients, memory, detail)
 
@@ -227,11 +230,12 @@ class ConstrainedNewton(Calibrated):
             u = solve(g)
             if (gu := dot(g, u)) <= 0:
                 return loss, "the gradient of the forget loss is zero"
-            goal, start = before + gap * min(1.0, (k + 1) / self.approach), Start(model)
+            goal = before + gap * min(1.0, (k + 1) / self.approach)
             entry = {"forget_loss": loss}
             if k == 0:
                 first = CAUTION * (goal - loss) / gu
-                length, reached, _ = reach(_along(start, u, target), loss, goal, first, LOOSE * gap)
+                length, reached, _ = reach(_along(Start(model), u, target), loss, goal, first, LOOSE * gap)
+                distance = abs(length) * norm(u)
                 slope = (reached - loss) / (length * gu) if length else slope
             else:
                 if abs(promised[1]) > LOOSE / 2 * gap:  # the last step went far enough to tell
@@ -247,9 +251,9 @@ class ConstrainedNewton(Calibrated):
                 t, eta = corrections.next(g, u, r, c, divergence)
                 length = min(goal - loss, FURTHEST * gap) / (slope * gu)
                 promised = loss, length * slope * gu
-                start.go({name: length * u[name] - eta * t[name] for name in u}, 1.0)
+                distance = _move(model, length, u, -eta, t)
                 entry["correction"] = eta
-            outcome.history.append(entry | {"step": length, "step_norm": norm(start.moved())})
+            outcome.history.append(entry | {"step": length, "step_norm": distance})
             if inputs.progress is not None:
                 inputs.progress(k + 1, self.steps, loss)
         # what is missing, or too much, along the last direction
@@ -293,6 +297,17 @@ def _along(start: Start, u: Vector, target: Target) -> Callable[[float], float]:
         return target.forget_loss(start.model)
 
     return loss_at
+
+
+@torch.no_grad()
+def _move(model: Any, a: float, u: Vector, b: float, t: Vector) -> float:
+    """theta += a u + b t, which takes no further vector; returns the length of the step."""
+    squares = 0.0
+    for name, p in trainable(model).items():
+        step = a * u[name] + b * t[name]
+        p.add_(step)
+        squares += step.double().square().sum().item()
+    return math.sqrt(squares)
 
 
 @torch.no_grad()
