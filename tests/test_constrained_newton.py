@@ -2,13 +2,14 @@
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from dense import batched, build, examples, loss_of, relative
+from dense import batched, build, examples, logits_of, relative
 
 from unlearn_lib import TrainingConfig, load_model, load_task, text_losses, train, unlearn
 from unlearn_lib.curvature.gradient import mean_gradient, trainable
@@ -154,13 +155,11 @@ def bounded_by_definition(model: Any, sequences: list[Example], q: float) -> tup
     params = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
     total, nll = torch.zeros((), dtype=torch.float64), 0.0
     for sequence in sequences:
-        from dense import logits_of
-
         log_p = logits_of(model, torch.tensor([sequence.input_ids]), params).log_softmax(-1)
         scored = [t for t in range(1, len(sequence.labels)) if sequence.labels[t] != IGNORED]
         p = torch.stack([log_p[t - 1, sequence.labels[t]].exp() for t in scored])
         total = total + ((1 - p**q) / q).mean() / len(sequences)
-        nll += float(loss_of(model, sequence, params)) / len(sequences)
+        nll -= p.detach().log().mean().item() / len(sequences)
     grads = torch.autograd.grad(total, list(params.values()), materialize_grads=True)
     return nll, torch.cat([grad.flatten() for grad in grads])
 
@@ -261,7 +260,7 @@ def test_all_texts_come_once_before_one_comes_again() -> None:
     drawn = [text for _ in range(7) for text in anchor.next(3)]
     assert [len(anchor.next(20)), anchor.inputs.passes.forward] == [20, 0]
     for start in (0, 7, 14):
-        assert sorted(drawn[start : start + 7]) == sorted(retain)
+        assert Counter(drawn[start : start + 7]) == Counter(retain)
     assert drawn[:7] != retain
     again = Anchor(build("gpt2"), inputs(retain), written=False).next(7)
     other = Anchor(build("gpt2"), inputs(retain, seed=1), written=False).next(7)
@@ -355,7 +354,7 @@ def test_an_anchor_goes_on_with_texts_that_the_original_writes() -> None:
         for p in model.parameters():
             p.zero_()
     second = anchor.next(5)
-    assert sorted([*first, second[0]]) == sorted(retain)
+    assert Counter([*first, second[0]]) == Counter(retain)
     assert given.passes.forward == 4
     third = anchor.next(4)
     new = [*second[1:], *third]
