@@ -482,3 +482,208 @@ def test_a_budget_that_pays_for_nothing_is_refused() -> None:
     assert schedule(least, PRICES[0], 160) == Schedule(2, 2, 16, 16)
     with pytest.raises(InputError, match=rf"a budget of {least - 1:,.0f} gradients is too small for 16 texts to forget"):
         schedule(least - 1, PRICES[0], 160)
+
+
+# ---- the whole method
+
+
+@pytest.fixture(scope="module")
+def memorised(tokenizer: Any, texts: list[dict[str, str]]) -> Any:
+    """A tiny model that knows the first 24 texts much better than the others."""
+    from transformers import AutoModelForCausalLM
+
+    from unlearn_lib.models import nano
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
+    train(model, tokenizer, texts[:24], TrainingConfig(40, 1e-2))
+    return model
+
+
+@pytest.fixture
+def arguments(memorised: Any, tokenizer: Any, texts: list[dict[str, str]]) -> dict[str, Any]:
+    return {
+        "model": memorised,
+        "tokenizer": tokenizer,
+        "forget": texts[FORGET],
+        "retain": texts[RETAIN],
+        "holdout": texts[UNSEEN],
+        "method": "constrained-newton",
+    }
+
+
+def losses(model: Any, tokenizer: Any, rows: Any) -> float:
+    return float(text_losses(model, tokenizer, rows).double().mean())
+
+
+def moved(before: Any, after: Any) -> torch.Tensor:
+    old, new = (flatten(dict(model.named_parameters())).detach().double() for model in (before, after))
+    return new - old
+
+
+def test_the_first_step_is_fisher_removals(tiny: Callable[..., Any], tokenizer: Any, texts: list[dict[str, str]]) -> None:
+    """Of the same curvature: EK-FAC of all retained texts and positions, and the gradient of all of D-."""
+    model = tiny("neo")
+    sets: dict[str, Any] = {"forget": texts[FORGET], "retain": texts[RETAIN], "holdout": texts[UNSEEN]}
+    options: dict[str, Any] = {"solver": "kfac", "steps": 1, "relative_damping": 1e-2, "retain_limit": None}
+    goal = losses(model, tokenizer, texts[FORGET]) + 0.5
+    own = unlearn(
+        model, tokenizer, **sets, method="constrained-newton", **options, target_loss=goal, q=0.0, correction=True, positions=1.0
+    )
+    theirs = unlearn(model, tokenizer, **sets, method="fisher-removal", **options, target_loss=goal, focus=False)
+    a, b = moved(model, own.model), moved(model, theirs.model)
+    assert own.details["damping"] == pytest.approx(theirs.details["damping"], rel=1e-9)
+    assert float(a @ b / (a.norm() * b.norm())) == pytest.approx(1.0, abs=1e-9)
+    # it is not the plain gradient, and a bounded loss is another direction
+    other = unlearn(
+        model, tokenizer, **sets, method="constrained-newton", **options, target_loss=goal, q=1.0, correction=True, positions=1.0
+    )
+    c = moved(model, other.model)
+    assert float(a @ c / (a.norm() * c.norm())) < 0.99
+
+
+def test_the_forget_loss_comes_to_its_goal_and_the_retained_texts_stay(arguments: dict[str, Any], texts: Any) -> None:
+    original, tokenizer = arguments["model"], arguments["tokenizer"]
+    result = unlearn(**arguments, retain_limit=None, steps=4, anchor_texts=19)
+    goal, before = result.details["goal"], losses(original, tokenizer, texts[FORGET])
+    assert goal - before > 1.0  # there is something to forget
+    assert losses(result.model, tokenizer, texts[FORGET]) == pytest.approx(goal, abs=0.05 * (goal - before))
+    assert not any("forgetting_incomplete" in warning for warning in result.warnings)
+    assert len(result.history) == result.details["steps"] == 4
+    assert "divergence" not in result.history[0]
+    assert all(0 <= entry["optimality"] <= 1 and entry["divergence"] > 0 for entry in result.history[1:])
+    one = unlearn(**arguments, retain_limit=None, steps=1)
+    ours, without = (losses(model, tokenizer, texts[RETAIN]) for model in (result.model, one.model))
+    assert ours < without  # what the corrections are for
+
+
+def test_nothing_to_forget_is_said(arguments: dict[str, Any], fingerprint: Any) -> None:
+    result = unlearn(**arguments, target_loss=0.001)
+    assert any(warning.startswith("nothing was done: the forget loss") for warning in result.warnings)
+    assert fingerprint(result.model) == fingerprint(arguments["model"])
+    assert result.cost.gradient_evaluations == 0
+
+
+def test_an_overshoot_is_walked_back(arguments: dict[str, Any], texts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constrained_newton, "LOOSE", 100.0)  # the first step takes whatever length comes
+    monkeypatch.setattr(constrained_newton, "CAUTION", 5.0)
+    calls: list[tuple[float, float, float]] = []
+
+    def spied(loss_at: Any, at_zero: float, goal: float, first: float, tolerance: float) -> tuple[float, float, bool]:
+        found = reach(loss_at, at_zero, goal, first, tolerance)
+        calls.append((at_zero, goal, found[0]))
+        return found
+
+    monkeypatch.setattr(constrained_newton, "reach", spied)
+    result = unlearn(**arguments, steps=1, approach=1, target_loss=2.0, retain_limit=None)
+    overshot, goal, length = calls[-1]
+    assert overshot > goal + 0.2
+    assert length < 0
+    assert losses(result.model, arguments["tokenizer"], texts[FORGET]) == pytest.approx(2.0, abs=0.09)
+
+
+def test_the_limit_on_the_retained_texts_holds(arguments: dict[str, Any]) -> None:
+    result = unlearn(**arguments, retain_limit=1e-3, steps=2)
+    assert any(w.startswith("forgetting_incomplete") and "binds" in w for w in result.warnings)
+    before, after = (losses_["forget"].double().mean().item() for losses_ in (result.losses_before, result.losses_after))
+    checked = result.details["checked_loss"]
+    rise = checked["after"] - checked["before"] + checked["standard_error"]
+    assert rise <= 1e-3 * (after - before) + 2e-6 * checked["before"]
+    assert result.details["reached"] == pytest.approx(after, rel=1e-5)
+    assert result.details["reached"] < 0.9 * result.details["goal"]
+
+
+def test_it_stops_where_the_residual_is_below_the_tolerance(arguments: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"steps": 6, "approach": 1, "target_loss": 1.0, "retain_limit": None, "anchor_texts": 19}
+    assert len(unlearn(**arguments, **options, tolerance=0.0).history) == 6
+    stopped = unlearn(**arguments, **options, tolerance=0.9999).history
+    assert len(stopped) < 6
+    assert stopped[-1]["optimality"] <= 0.9999
+    assert "correction" not in stopped[-1]
+
+
+def test_a_seed_repeats_with_written_texts_too(arguments: dict[str, Any], fingerprint: Any) -> None:
+    options: dict[str, Any] = {"written": True, "anchor_texts": 24, "steps": 2, "retain_limit": None, "target_loss": 1.5}
+    first = unlearn(**arguments, **options)
+    torch.rand(3)  # the caller's draws do not matter
+    assert fingerprint(unlearn(**arguments, **options).model) == fingerprint(first.model)
+    assert fingerprint(unlearn(**arguments, **options, seed=1).model) != fingerprint(first.model)
+    # five forget losses each at least four times; of 24 corrected texts the original's predictions; five of them written
+    assert first.cost.forward_evaluations >= 4 * 5 + 24 + 5
+
+
+@pytest.mark.parametrize("solver", ["diagonal", "block", "woodbury", "identity"])
+def test_every_curvature_reaches_the_goal(solver: str, arguments: dict[str, Any], texts: Any) -> None:
+    result = unlearn(**arguments, solver=solver, steps=2, target_loss=1.5, retain_limit=None)
+    assert losses(result.model, arguments["tokenizer"], texts[FORGET]) == pytest.approx(1.5, abs=0.07)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"retraining_epochs": 3}, "retraining_epochs makes budget a share of a retraining"),
+        ({"retraining_epochs": 3, "budget": 100}, "retraining_epochs makes budget a share of a retraining"),
+        ({"budget": 300, "solver": "diagonal"}, "a budget can be planned with solver='kfac' only, not with 'diagonal'"),
+        ({"budget": 5}, r"a budget of 5 gradients is too small for 5 texts to forget; the least is \d+"),
+        ({"steps": 0}, "option steps of constrained-newton is 0"),
+        ({"q": 1.5}, "option q of constrained-newton is 1.5"),
+    ],
+)
+def test_refusals(options: dict[str, Any], message: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=message):
+        unlearn(**arguments, **options)
+
+
+# ---- costs against plans, on an embedded model
+
+
+@pytest.fixture(scope="module")
+def embedded() -> dict[str, Any]:
+    model, tokenizer = load_model("nano/opt-s", device="cpu")
+    task = load_task("arc_easy", sizes={"train": 88, "holdout": 16, "test": 1, "reference": 0})
+    return {
+        "model": model,
+        "tokenizer": tokenizer,
+        "forget": task.train[:8],
+        "retain": task.train[8:],
+        "holdout": task.holdout,
+        "method": "constrained-newton",
+        "retain_limit": None,
+        "target_loss": 4.0,
+    }
+
+
+def counted(result: Any) -> float:
+    return float(result.cost.gradient_evaluations + FORWARD * result.cost.forward_evaluations)
+
+
+@pytest.mark.parametrize(("budget", "more"), [(220.0, {}), (400.0, {"written": True}), (0.25, {"retraining_epochs": 15})])
+def test_what_is_spent_is_the_budget(budget: float, more: dict[str, Any], embedded: dict[str, Any]) -> None:
+    whole = budget * more.get("retraining_epochs", 0) * 80 or budget
+    result = unlearn(**embedded, budget=budget, tolerance=0.0, **more)
+    assert 0.8 * whole <= counted(result) <= 1.05 * whole
+    assert result.details["reached"] == pytest.approx(4.0, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 3, "anchor_texts": 20}, {"solver": "diagonal", "steps": 2}, {"budget": 250.0}, {"solver": "identity"}]
+)
+def test_the_plan_is_within_a_fifth_of_what_is_counted(options: dict[str, Any], embedded: dict[str, Any]) -> None:
+    given = {name: embedded[name] for name in ("forget", "retain", "holdout", "method")}
+    own = {"retain_limit": None, "target_loss": 4.0, "tolerance": 0.0, **options}
+    prepared = prepare(embedded["model"], embedded["tokenizer"], Request(**given, options=own))
+    planned = prepared.method.plan(embedded["model"], prepared.inputs)
+    result = unlearn(**embedded, tolerance=0.0, **options)
+    assert planned.gradient_evaluations == pytest.approx(result.cost.gradient_evaluations, rel=0.2)
+
+
+def test_a_larger_budget_goes_to_more_steps(embedded: dict[str, Any]) -> None:
+    given = {name: embedded[name] for name in ("forget", "retain", "holdout", "method")}
+    steps = []
+    for budget in (200.0, 500.0, 1200.0):
+        prepared = prepare(embedded["model"], embedded["tokenizer"], Request(**given, options={"budget": budget}))
+        method: Any = prepared.method
+        own = method.within_budget(embedded["model"], prepared.inputs)
+        assert own.budget is None
+        steps.append(own.steps)
+    assert steps == sorted(set(steps))
