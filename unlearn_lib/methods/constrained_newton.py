@@ -188,7 +188,7 @@ class ConstrainedNewton(Calibrated):
                 memory, detail = max(cost.peak, cost.kept), f"K-FAC of {K.sequences} texts"
             else:
                 found = plan(K, named_solver(own.solver, 1.0))  # no cost depends on the damping
-                gradients += solves * found.gradient_evaluations + K.sequences
+                gradients += found.gradient_evaluations + K.sequences  # built once; what the solves after the first take is little
                 memory, detail = found.peak_memory_bytes, f"{found}, with {K.sequences} texts"
         memory += 2 * model_bytes(model) + VECTORS * vector_bytes(model) + backward
         detail = f"{own.steps} steps: {detail}, corrections on {own.anchor_texts} texts, and forward passes"
