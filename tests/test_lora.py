@@ -15,6 +15,7 @@ METHODS_AND_OPTIONS: dict[str, dict[str, Any]] = {
     "kfac-newton": {"steps": 1},
     "newton": {"step": "calibrate", "max_steps": 5},
     "woodbury-newton": {},
+    "constrained-newton": {"steps": 2},
     "fisher-forgetting": {"step": 1e-3},
     "gradient-ascent": {"step": 0.1},
     "gradient-difference": {"learning_rate": 1e-2},

@@ -21,6 +21,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "newton": {"step": 0.1, "max_steps": 5, "damping": 1.0},
     "kfac-newton": {"step": 0.1, "steps": 1},
     "woodbury-newton": {"step": 0.1},
+    "constrained-newton": {"steps": 2, "target_loss": 12.0, "retain_limit": None},
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from unlearn_lib.curvature.gradient import trainable
+from unlearn_lib.curvature.precision import in_full
 from unlearn_lib.curvature.vector import Vector, all_finite
 from unlearn_lib.data.batches import Example
 from unlearn_lib.errors import NumericsError
@@ -66,9 +67,10 @@ class Anchor:
         params = trainable(model)
         total, found = 0.0, dict[str, torch.Tensor]()
         for batch in self.inputs.batches(texts, model.device):
-            with torch.no_grad():
-                before_BSV = log_probs(self.original, batch)
-            loss = sequence_divergences(before_BSV, log_probs(model, batch), batch).sum() / len(texts)
+            with in_full(params.values()):
+                with torch.no_grad():
+                    before_BSV = log_probs(self.original, batch)
+                loss = sequence_divergences(before_BSV, log_probs(model, batch), batch).sum() / len(texts)
             grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
             if not all_finite((loss, *grads)):
                 raise NumericsError("the divergence from the original model is not finite: the model has diverged")

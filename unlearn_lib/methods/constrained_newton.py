@@ -192,7 +192,7 @@ class ConstrainedNewton(Calibrated):
                 building, kept, detail = cost.peak, cost.kept, f"K-FAC of {K.sequences} texts"
             else:
                 found = plan(K, named_solver(own.solver, 1.0))  # no cost depends on the damping
-                gradients += solves * found.gradient_evaluations + K.sequences
+                gradients += found.gradient_evaluations + K.sequences  # built once; the solves after the first take little
                 building = kept = found.peak_memory_bytes
                 detail = f"{found}, with {K.sequences} texts"
         stepping = kept + VECTORS * vector_bytes(model) + backward
