@@ -1,4 +1,4 @@
-"""The default `fisher-removal` on a model that knows its texts by heart: how much of the gap does it close, at what price?
+"""The default method, constrained Newton, on a model that knows its texts by heart: how much of the gap does it close, at what price?
 
     python benchmarks/memorising.py [--processes 3] [--out benchmarks/memorising.json]
 
@@ -29,9 +29,9 @@ SEEDS = (0, 1, 2)
 STOP_AT, MOST_EPOCHS = 0.75, 160
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "default, one step": {"steps": 1, "retain_limit": None},
-    "blocks of 48, 4 steps": {"solver": "block"},
-    "gradient, one step": {"solver": "identity", "steps": 1, "retain_limit": None},
+    "fisher-removal, 4 steps": {"method": "fisher-removal"},
+    "blocks of 48, 4 steps": {"method": "fisher-removal", "solver": "block"},
+    "gradient, one step": {"method": "fisher-removal", "solver": "identity", "steps": 1, "retain_limit": None},
 }
 WORDS = 300
 WIDTH = 96

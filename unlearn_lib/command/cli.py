@@ -108,7 +108,7 @@ def methods(as_json: bool) -> None:
 @click.option("--retain", type=click.Path(path_type=Path), help="Texts to keep.")
 @click.option("--holdout", type=click.Path(path_type=Path), help="Texts of the same kind that were never trained on.")
 @click.option("--base", metavar="NAME|DIR", help="The checkpoint from before training on the texts (method retrain).")
-@click.option("--method", default="fisher-removal", show_default=True, help="See `unlearn methods`.")
+@click.option("--method", default="constrained-newton", show_default=True, help="See `unlearn methods`.")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="An option of the method; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write; it must not exist.")
 @click.option("--seed", default=0, show_default=True)

@@ -57,6 +57,8 @@ FURTHEST = 0.5
 GROWTH = 1.5
 """How many times the last correction's length the next one may be: on texts seen before, Polyak's rule asks for more and more."""
 DAMPING = {**RELATIVE, "kfac": 1e-3}
+LOOKS = 3
+"""How often the limit's texts are looked at: before, at the end, and for the report."""
 VECTORS = 6
 """Vectors on the parameters in memory at a time: where the step starts, g, u, m, and two while one becomes the other."""
 
@@ -125,9 +127,9 @@ class ConstrainedNewton(Calibrated):
     source: ClassVar[str] = "this library; sequential quadratic programming: Nocedal and Wright 2006, chapter 18"
     remedy: ClassVar[str] = "raise relative_damping=, or lower relaxation="
 
-    steps: int = Field(3, ge=1)
-    approach: int = Field(3, ge=1)
-    anchor_texts: int = Field(40, ge=1)
+    steps: int = Field(10, ge=1)
+    approach: int = Field(8, ge=1)
+    anchor_texts: int = Field(32, ge=1)
     written: bool = False
     solver: Literal["kfac", "diagonal", "block", "woodbury", "dense", "identity"] = "kfac"
     correction: bool = False
@@ -155,8 +157,8 @@ class ConstrainedNewton(Calibrated):
     def calibrates(self) -> bool:
         return True
 
-    def within_budget(self, model: Any, inputs: Inputs) -> Self:
-        """The method with the options that its budget sets; itself where there is none.
+    def within_budget(self, model: Any, inputs: Inputs, checked: int = 0) -> Self:
+        """The method with the options that its budget sets; itself where there is none. `checked` texts watch over the limit.
 
         Raises:
             InputError: The budget is too small.
@@ -168,14 +170,15 @@ class ConstrainedNewton(Calibrated):
         assert isinstance(K, KFAC)
         cost = kfac_cost(K, Rehearsal(K))
         build, solve = K.texts_worth(cost.flops) / K.sequences, K.texts_worth(cost.product_flops)
-        prices = Prices(build, solve, len(inputs.forget), len(inputs.retain), self.written)
+        watched = LOOKS * checked + (len(inputs.holdout) if self.target_loss is None else 0)
+        prices = Prices(build, solve, len(inputs.forget), len(inputs.retain), self.written, watched)
         found = schedule(self.budget * whole, prices, K.sequences)
         values = {"steps": found.steps, "approach": found.approach, "anchor_texts": found.anchor_texts, "terms": found.terms}
         return self.model_copy(update={**values, "budget": None, "retraining_epochs": None})
 
     def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
-        inputs, _ = self.split(inputs)
-        own = self.within_budget(model, inputs)
+        inputs, checked = self.split(inputs)
+        own = self.within_budget(model, inputs, len(checked))
         anchored = inputs.some_retain(own.anchor_texts)
         gradients: float = own.steps * len(inputs.forget) + (own.steps - 1) * own.anchor_texts
         backward = backward_bytes(model, inputs.batches([*inputs.forget, *anchored], model.device))
@@ -201,7 +204,7 @@ class ConstrainedNewton(Calibrated):
         assert target is not None
         if target.met_already(outcome):
             return outcome
-        own = self.within_budget(model, inputs)
+        own = self.within_budget(model, inputs, len(checked))
         outcome.details |= {"steps": own.steps, "anchor_texts": own.anchor_texts}
         anchor = Anchor(model, inputs, own.written)
         reached, why = own._follow(model, inputs, target, anchor, outcome)

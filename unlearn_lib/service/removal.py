@@ -69,7 +69,7 @@ class RemovalService:
         *,
         retain: Sequence[Row] | Any,
         capacity: int = 128,
-        method: str = "fisher-removal",
+        method: str = "constrained-newton",
         holdout: Sequence[Row] | Any = None,
         base: str | None = None,
         seed: int = 0,

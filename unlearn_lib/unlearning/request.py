@@ -18,7 +18,7 @@ class Request:
     retain: Any = None
     holdout: Any = None
     base: Any = None
-    method: str = "fisher-removal"
+    method: str = "constrained-newton"
     seed: int = 0
     batch_size: int = 8
     max_length: int | None = None

@@ -95,7 +95,7 @@ def unlearn(
     retain: Any = None,
     holdout: Any = None,
     base: str | Path | Any = None,
-    method: str = "fisher-removal",
+    method: str = "constrained-newton",
     seed: int = 0,
     batch_size: int = 8,
     max_length: int | None = None,
@@ -115,8 +115,8 @@ def unlearn(
             whatever else `rows_of` takes: a list of strings, a DataFrame, the path of a file, ...
         retain: D+, likewise; needed by most methods. Its exact duplicates of forget texts are dropped. With a `retain_limit` a part
             of it is held aside to measure the limit on.
-        holdout: Texts of the same kind that were never trained on, needed by `step="calibrate"` (the default of
-            `fisher-removal`), which stops where the forget loss reaches their mean loss. Half of them are kept for the report.
+        holdout: Texts of the same kind that were never trained on, needed by `constrained-newton` and by `step="calibrate"`, which stop
+            where the forget loss reaches their mean loss. Half of them are kept for the report.
         base: The checkpoint that `retrain` starts from: a model, or anything `load_model` takes. What of it is trained is what
             requires a gradient in `model`.
         method: A name in `unlearn_lib.methods.METHODS`.
