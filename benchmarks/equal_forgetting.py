@@ -23,6 +23,7 @@ from unlearn_lib.losses import mean_loss
 from unlearn_lib.methods import METHODS
 from unlearn_lib.methods.base import INCOMPLETE
 from unlearn_lib.methods.budget import FORWARD
+from unlearn_lib.methods.replay import replay
 from unlearn_lib.metrics.divergence import divergence
 from unlearn_lib.reproduction.runs.bench import Bench
 from unlearn_lib.reproduction.runs.record import Record
@@ -35,7 +36,7 @@ NUMERICS = 3
 DRAWS = 3
 BATCH = 32
 ORIGINAL, RETRAIN = "original", "retrain"
-FORGETTING, MEMORY = "forgetting", "memory"
+FORGETTING, MEMORY, WRITTEN = "forgetting", "memory", "written"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Cell:
-    """One record: a method with its options on one model. `measure` is what of it is measured: the outcome, or the memory of a step."""
+    """One record: a method with its options on one model. `measure` is what of it is measured: the outcome, the memory of a step, or
+    what the original model writes."""
 
     setting: Setting
     family: str
@@ -103,12 +105,10 @@ class Case:
         self.given = sorted(order[setting.forget : setting.forget + setting.given])
         seen = {train[i] for i in [*self.forget, *self.given]}
         outside = [i for i in sorted(order[setting.forget + setting.given :]) if train[i] not in seen]
-        self.sets = {
-            "forget": make_batches([train[i] for i in self.forget], BATCH),
-            "used": make_batches([train[i] for i in self.given], BATCH),
-            "retain": make_batches([train[i] for i in outside], BATCH),
-            "holdout": make_batches(self.bench.encoded["holdout"][: setting.unseen], BATCH),
-        }
+        places_of = {"forget": self.forget, "used": self.given, "retain": outside}
+        self.texts = {name: [train[i] for i in places] for name, places in places_of.items()}
+        self.texts["holdout"] = self.bench.encoded["holdout"][: setting.unseen]
+        self.sets = {name: make_batches(texts, BATCH) for name, texts in self.texts.items()}
         # distances to the retrained model are taken on so many texts of each set
         self.compared = {name: batches[: -(-setting.compared // BATCH)] for name, batches in self.sets.items()}
         self.original = self.bench.original
@@ -170,6 +170,20 @@ class Case:
             )
         return {name: statistics.fmean(entry[name] for entry in found) for name in found[0]}, {"seconds": seconds}
 
+    def repeated(self, count: int) -> dict[str, int]:
+        """How many of so many texts that the original model writes are texts that it has learnt, word for word."""
+        texts, _ = replay(self.original, self.texts["used"], count, self.texts["forget"], BATCH, self.seed)
+        written = [text.input_ids for text in texts]
+        learnt = {name: {text.input_ids for text in self.texts[name]} for name in ("retain", "used", "forget")}
+        again = {name: sum(text in known for text in written) for name, known in learnt.items()}
+        return {
+            "written": len(written),
+            "outside": again["retain"],
+            "outside_texts": len(learnt["retain"].intersection(written)),
+            "used": again["used"],
+            "forget": again["forget"],
+        }
+
     def peak_memory(self, method: str, options: dict[str, Any]) -> int:
         """Peak bytes of live tensors in one step of a method."""
         known = METHODS[method].model_fields
@@ -194,6 +208,8 @@ def compute(cell: Cell, store: RunStore, workspace: Path | None) -> Record:
         here = case(cell.setting, cell.family, cell.seed, workspace)
         if cell.measure == MEMORY:
             results, timing = {"peak_memory_bytes": here.peak_memory(cell.method, cell.options)}, dict[str, float]()
+        elif cell.measure == WRITTEN:
+            results, timing = here.repeated(cell.options["texts"]), {}
         else:
             results, timing = here.compute(cell.method, cell.options)
         found = store.put(cell.name, cell.config(), results, timing)

@@ -52,7 +52,28 @@ def page(gathered: dict[str, Any], what: str) -> str:
             missed = sum(not run.get("reached", 1.0) for run in entry["seeds"])
             note = f" ({missed} of {len(entry['seeds'])} do not reach the goal)" if missed else ""
             lines.append(f"| {label}{note} | {family} | " + " | ".join(cells) + f" | {memory} | {chosen} |")
-    return "\n".join([*lines, *_tuned(rows), *_swept(gathered["sweep"])]) + "\n"
+    return "\n".join([*lines, *_written(gathered["written"]), *_tuned(rows), *_swept(gathered["sweep"])]) + "\n"
+
+
+def _written(written: dict[str, Any]) -> list[str]:
+    """How much of what the models write repeats what they have learnt."""
+    lines = [
+        "",
+        "## What the models write",
+        "",
+        "Rows with written texts go on with texts that the original model writes once they have used all that they were given. Of",
+        "texts written in this way so many repeat one that the model has learnt word for word (means over the seeds); a repeated text",
+        "from outside is no longer one that the method has not seen. The column of different ones counts those.",
+        "",
+        "| family | written | repeat one outside | different ones | repeat a used one | repeat a forgotten one |",
+        "|---|---|---|---|---|---|",
+    ]
+    for family, runs in written.items():
+        means = [
+            statistics.fmean(run[name] for run in runs) for name in ("written", "outside", "outside_texts", "used", "forget")
+        ]
+        lines.append(f"| {family} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |")
+    return lines
 
 
 def _tuned(rows: dict[str, Any]) -> list[str]:

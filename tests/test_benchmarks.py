@@ -136,6 +136,7 @@ def test_the_benchmark_of_methods_runs_from_nothing_to_its_page(tmp_path: Path, 
     assert len(gathered["rows"]["kl"]["opt"]["tuning"]) >= 3
     assert "At the end of what was tried: kl, opt: learning_rate" in page
     assert "| diagonal | opt |" in page
+    assert [run["written"] for run in gathered["written"]["opt"]] == [640, 640]
     written = sorted((tmp_path / "records").iterdir())
     benchmark.run(1, tmp_path / "models")
     assert sorted((tmp_path / "records").iterdir()) == written

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,23 @@ from unlearn_lib.files import write_text
 from unlearn_lib.reproduction.runs.record import ScenarioRecord
 from unlearn_lib.reproduction.runs.store import key
 
+Source = Sequence[ScenarioRecord] | Mapping[str, Any]
+"""Records; or, where something else was drawn, what is to be said of it."""
 
-def save_table(table: pd.DataFrame, name: str, folder: Path, records: Sequence[ScenarioRecord]) -> Path:
+
+def save_table(table: pd.DataFrame, name: str, folder: Path, records: Source) -> Path:
     """Write the data of a table as `name.csv`, and what it was made from as `name.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
-    made_from = {"records": sorted(key(record["config"])[:12] for record in records), "from": provenance_line(records)}
+    if isinstance(records, Mapping):
+        made_from = dict(records)
+    else:
+        made_from = {"records": sorted(key(record["config"])[:12] for record in records), "from": provenance_line(records)}
     write_text(folder / f"{name}.json", json.dumps(made_from, indent=1) + "\n")
     return folder / f"{name}.csv"
 
 
-def save_figure(figure: Any, name: str, folder: Path, data: pd.DataFrame, records: Sequence[ScenarioRecord]) -> list[Path]:
+def save_figure(figure: Any, name: str, folder: Path, data: pd.DataFrame, records: Source) -> list[Path]:
     """A figure's files: `name.png`, `name.svg`, its data as `name.csv`, what it was made from as `name.json`."""
     return [*plotting.save_figure(figure, name, folder), save_table(data, name, folder, records)]
 

@@ -256,11 +256,22 @@ class BenchmarkMemory(TypedDict):
 
 
 @with_config(STRICT)
+class BenchmarkWritten(TypedDict):
+    """How many texts a model wrote, and how many of them repeat a text that it has learnt, by where that text belongs."""
+
+    written: int
+    outside: int
+    outside_texts: int
+    used: int
+    forget: int
+
+
+@with_config(STRICT)
 class BenchmarkRecord(TypedDict):
     """The record of a cell of the benchmark of methods."""
 
     config: BenchmarkConfig
-    results: BenchmarkOutcome | BenchmarkMemory
+    results: BenchmarkOutcome | BenchmarkMemory | BenchmarkWritten
     timing: dict[str, float]
     provenance: Provenance
 
