@@ -79,7 +79,17 @@ def places(value: Any, *path: str | int) -> Iterator[tuple[str | int, ...]]:
 
 FREE = ("options", "model_sha256", "timing", "divergence", "found")
 """Objects whose fields are named by what was run: any field that is not there may be missing."""
-OPTIONAL = {"step_norm", "cosine_to_gradient", "incomplete", "gradient_evaluations", "extraction_unseen", "steps", "reached"}
+OPTIONAL = {
+    "step_norm",
+    "cosine_to_gradient",
+    "incomplete",
+    "gradient_evaluations",
+    "forward_evaluations",
+    "cost",
+    "extraction_unseen",
+    "steps",
+    "reached",
+}
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

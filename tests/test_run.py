@@ -52,7 +52,7 @@ def test_a_run_from_files_to_report(place: Path, tmp_path: Path, tokenizer: Any,
     report = json.loads((tmp_path / "out/report.json").read_text())
     for key in "schema_version method config seed model data losses metrics solution cost environment warnings".split():
         assert key in report
-    assert set(report["cost"]) == {"seconds", "peak_memory_bytes", "gradient_evaluations"}
+    assert set(report["cost"]) == {"seconds", "peak_memory_bytes", "gradient_evaluations", "forward_evaluations"}
     assert report["data"]["retain"]["rows"] == 19
     assert len(report["data"]["forget"]["sha256"]) == 64
     for metric in ("loss_attack_auc", "greedy_extraction"):
@@ -100,12 +100,12 @@ def test_a_plan_computes_and_writes_nothing(place: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "files", "message"),
     [
-        ((), ("forget", "retain"), "method 'fisher-removal' with these options needs holdout: texts of the same kind"),
-        ((), ("forget", "holdout"), "method 'fisher-removal' with these options needs retain"),
+        ((), ("forget", "retain"), "method 'constrained-newton' with these options needs holdout: texts of the same kind"),
+        ((), ("forget", "holdout"), "method 'constrained-newton' with these options needs retain"),
         (("--method", "retrain"), ("forget", "retain"), "method 'retrain' with these options needs base"),
         (("--method", "oblivion"), ("forget",), "unknown method 'oblivion'; choose one of: retrain"),
-        (("--set", "stepp=1"), ("forget", "retain", "holdout"), "unknown option of fisher-removal 'stepp'"),
-        (("--set", "damping=-1"), ("forget", "retain", "holdout"), "option damping of fisher-removal is -1"),
+        (("--set", "stepp=1"), ("forget", "retain", "holdout"), "unknown option of constrained-newton 'stepp'"),
+        (("--set", "q=-1"), ("forget", "retain", "holdout"), "option q of constrained-newton is -1"),
         (("--set", "damping"), ("forget", "retain", "holdout"), "a parameter is given as key=value"),
         (("--device", "tpu9"), ("forget", "retain", "holdout"), "unknown device 'tpu9'"),
     ],
@@ -142,7 +142,9 @@ def test_bad_files_and_folders(place: Path, tmp_path: Path) -> None:
 
 
 def test_refused_numerics_are_exit_code_3(place: Path, tmp_path: Path) -> None:
-    result = unlearn(place, "--set", "solver=woodbury", "--set", "damping=1e-14", out=tmp_path / "out")
+    result = unlearn(
+        place, "--method", "fisher-removal", "--set", "solver=woodbury", "--set", "damping=1e-14", out=tmp_path / "out"
+    )
     assert result.exit_code == 3
     assert "too small for float32" in result.stderr
     assert "precision='float64'" in result.stderr

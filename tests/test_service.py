@@ -380,7 +380,7 @@ def test_refusals(tmp_path: Path, folder: Path, tiny: Any, tokenizer: Any, texts
     arguments: dict[str, Any] = {"model": tiny(), "tokenizer": tokenizer, "retain": texts}
     with pytest.raises(InputError, match="exists already; nothing is overwritten"):
         RemovalService.create(folder, **arguments, **OPTIONS)
-    with pytest.raises(InputError, match="'fisher-removal' with these options needs holdout"):
+    with pytest.raises(InputError, match="'constrained-newton' with these options needs holdout"):
         RemovalService.create(tmp_path / "new", **arguments)
     with pytest.raises(InputError, match="capacity must be at least 1"):
         RemovalService.create(tmp_path / "new", **arguments, **{**OPTIONS, "capacity": 0})

@@ -47,12 +47,21 @@ def way(frame: FrameType | None) -> list[str]:
 
 @pytest.fixture(scope="module")
 def ways() -> dict[str, list[str]]:
-    """The ways of one call with the default method, on a model whose factors are small."""
+    """The ways of one call with Fisher Removal, on a model whose factors are small."""
     tokenizer, found = characters(), dict[str, list[str]]()
     model = build("gpt2", dtype=torch.float32, vocabulary=len(tokenizer))
     texts = [{"text": f"{i} {word}"} for i, word in enumerate("sea sun map tree cat dog ink fog".split())]
     with followed(found):
-        unlearn(model, tokenizer, forget=texts[:2], retain=texts[2:], target_loss=5.0, steps=1, retain_limit=None)
+        unlearn(
+            model,
+            tokenizer,
+            forget=texts[:2],
+            retain=texts[2:],
+            method="fisher-removal",
+            target_loss=5.0,
+            steps=1,
+            retain_limit=None,
+        )
     return found
 
 

@@ -39,8 +39,8 @@ METHODS: dict[str, type[Method]] = {
 NEEDS: Mapping[str, str] = {
     "retain": "the texts that the model should keep",
     "holdout": (
-        "texts of the same kind that the model was never trained on, which say how far to go (or set the length yourself: "
-        "step=NUMBER, or the forget loss to reach: target_loss=NUMBER)"
+        "texts of the same kind that the model was never trained on, which say how far to go (or set the forget loss to "
+        "reach yourself: target_loss=NUMBER, or with a method that has a step its length: step=NUMBER)"
     ),
     "base": "the checkpoint from before training on the data, as a folder or a name",
 }

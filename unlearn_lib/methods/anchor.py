@@ -41,7 +41,9 @@ class Anchor:
         self.order = [inputs.retain[i] for i in torch.randperm(len(inputs.retain), generator=generator).tolist()]
 
     def next(self, count: int) -> list[Example]:
-        """The next texts: of D+ in an order drawn from the seed, then written ones, or D+ again."""
+        """The next texts: of D+ in an order drawn from the seed, then written ones, or D+ again (none of it twice at a time)."""
+        if not self.written:
+            count = min(count, len(self.order))
         texts = self.order[self.used : self.used + count]
         missing = count - len(texts)
         if missing and self.written:

@@ -57,6 +57,8 @@ FURTHEST = 0.5
 GROWTH = 1.5
 """How many times the last correction's length the next one may be: on texts seen before, Polyak's rule asks for more and more."""
 DAMPING = {**RELATIVE, "kfac": 1e-3}
+POSITIONS = 40
+"""The positions of so many texts are enough for K-FAC's moments."""
 LOOKS = 3
 """How often the limit's texts are looked at: before, at the end, and for the report."""
 VECTORS = 5
@@ -111,7 +113,8 @@ class ConstrainedNewton(Calibrated):
         solver: The curvature: "kfac", "diagonal", "block", "woodbury", "dense", or "identity" for none.
         correction: With kfac: EK-FAC's eigenvalues, which fit the texts that they are computed from better, and others worse.
         terms: The largest number of texts of D+ that the curvature is computed from.
-        positions: With kfac: the share of their positions that its moments are taken from.
+        positions: With kfac: the share of their positions that its moments are taken from; None for as many as a quarter of those of
+            160 texts, which is all of them where D+ has at most 40.
         relative_damping: lambda over the mean of the curvature's diagonal; None for what measured best for the solver.
         q: Of the loss that forgets, (1 - p^q) / q: 0 for the NLL; the larger, the less do tokens push that are unknown already.
         momentum: The share of the corrections before that goes into the next one.
@@ -135,7 +138,7 @@ class ConstrainedNewton(Calibrated):
     solver: Literal["kfac", "diagonal", "block", "woodbury", "dense", "identity"] = "kfac"
     correction: bool = False
     terms: int = Field(160, ge=1)
-    positions: float = Field(0.25, gt=0, le=1)
+    positions: float | None = Field(None, gt=0, le=1)
     relative_damping: float | None = Field(None, gt=0)
     q: float = Field(0.75, ge=0, le=1)
     momentum: float = Field(0.7, ge=0, lt=1)
@@ -267,7 +270,8 @@ class ConstrainedNewton(Calibrated):
     def _operator(self, model: Any, inputs: Inputs) -> KFAC | EmpiricalFisher:
         batches = inputs.batches(inputs.some_retain(self.terms), model.device)
         if self.solver == "kfac":
-            return KFAC(model, batches, correction=self.correction, positions=self.positions, seed=inputs.seed)
+            positions = self.positions or min(1.0, POSITIONS / len(inputs.retain))
+            return KFAC(model, batches, correction=self.correction, positions=positions, seed=inputs.seed)
         return EmpiricalFisher(model, batches)
 
     def _solver(self, model: Any, inputs: Inputs, outcome: Outcome) -> Callable[[Vector], Vector]:
