@@ -326,7 +326,7 @@ def test_writing_depends_on_the_seed_alone_and_draws_nothing_from_the_caller() -
 
 def test_what_repeats_the_forget_set_is_left_out() -> None:
     model = build("opt", vocabulary=40)
-    plain = [text for text in replay(model, heads(), 12, [], 4, seed=0)[0]]
+    plain, _ = replay(model, heads(), 12, [], 4, seed=0)
     forget = [Example(text.input_ids, text.input_ids) for text in plain[:3]]
     found, drawn = replay(model, heads(), 12, forget, 4, seed=0)
     assert drawn > 12  # others were drawn in their place

@@ -57,6 +57,8 @@ FURTHEST = 0.5
 GROWTH = 1.5
 """How many times the last correction's length the next one may be: on texts seen before, Polyak's rule asks for more and more."""
 DAMPING = {**RELATIVE, "kfac": 1e-3}
+AGAIN = {"block": 2 / 3, "woodbury": 2 / 3}
+"""What a solve after the first one takes, in gradients of each text of the curvature: the products with kept factors."""
 VECTORS = 6
 """Vectors on the parameters in memory at a time: where the step starts, g, u, m, and two while one becomes the other."""
 
@@ -188,7 +190,7 @@ class ConstrainedNewton(Calibrated):
                 memory, detail = max(cost.peak, cost.kept), f"K-FAC of {K.sequences} texts"
             else:
                 found = plan(K, named_solver(own.solver, 1.0))  # no cost depends on the damping
-                gradients += found.gradient_evaluations + K.sequences  # built once; what the solves after the first take is little
+                gradients += found.gradient_evaluations + K.sequences + (solves - 1) * AGAIN.get(own.solver, 0) * K.sequences
                 memory, detail = found.peak_memory_bytes, f"{found}, with {K.sequences} texts"
         memory += 2 * model_bytes(model) + VECTORS * vector_bytes(model) + backward
         detail = f"{own.steps} steps: {detail}, corrections on {own.anchor_texts} texts, and forward passes"
