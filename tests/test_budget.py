@@ -87,13 +87,15 @@ def test_what_is_spent_is_the_budget(budget: float, more: dict[str, Any], embedd
         *({"solver": name, "steps": 3} for name in ("diagonal", "block", "woodbury")),
     ],
 )
-def test_the_plan_is_within_a_fifth_of_what_is_counted(options: dict[str, Any], embedded: dict[str, Any]) -> None:
+def test_the_plan_is_near_what_is_counted(options: dict[str, Any], embedded: dict[str, Any]) -> None:
     given = {name: embedded[name] for name in ("forget", "retain", "holdout", "method")}
     own = {"retain_limit": None, "target_loss": 4.0, "tolerance": 0.0, **options}
     prepared = prepare(embedded["model"], embedded["tokenizer"], Request(**given, options=own))
     planned = prepared.method.plan(embedded["model"], prepared.inputs)
     result = unlearn(**embedded, tolerance=0.0, **options)
-    assert planned.gradient_evaluations == pytest.approx(result.cost.gradient_evaluations, rel=0.2)
+    # K-FAC's solves are a small part, which a fifth of the whole would hide
+    within = 0.2 if "solver" in options else 0.04
+    assert planned.gradient_evaluations == pytest.approx(result.cost.gradient_evaluations, rel=within)
 
 
 def test_a_larger_budget_goes_to_more_steps(embedded: dict[str, Any]) -> None:
