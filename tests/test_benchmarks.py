@@ -1,6 +1,7 @@
 """The committed benchmarks keep the promises of the library, and their scripts still run."""
 
 import importlib
+import itertools
 import json
 import pickle
 import statistics
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 
 from unlearn_lib import TrainingConfig, text_losses
 from unlearn_lib.data.batches import Example
+from unlearn_lib.reproduction.exhibits import exam_frontier
 from unlearn_lib.reproduction.runs.store import RunStore
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -50,21 +52,23 @@ def test_the_record_keeps_the_promises() -> None:
 
 
 def test_a_model_that_memorised_forgets_by_default() -> None:
-    """At least 95 % of the gap, at a damage ratio of at most 0.06 on the texts it used, with every option at its default."""
+    """At least 98 % of the gap, at a damage ratio of at most 0.02 on texts that no method saw, for a tenth of the training, by default."""
     report = json.loads((FOLDER / "memorising.json").read_text())
     assert len(report["runs"]) >= 3
     for run in report["runs"]:
         assert run["before"]["holdout"] - run["before"]["retain"] > 1.5
         found, ascent = run["variants"]["default"], run["variants"]["gradient, one step"]
         assert found["warnings"] == []
-        assert found["closed"] >= 0.95
-        assert found["damage_ratio"] <= 0.06 < 0.2 * ascent["damage_ratio"]
+        assert found["closed"] >= 0.98
+        assert found["damage_ratio"] <= 0.02 < 0.05 * ascent["damage_ratio"]
+        cost = found["cost"]["gradient_evaluations"] + found["cost"]["forward_evaluations"] / 3
+        assert cost <= 0.1 * run["epochs"] * 316  # of the gradients that training took
 
 
 def test_the_table_that_decides() -> None:
     """At the retrained model's forget loss: what one step costs, what a few steps cost, and that the paper's is the gradient."""
     report = json.loads((FOLDER / "methods.json").read_text())
-    assert report["environment"].keys() >= {"device", "python", "torch", "processor"}
+    assert all(there.keys() >= {"device", "python", "torch", "processor"} for there in report["environments"])
 
     def mean(label: str, family: str, measure: str = "damage_ratio") -> float:
         runs = report["rows"][label][family]["seeds"]
@@ -79,12 +83,41 @@ def test_the_table_that_decides() -> None:
         for label in (one, few, gradient, paper):
             assert all(run["reached"] for run in report["rows"][label][family]["seeds"])
             assert abs(mean(label, family, "forget_loss") - retrained) <= 0.02 * gap
-        assert mean(one, family) <= 0.18
+        assert mean(one, family) <= 0.2
         assert mean(few, family) <= 0.08
         assert mean("fisher-removal, default (K-FAC, 4 steps)", family) <= 0.08
         assert mean(gradient, family) >= 0.4
-        for measure in ("damage_ratio", "holdout_loss", "retain_kl"):
+        for measure in ("damage_ratio", "used_damage_ratio", "holdout_loss", "retain_kl"):
             assert mean(paper, family, measure) == pytest.approx(mean(gradient, family, measure), rel=0.005)
+
+
+def test_constrained_newton_is_below_every_other_method_at_every_cost() -> None:
+    """Between 5 and 50 % of retraining's cost; its damage at 10, 25 and 50 %."""
+    table = exam_frontier.table(json.loads((FOLDER / "methods.json").read_text()))
+    mine = table.set_index(["row", "family"]).damage_ratio
+    for family in ("neo", "opt"):
+        assert mine["constrained-newton, 10 %", family] <= 0.03
+        assert mine["constrained-newton, 25 %, written texts", family] <= 0.008
+        assert mine["constrained-newton, 50 %, written texts", family] <= 0.005
+        others = table[(table.family == family) & (table.method != exam_frontier.OURS) & table.share.between(0.05, 0.5)]
+        assert len(others) >= 12
+        for row in others.itertuples():
+            assert row.damage_ratio > exam_frontier.frontier_damage(table, family, row.share), row.row
+
+
+def test_every_tuned_value_has_its_neighbours_beside_it() -> None:
+    """Of every option the next smaller and the next larger value were tried on the tuning seed, and are no better."""
+    report, methods = json.loads((FOLDER / "methods.json").read_text()), script("methods")
+    tuned = {row.label: row for row in methods.ROWS if row.ladders}
+    assert {row.share for row in tuned.values()} == {None, 0.1, 0.25, 0.5}
+    for (label, row), family in itertools.product(tuned.items(), methods.FAMILIES):
+        entry, best = report["rows"][label][family], report["rows"][label][family]["chosen"]
+        tried = {tuple(run["options"][name] for name in row.ladders): methods.score(run, row.share) for run in entry["tuning"]}
+        assert row.share is None or entry["at_the_end_of_a_ladder"] == []
+        for name, ladder in row.ladders.items():
+            beside = [value for value in ladder.beside(best[name]) if value is not None]
+            assert len(beside) == 2 or ladder.lowest or name in entry["at_the_end_of_a_ladder"]
+            assert all(tried[tuple({**best, name: value}.values())] >= tried[tuple(best.values())] for value in beside)
 
 
 @pytest.mark.parametrize(("start", "far"), [((1.0, 0.01), 30.0), ((300.0, 1.0), 3.0)])

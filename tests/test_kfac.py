@@ -179,3 +179,76 @@ def test_refusals() -> None:
         KFAC(model_, batches).eigen()
     with pytest.raises(InputError, match="kfac solver needs damping > 0"):
         solve(KFAC(model, batches), torch.ones(EmpiricalFisher(model, batches).size), Kronecker(0.0))
+
+
+FACTORED = "*fc1.weight"
+
+
+def factored_reference(kfac: KFAC, name: str, damping: float) -> Tensor:
+    """`[pq, pq]`: (L + pi sqrt(lambda) I) (x) (R + sqrt(lambda) / pi I), from the moments of the drawn labels written out."""
+    L, R, positions = 0.0, 0.0, 0.0
+    for uses, heard_BT in kfac._draws():
+        (use,) = uses[name]
+        left, right = use.left_BTp.flatten(0, 1), use.right_BTq.flatten(0, 1)
+        L, R, positions = L + left.T @ left, R + right.T @ right, positions + float(heard_BT.sum())
+    R = R / positions
+    pi = ((L.trace() / len(L)) / (R.trace() / len(R))) ** 0.5
+    root = damping**0.5
+    return torch.kron(L + pi * root * torch.eye(len(L), dtype=L.dtype), R + root / pi * torch.eye(len(R), dtype=R.dtype))
+
+
+@pytest.mark.parametrize("damping", [1e-3, 0.1])
+def test_factored_damping_is_that_of_each_factor(damping: float) -> None:
+    kfac = KFAC(build("opt", tied=False), batched(examples(), (3, 2)), params=FACTORED, correction=False)
+    (name,) = kfac.params
+    M = factored_reference(kfac, name, damping)
+    v = torch.randn(kfac.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = solve(kfac, v, Kronecker(damping, factored=True))
+    assert found.converged
+    assert relative(found.value, torch.linalg.solve(M, v)) < 1e-9
+    assert relative(solve(kfac, v, Kronecker(damping)).value, torch.linalg.solve(M, v)) > 0.01  # it is another damping
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_powers_with_factored_damping(tied: bool) -> None:
+    kfac = KFAC(build("gpt-neox", tied=tied), batched(examples(), (3, 2)), correction=False)
+    v = unflatten(torch.randn(kfac.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), kfac.params)
+    inverse = Kronecker(1e-2, factored=True).prepare(kfac)
+    assert "by factors" in inverse.system
+    back = inverse.power(inverse.power(v, -1.0), 1.0)
+    assert relative(flatten(back), flatten(v)) < 1e-10
+    root = inverse.power(inverse.power(v, -0.5), -0.5)
+    assert relative(flatten(root), flatten(inverse.mv(v))) < 1e-10
+    # a mere diagonal has no factors: its entries plus lambda
+    plain = Kronecker(1e-2).prepare(kfac).mv(v)
+    assert kfac.left_out
+    assert all(torch.equal(inverse.mv(v)[name], plain[name]) for name in kfac.left_out)
+    assert any(relative(inverse.mv(v)[name], plain[name]) > 0.01 for name in kfac.params if name not in kfac.left_out)
+
+
+def test_without_damping_left_both_dampings_agree() -> None:
+    """The products, and the solutions for what the texts show."""
+    kfac = KFAC(build("opt", tied=False), batched(examples(), (3, 2)), params=FACTORED, correction=False)
+    (name,) = kfac.params
+    e, generator = kfac.eigen()[name], torch.Generator().manual_seed(0)
+    shown = e.values_pq > 1e-3 * e.values_pq.max()
+    assert int(shown.sum()) > 3
+    v = {name: e.apply(torch.randn(e.values_pq.shape, dtype=torch.float64, generator=generator), shown.double())}
+    gaps: dict[float, list[float]] = {1.0: [], -1.0: []}
+    for damping in (1e-4, 1e-8, 1e-12):
+        dampings = [
+            Kronecker(damping * float(e.values_pq.max()), factored=factored).prepare(kfac) for factored in (False, True)
+        ]
+        for exponent, found in gaps.items():
+            plain, factored = (inverse.power(v, exponent)[name] for inverse in dampings)
+            found.append(relative(factored, plain))
+    for first, second, third in gaps.values():
+        assert second < 0.1 * first
+        assert third < 0.1 * second
+        assert third < 1e-3
+
+
+def test_corrected_eigenvalues_have_no_factors_to_damp() -> None:
+    kfac = KFAC(build("opt"), batched(examples(), (5,)))
+    with pytest.raises(InputError, match=r"EK-FAC's eigenvalues are no products.*use KFAC\(correction=False\)"):
+        solve(kfac, torch.ones(kfac.size, dtype=torch.float64), Kronecker(0.1, factored=True))

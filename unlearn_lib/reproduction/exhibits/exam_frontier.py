@@ -154,7 +154,7 @@ def _series(rows: pd.DataFrame, family: str) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _look(method: str) -> dict[str, Any]:
-    line = {} if method in LINES.values() else {"linestyle": "none"}
+    line: dict[str, Any] = {} if method in LINES.values() else {"linestyle": "none"}
     return {"capsize": 2, "markersize": 6, "linewidth": 1.2, "elinewidth": 0.8, **line, **LOOKS[method]}
 
 
