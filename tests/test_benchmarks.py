@@ -252,6 +252,22 @@ def test_the_peer_of_the_benchmark_of_curvature_runs(monkeypatch: pytest.MonkeyP
     assert all(row["error_against_float64"] < 0.1 for row in rows)
 
 
+def test_the_benchmark_of_scale_runs_to_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At toy size: the parts of a build add up to it, and its bytes are at most those foretold."""
+    scale = script("scale")
+    kind, sizes = scale.SHAPES["llama-135m"]
+    toy = {**sizes, "vocab_size": 50, "hidden_size": 18, "intermediate_size": 24, "num_hidden_layers": 1}
+    monkeypatch.setattr(scale, "SHAPES", {"llama-135m": (kind, toy)})
+    monkeypatch.setattr(scale, "TOKENS", 18)
+    words = ["--shape", "llama-135m", "--texts", "8", "--threads", "1", "--out", str(tmp_path / "out.json")]
+    result = CliRunner().invoke(scale.main, words, catch_exceptions=False)
+    assert result.exit_code == 0
+    for build in json.loads((tmp_path / "out.json").read_text())["llama-135m"]["builds"].values():
+        parts = {name: part["seconds"] for name, part in build["parts"].items()}
+        assert parts.pop("build") == pytest.approx(sum(parts.values()))
+        assert 0 < build["bytes"] <= 1.2 * build["planned_bytes"]
+
+
 def test_every_script_of_the_benchmarks_is_run_by_a_test() -> None:
     tests = Path(__file__).read_text(encoding="utf-8")
     for path in FOLDER.glob("*.py"):

@@ -31,7 +31,7 @@ POINTS = {
 }
 """Other rows that are drawn."""
 FIRST_ORDER = tuple(name for name in LINES.values() if name != OURS)
-LOOKS = {
+LOOKS: dict[str, dict[str, Any]] = {
     OURS: {"color": "#000000", "marker": "H", "linewidth": 2.0, "zorder": 4},
     "gradient difference, KL": {"color": COLOURS["gradient-difference"], "marker": MARKERS["gradient-difference"]},
     "gradient difference, NLL": {"color": COLOURS["gradient-ascent-adam"], "marker": ">", "linestyle": ":"},
