@@ -107,7 +107,7 @@ class Case:
         outside = [i for i in sorted(order[setting.forget + setting.given :]) if train[i] not in seen]
         places_of = {"forget": self.forget, "used": self.given, "retain": outside}
         self.texts = {name: [train[i] for i in places] for name, places in places_of.items()}
-        self.texts["holdout"] = self.bench.encoded["holdout"][: setting.unseen]
+        self.texts["holdout"] = list(self.bench.encoded["holdout"][: setting.unseen])
         self.sets = {name: make_batches(texts, BATCH) for name, texts in self.texts.items()}
         # distances to the retrained model are taken on so many texts of each set
         self.compared = {name: batches[: -(-setting.compared // BATCH)] for name, batches in self.sets.items()}

@@ -219,7 +219,7 @@ def test_the_forget_loss_comes_to_its_goal_and_the_retained_texts_stay(arguments
 def test_corrections_keep_the_predictions_on_the_retained_texts(arguments: dict[str, Any], tokenizer: Any, texts: Any) -> None:
     """Against as many steps to the same forget loss with next to no correction."""
     batches = make_batches(encode(texts[RETAIN], tokenizer, 256).examples, 8)
-    options: dict[str, Any] = {"steps": 4, "anchor_texts": 19, "target_loss": 1.5, "retain_limit": None}
+    options: dict[str, Any] = {"steps": 4, "anchor_texts": 19, "target_loss": 1.5, "retain_limit": None, "positions": 0.25}
     corrected, plain = (
         divergence(arguments["model"], unlearn(**arguments, **options, **more).model, batches)
         for more in ({}, {"relaxation": 1e-6})
@@ -244,7 +244,7 @@ def test_an_overshoot_is_walked_back(arguments: dict[str, Any], texts: Any, monk
         return found
 
     monkeypatch.setattr(constrained_newton, "reach", spied)
-    result = unlearn(**arguments, steps=1, approach=1, q=0.0, target_loss=2.0, retain_limit=None)
+    result = unlearn(**arguments, steps=1, approach=1, q=0.0, positions=0.25, target_loss=2.0, retain_limit=None)
     overshot, goal, length = calls[-1]
     assert overshot > goal + 0.2
     assert length < 0

@@ -206,7 +206,7 @@ class CaseRecord(TypedDict):
 
 @with_config(STRICT)
 class BenchmarkConfig(TypedDict):
-    """A cell of the benchmark of methods."""
+    """A cell of the benchmark of methods. Its first records had neither a `measure` nor texts kept from the methods."""
 
     benchmark: Literal["methods"]
     numerics: int
@@ -218,11 +218,11 @@ class BenchmarkConfig(TypedDict):
     seed: int
     method: str
     options: dict[str, Option]
-    model: str
-    given: int
-    unseen: int
-    compared: int
-    measure: str
+    model: NotRequired[str]
+    given: NotRequired[int]
+    unseen: NotRequired[int]
+    compared: NotRequired[int]
+    measure: NotRequired[str]
 
 
 @with_config(STRICT)
@@ -236,9 +236,9 @@ class BenchmarkOutcome(TypedDict):
     forget_kl: float
     retain_kl: float
     holdout_kl: float
-    used_loss: float
-    used_damage_ratio: float
-    used_kl: float
+    used_loss: NotRequired[float]
+    used_damage_ratio: NotRequired[float]
+    used_kl: NotRequired[float]
     gradient_evaluations: NotRequired[float]
     forward_evaluations: NotRequired[float]
     cost: NotRequired[float]
