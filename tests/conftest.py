@@ -57,3 +57,16 @@ def fingerprint() -> Callable[[Any], str]:
         return digest.hexdigest()
 
     return of
+
+
+@pytest.fixture(scope="module")
+def memorised(tokenizer: Any, texts: list[dict[str, str]]) -> Any:
+    """A tiny model that knows the first 24 texts much better than the others."""
+    from transformers import AutoModelForCausalLM
+
+    from unlearn_lib import TrainingConfig, train
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
+    train(model, tokenizer, texts[:24], TrainingConfig(40, 1e-2))
+    return model

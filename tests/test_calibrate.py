@@ -1,6 +1,7 @@
 """Step size without a retrained model: where it stops, what binds, what it costs."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,27 +17,11 @@ from unlearn_lib.unlearning.unlearn import Prepared, prepare
 
 FORGET, RETAIN, UNSEEN = slice(0, 5), slice(5, 24), slice(24, 40)
 
-
-def unlearn(*given: Any, **options: Any) -> Any:
-    """The library's call; what is tested here are the calibrated steps of Fisher Removal, unless another method is named."""
-    return unlearn_lib.unlearn(*given, **{"method": "fisher-removal", **options})
+unlearn = partial(unlearn_lib.unlearn, method="fisher-removal")
 
 
 def prepared_for(model: Any, tokenizer: Any, **asked: Any) -> Prepared:
     return prepare(model, tokenizer, Request(**asked))
-
-
-@pytest.fixture(scope="module")
-def memorised(tokenizer: Any, texts: list[dict[str, str]]) -> Any:
-    """A tiny model that knows the first 24 texts much better than the others."""
-    from transformers import AutoModelForCausalLM
-
-    from unlearn_lib.models import nano
-
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
-    train(model, tokenizer, texts[:24], TrainingConfig(40, 1e-2))
-    return model
 
 
 def losses(model: Any, tokenizer: Any, rows: Any) -> float:

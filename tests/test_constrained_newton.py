@@ -10,7 +10,7 @@ import pytest
 import torch
 from dense import batched, build, examples
 
-from unlearn_lib import TrainingConfig, text_losses, train, unlearn
+from unlearn_lib import text_losses, unlearn
 from unlearn_lib.curvature import GaussNewton
 from unlearn_lib.curvature.vector import dot, flatten, unflatten
 from unlearn_lib.data.batches import Example, encode, make_batches
@@ -141,19 +141,6 @@ def test_a_correction_grows_by_no_more_than_half() -> None:
     corrections = Corrections(0.0, 1.0)
     assert corrections.next(g, u, r, c, 0.005 * slope)[1] == pytest.approx(0.01)
     assert corrections.next(g, u, r, c, 1e6)[1] == pytest.approx(0.01 * GROWTH)
-
-
-@pytest.fixture(scope="module")
-def memorised(tokenizer: Any, texts: list[dict[str, str]]) -> Any:
-    """A tiny model that knows the first 24 texts much better than the others."""
-    from transformers import AutoModelForCausalLM
-
-    from unlearn_lib.models import nano
-
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
-    train(model, tokenizer, texts[:24], TrainingConfig(40, 1e-2))
-    return model
 
 
 @pytest.fixture

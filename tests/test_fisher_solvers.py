@@ -1,5 +1,6 @@
 """The directions of the second-order methods against dense float64 references."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,7 @@ from unlearn_lib.unlearning.unlearn import prepare
 
 FORGET, RETAIN, DAMPING = slice(0, 4), slice(4, 16), 1e-3
 
-
-def unlearn(*given: Any, **options: Any) -> Any:
-    """The library's call; what is tested here are the calibrated steps of Fisher Removal, unless another method is named."""
-    return unlearn_lib.unlearn(*given, **{"method": "fisher-removal", **options})
+unlearn = partial(unlearn_lib.unlearn, method="fisher-removal")
 
 
 def rows_of_gradients(model: Any, rows: list[dict[str, str]], tokenizer: Any) -> np.ndarray:

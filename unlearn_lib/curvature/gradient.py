@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unlearn_lib.curvature.precision import in_full
 from unlearn_lib.curvature.vector import Vector, all_finite, axpy, scale
@@ -37,6 +39,38 @@ def batch_gradient(model: Any, batch: Batch) -> tuple[float, Vector]:
             "is too narrow (load it with dtype='float32')"
         )
     return loss.item(), dict(zip(params, grads, strict=True))
+
+
+@without_autocast()
+def summed_gradient(
+    model: Any, batches: Iterable[Batch], loss_of: Callable[[Batch], tuple[Tensor, float]], what: str
+) -> tuple[float, Vector]:
+    """The sum over batches of any loss, and its gradient by the trainable parameters. Cost: one gradient.
+
+    Args:
+        model: Whose parameters they are.
+        batches: The batches.
+        loss_of: Of a batch, the loss to differentiate, and a number that is added up beside it.
+        what: The loss's name, for the message.
+
+    Returns:
+        `(sum of the numbers, gradient of the sum of the losses)`.
+
+    Raises:
+        NumericsError: A loss, a number or a gradient is not finite.
+    """
+    params = trainable(model)
+    total, found = 0.0, Vector()
+    for batch in batches:
+        with in_full(params.values()):
+            loss, number = loss_of(batch)
+        grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
+        total += number
+        if not all_finite((loss, *grads)) or not math.isfinite(total):
+            raise NumericsError(f"{what} or its gradient is not finite: the model has diverged")
+        for name, grad in zip(params, grads, strict=True):
+            found[name] = found[name].add_(grad) if name in found else grad
+    return total, found
 
 
 def mean_gradient(model: Any, batches: Sequence[Batch]) -> tuple[float, Vector]:

@@ -20,9 +20,11 @@ from unlearn_lib.curvature.uses import Direct, Lookup, Outer, as_matrix
 
 @dataclass(frozen=True)
 class Building:
-    """What a K-FAC operator takes until it is ready, witness included: FLOPs, peak bytes, and the bytes and FLOPs of a product after."""
+    """What a K-FAC operator takes until it is ready, witness included: FLOPs, and those of them that do not grow with the texts; peak
+    bytes, and the bytes and FLOPs of a product after."""
 
     flops: float
+    once_flops: float
     peak: float
     kept: float
     product_flops: float
@@ -58,6 +60,7 @@ def kfac_cost(K: KFAC, rehearsal: Rehearsal) -> Building:
     formed = squares if K.correction else sum((stop - start) * stop for s in moments.values() for start, stop in panels(s))
     witness = 0 if unconfirmed(K) is None else captured.capture_flops / K.sequences  # as much as a capture of one text
     flops = K.samples * captured.capture_flops + 2 * counted * formed + diagonals + witness
+    once = diagonals + witness
     kept = (squares + K.size) * number
     batch = max(batch["input_ids"].numel() for batch in K.batches)
     adding = captured.largest + batch * longest * (number + 8 * K.correction)
@@ -65,7 +68,7 @@ def kfac_cost(K: KFAC, rehearsal: Rehearsal) -> Building:
     if K.correction:
         flops += K.samples * (captured.capture_flops + captured.product_flops) + turning
         peak = max(peak, kept + captured.peak, kept + captured.largest + max(captured.largest, batch * longest * number))
-    return Building(flops, peak, kept, product)
+    return Building(flops, once, peak, kept, product)
 
 
 def _factor(use: Outer | Lookup, side: int) -> Tensor | None:

@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from unlearn_lib.curvature.gradient import trainable
-from unlearn_lib.curvature.precision import in_full
-from unlearn_lib.curvature.vector import Vector, all_finite
+from unlearn_lib.curvature.gradient import summed_gradient
+from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.data.batches import Example
-from unlearn_lib.errors import NumericsError
-from unlearn_lib.losses import without_autocast
+from unlearn_lib.losses import Batch
 from unlearn_lib.methods.base import Inputs
 from unlearn_lib.methods.replay import replay
 from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
@@ -57,7 +56,6 @@ class Anchor:
         self.used += count
         return texts
 
-    @without_autocast()
     def gradient(self, model: Any, texts: Sequence[Example]) -> tuple[float, Vector]:
         """KL_R on these texts and its gradient by the model's trainable parameters.
 
@@ -66,18 +64,14 @@ class Anchor:
         Raises:
             NumericsError: The divergence or its gradient is not finite.
         """
-        params = trainable(model)
-        total, found = 0.0, dict[str, torch.Tensor]()
-        for batch in self.inputs.batches(texts, model.device):
-            with in_full(params.values()):
-                with torch.no_grad():
-                    before_BSV = log_probs(self.original, batch)
-                loss = sequence_divergences(before_BSV, log_probs(model, batch), batch).sum() / len(texts)
-            grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
-            if not all_finite((loss, *grads)):
-                raise NumericsError("the divergence from the original model is not finite: the model has diverged")
-            total += loss.item()
-            for name, grad in zip(params, grads, strict=True):
-                found[name] = found[name].add_(grad) if name in found else grad
         self.inputs.passes.forward += len(texts)
-        return total, found
+
+        def loss_of(batch: Batch) -> tuple[Tensor, float]:
+            with torch.no_grad():
+                before_BSV = log_probs(self.original, batch)
+            loss = sequence_divergences(before_BSV, log_probs(model, batch), batch).sum() / len(texts)
+            return loss, loss.item()
+
+        return summed_gradient(
+            model, self.inputs.batches(texts, model.device), loss_of, "the divergence from the original model"
+        )

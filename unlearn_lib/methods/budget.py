@@ -19,8 +19,8 @@ FEWEST_CORRECTED, FEWEST_TERMS = 16, 16
 
 @dataclass(frozen=True)
 class Prices:
-    """What things cost, in gradients of single texts: K-FAC of a text, one solve; how many texts there are of each sort; and the
-    forward passes that goal and limit take, whatever the steps."""
+    """What things cost, in gradients of single texts: K-FAC of a text, one solve; how many texts there are of each sort; the
+    forward passes that goal and limit take, whatever the steps; and what K-FAC takes whatever the texts."""
 
     build: float
     solve: float
@@ -28,6 +28,7 @@ class Prices:
     retain: int
     written: bool
     watched: int = 0
+    setup: float = 0.0
 
     def anchor(self, texts: int, before: int) -> float:
         """Correcting on so many texts after so many others: gradient, original's predictions, and the writing of those that are missing."""
@@ -46,7 +47,7 @@ class Schedule:
 
     def cost(self, prices: Prices) -> float:
         """The gradients of single texts that it takes, a forward pass counted as a third."""
-        total = self.terms * prices.build + prices.forget + prices.solve
+        total = prices.setup + self.terms * prices.build + prices.forget + prices.solve
         total += FORWARD * (CHECKS * prices.forget + prices.watched)
         for k in range(self.steps - 1):
             total += prices.forget + 2 * prices.solve + prices.anchor(self.anchor_texts, k * self.anchor_texts)

@@ -39,14 +39,9 @@ from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.budget import Prices, schedule
 from unlearn_lib.methods.fisher import RELATIVE, once_relative
 from unlearn_lib.methods.forgetting import bounded_gradient
-from unlearn_lib.methods.plan import (
-    MethodPlan,
-    backward_bytes,
-    model_bytes,
-    vector_bytes,
-)
+from unlearn_lib.methods.plan import MethodPlan, backward_bytes, model_bytes, vector_bytes
 from unlearn_lib.methods.reach import reach
-from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, walk
+from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, along, walk
 
 LOOSE = 0.1
 """How near, as a share of the whole gap, the first step comes to its own goal: the later ones make up for it."""
@@ -175,9 +170,10 @@ class ConstrainedNewton(Calibrated):
         K = self._operator(model, inputs)
         assert isinstance(K, KFAC)
         cost = kfac_cost(K, Rehearsal(K))
-        build, solve = K.texts_worth(cost.flops) / K.sequences, K.texts_worth(cost.product_flops)
+        setup, solve = K.texts_worth(cost.once_flops), K.texts_worth(cost.product_flops)
+        build = K.texts_worth(cost.flops - cost.once_flops) / K.sequences
         watched = LOOKS * checked + (len(inputs.holdout) if self.target_loss is None else 0)
-        prices = Prices(build, solve, len(inputs.forget), len(inputs.retain), self.written, watched)
+        prices = Prices(build, solve, len(inputs.forget), len(inputs.retain), self.written, watched, setup)
         found = schedule(self.budget * whole, prices, K.sequences)
         values = {"steps": found.steps, "approach": found.approach, "anchor_texts": found.anchor_texts, "terms": found.terms}
         return self.model_copy(update={**values, "budget": None, "retraining_epochs": None})
@@ -239,7 +235,7 @@ class ConstrainedNewton(Calibrated):
             entry = {"forget_loss": loss}
             if k == 0:
                 first = CAUTION * (goal - loss) / gu
-                length, reached, _ = reach(_along(Start(model), u, target), loss, goal, first, LOOSE * gap)
+                length, reached, _ = reach(along(Start(model), u, target), loss, goal, first, LOOSE * gap)
                 distance = abs(length) * norm(u)
                 slope = (reached - loss) / (length * gu) if length else slope
             else:
@@ -264,7 +260,7 @@ class ConstrainedNewton(Calibrated):
         # what is missing, or too much, along the last direction
         loss = target.forget_loss(model)
         first = (target.goal - loss) / (slope * gu)
-        _, reached, near = reach(_along(Start(model), u, target), loss, target.goal, first, target.tolerance)
+        _, reached, near = reach(along(Start(model), u, target), loss, target.goal, first, target.tolerance)
         if near or abs(reached - target.goal) <= ACCEPTED * target.tolerance:
             return reached, None
         return reached, "the forget loss does not reach the goal along the last direction"
@@ -293,16 +289,6 @@ class ConstrainedNewton(Calibrated):
             return x
 
         return solve
-
-
-def _along(start: Start, u: Vector, target: Target) -> Callable[[float], float]:
-    """The forget loss at a length along u; the model stays there."""
-
-    def loss_at(length: float) -> float:
-        start.go(u, length)
-        return target.forget_loss(start.model)
-
-    return loss_at
 
 
 @torch.no_grad()

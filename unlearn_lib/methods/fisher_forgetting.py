@@ -45,7 +45,6 @@ class FisherForgetting(FisherMethod):
 
     def forget_gradient(self, model: Any, batch: Sequence[Example], inputs: Inputs, outcome: Outcome) -> tuple[float, Vector]:
         inputs.passes.forward += len(batch)
-        inputs.passes.forward += len(batch)
         return mean_loss(model, inputs.batches(batch, model.device)), {}
 
     @property

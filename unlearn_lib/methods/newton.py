@@ -143,13 +143,10 @@ class Newton(DirectionMethod):
         retain = inputs.batches(inputs.some_retain(CHECKED), model.device)
         looked_at = sum(len(batch["labels"]) for batch in (*forget, *retain))
         inputs.passes.forward += looked_at
-        looked_at = sum(len(batch["labels"]) for batch in (*forget, *retain))
-        inputs.passes.forward += looked_at
         forget_before, retain_before = mean_loss(model, forget), mean_loss(model, retain)
 
         def worth() -> float:
             """The rise of the forget loss less the rise of the retain loss over the limit; -inf where a loss is not finite."""
-            inputs.passes.forward += looked_at
             inputs.passes.forward += looked_at
             found = mean_loss(model, forget) - forget_before - (mean_loss(model, retain) - retain_before) / limit
             return found if math.isfinite(found) else -math.inf

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -227,6 +227,16 @@ class Start:
         return {name: p.detach() - self.values[name] for name, p in self.params.items()}
 
 
+def along(start: Start, direction: Vector, target: Target) -> Callable[[float], float]:
+    """The forget loss at a length along a direction; the model stays there."""
+
+    def loss_at(length: float) -> float:
+        start.go(direction, length)
+        return target.forget_loss(start.model)
+
+    return loss_at
+
+
 def walk(model: Any, direction: Vector, goal: float, target: Target) -> tuple[float, float, str | None]:
     """Move the model along a direction to the first length at which the forget loss reaches `goal`, or to the limit.
 
@@ -243,10 +253,7 @@ def walk(model: Any, direction: Vector, goal: float, target: Target) -> tuple[fl
     if size == 0:
         return 0.0, target.forget_loss(model), "the direction is zero"
 
-    def loss_at(length: float) -> float:
-        start.go(direction, length)
-        return target.forget_loss(model)
-
+    loss_at = along(start, direction, target)
     # the first crossing lies between two lengths
     low, length, why = 0.0, FIRST_LENGTH * norm(start.values) / size, None
     loss, best = loss_at(length), (target.forget_before, 0.0)

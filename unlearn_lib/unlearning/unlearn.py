@@ -19,6 +19,7 @@ from unlearn_lib.data.overlap import near_duplicates, without
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import without_autocast
 from unlearn_lib.methods import Inputs, Method, choose
+from unlearn_lib.methods.base import Passes
 from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov
 from unlearn_lib.models.load import load_model
 from unlearn_lib.models.master_weights import formats, give_back, widen
@@ -76,7 +77,7 @@ class Prepared:
     def asked(self, request: Request) -> Prepared:
         """The same texts, with the method and the options of another request for them."""
         chosen = choose(request.method, request.options, request.given)
-        return replace(self, method=chosen.settled(self.inputs), inputs=replace(self.inputs))
+        return replace(self, method=chosen.settled(self.inputs))
 
     def looked_at(self) -> dict[str, Sequence[Example]]:
         """The texts whose losses say what became of the model: all to forget, all held out, and at most 256 of those to retain."""
@@ -174,8 +175,7 @@ def _carry_out(
     sets: Mapping[str, Sequence[Example]],
     before: Losses | None,
 ) -> Result:
-    chosen, inputs = prepared.method, prepared.inputs
-    inputs.progress = progress
+    chosen, inputs = prepared.method, replace(prepared.inputs, progress=progress, passes=Passes())
     if before is None:
         before = losses_of(_working_copy(model), sets, inputs.batch_size)
     own = formats(model)
