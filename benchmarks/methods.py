@@ -2,9 +2,11 @@
 
     python benchmarks/methods.py run [--processes 16]   compute what is missing into results/methods/, one thread a process (resumes)
     python benchmarks/methods.py table                  results/methods/ -> benchmarks/methods.json and methods.md
-    python benchmarks/methods.py prune                  delete the records that the table does not use
+    python benchmarks/methods.py prune                  delete the records that no table uses
 
-A medium nano model learns 256 texts of ARC by heart; 16 of them are to go. Of the other 240 the methods are given 160. Every method
+With `--size large` the same is done for fewer rows and seeds on models three times as large: methods-large.json and methods-large.md.
+
+A nano model learns 256 texts of ARC by heart; 16 of them are to go. Of the other 240 the methods are given 160. Every method
 goes as far as the retrained model's forget loss (the first crossing, within 1 % of the gap, with no limit on the retain loss) and is
 measured there, on the 160 texts that it used and on the 80 outside, which no method sees. First-order methods and the damping of the
 second-order ones are tuned for the lowest damage outside, separately for each family, on a seed of its own; the reported seeds are
@@ -151,6 +153,20 @@ ROWS = (
 )
 
 
+LARGE_ROWS = (
+    *(held("gradient-difference, KL", "gradient-difference", 3e-4, 10.0, share, retain_loss="kl") for share in SHARES),
+    *(
+        held("simnpo, with KL term", "simnpo", 3e-4, 0.3, share, retain_loss="kl", beta=Ladder(SIMNPO_BETA, 2.5))
+        for share in SHARES
+    ),
+    constrained(0.05),
+    constrained(0.1),
+    constrained(0.25, written=True),
+    constrained(0.5, written=True),
+)
+"""The two best first-order methods, and constrained Newton."""
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """All cells of the table, and where their records are."""
@@ -261,7 +277,7 @@ class Benchmark:
                 family: [self._entry(Cell(self.setting, family, seed, "fisher-removal", options)) for seed in self.swept_seeds]
                 for family in self.families
             }
-            for label, options in sweep()
+            for label, options in (sweep() if self.swept_seeds else ())
         }
         written = {
             family: [self._entry(Cell(self.setting, family, seed, ORIGINAL, WRITTEN_TEXTS, WRITTEN)) for seed in self.seeds]
@@ -339,9 +355,23 @@ def _compute(cell: Cell, store: RunStore, workspace: Path | None) -> str:
     return f"{cell.name} {cell.measure} {cell.options}: {json.dumps(numbers)}: {time.perf_counter() - start:.1f} s"
 
 
+LARGE_SEEDS = 3
+FILES = {"medium": "methods.json", "large": "methods-large.json"}
+SIZED = click.option("--size", default="medium", show_default=True, type=click.Choice(list(FILES)), help="of the nano models")
 SEEDED = click.option(
-    "--seeds", default=len(SEEDS), show_default=True, type=click.IntRange(2, len(SEEDS)), help="how many seeds are reported"
+    "--seeds",
+    default=None,
+    type=click.IntRange(2, len(SEEDS)),
+    help=f"how many are reported [{len(SEEDS)}; of large {LARGE_SEEDS}]",
 )
+
+
+def benchmark_of(size: str, seeds: int | None = None) -> Benchmark:
+    """The benchmark on the models of a size."""
+    if size == "medium":
+        return Benchmark(seeds=SEEDS[:seeds])
+    setting = Setting(model="nano/{family}-l")
+    return Benchmark(setting=setting, rows=LARGE_ROWS, seeds=SEEDS[: seeds or LARGE_SEEDS], swept_seeds=())
 
 
 @click.group(help=__doc__)
@@ -351,37 +381,38 @@ def main() -> None:
 
 @main.command()
 @click.option("--processes", default=1, show_default=True, type=click.IntRange(1))
+@SIZED
 @SEEDED
-def run(processes: int, seeds: int) -> None:
+def run(processes: int, size: str, seeds: int | None) -> None:
     """Compute what is missing."""
-    Benchmark(seeds=SEEDS[:seeds]).run(processes, default_workspace(ROOT))
+    benchmark_of(size, seeds).run(processes, default_workspace(ROOT))
 
 
 @main.command()
+@SIZED
 @SEEDED
-@click.option("--out", default=ROOT / "benchmarks" / "methods.json", type=click.Path(path_type=Path))
-def table(seeds: int, out: Path) -> None:
+@click.option("--out", default=None, type=click.Path(path_type=Path), help="default: the file of the size in benchmarks/")
+def table(size: str, seeds: int | None, out: Path | None) -> None:
     """Gather the records into a JSON file and a page."""
-    write(Benchmark(seeds=SEEDS[:seeds]), out)
+    write(benchmark_of(size, seeds), out or ROOT / "benchmarks" / FILES[size])
 
 
 def write(benchmark: Benchmark, out: Path) -> None:
     """The JSON file, and beside it the page."""
     gathered = benchmark.gathered()
-    text = page(gathered, " ".join((__doc__ or "").split("\n\n")[2].split()))
+    text = page(gathered, " ".join((__doc__ or "").split("\n\n")[3].split()), out.name)
     out.write_text(json.dumps(gathered, indent=1) + "\n", encoding="utf-8")
     out.with_suffix(".md").write_text(text, encoding="utf-8")
     click.echo(text)
 
 
 @main.command()
-@SEEDED
-def prune(seeds: int) -> None:
-    """Delete the records that the table does not use; nothing is deleted while any is missing."""
-    benchmark = Benchmark(seeds=SEEDS[:seeds])
-    if missing := benchmark.missing():
-        raise click.ClickException(f"{len(missing)} records are missing; call `run` first")
-    for path in benchmark.stale():
+def prune() -> None:
+    """Delete the records that no table uses; nothing is deleted while any is missing."""
+    benchmarks = [benchmark_of(size) for size in FILES]
+    if missing := sum(len(benchmark.missing()) for benchmark in benchmarks):
+        raise click.ClickException(f"{missing} records are missing; call `run` first")
+    for path in sorted(set.intersection(*(set(benchmark.stale()) for benchmark in benchmarks))):
         path.unlink()
         click.echo(f"deleted: {path.name}")
 

@@ -22,17 +22,19 @@ COLUMNS = {
 RATIOS = ("damage_ratio", "used_damage_ratio")
 
 
-def page(gathered: dict[str, Any], what: str) -> str:
-    """The tables: means over seeds and, for the damage ratios, the standard deviation; and whether the tuned values lie inside."""
+def page(gathered: dict[str, Any], what: str, file: str) -> str:
+    """The tables of a file of results: means over seeds and, for the damage ratios, the standard deviation; and whether the tuned
+    values lie inside."""
     setting, rows = gathered["setting"], gathered["rows"]
     seeds = len(rows["original"][next(iter(rows["original"]))]["seeds"])
     where = "; ".join(
         f"{there['processor']}, torch {there['torch']}, {there['threads']} thread" for there in gathered["environments"]
     )
+    size = {"s": "small", "m": "medium", "l": "large"}[setting["model"].rpartition("-")[2]]
     lines = [
-        "# Every method at the same forgetting",
+        f"# Every method at the same forgetting, {size} nano models",
         "",
-        f"Made by `python benchmarks/methods.py table` from `methods.json`. {what}",
+        f"Made by `python benchmarks/methods.py table --size {size}`; the numbers are those of `{file}`. {what}",
         "",
         f"{setting['train']} texts, {setting['forget']} to forget, {setting['given']} given to the methods, {seeds} seeds; {where}.",
         "Damage ratio: rise of the retain loss over rise of the forget loss, on the retained texts that no method saw (outside), and",
@@ -101,6 +103,8 @@ def _tuned(rows: dict[str, Any]) -> list[str]:
 
 
 def _swept(sweep: dict[str, Any]) -> list[str]:
+    if not sweep:
+        return []
     seeds = len(next(iter(next(iter(sweep.values())).values())))
     lines = [
         "",

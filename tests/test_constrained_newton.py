@@ -238,6 +238,18 @@ def test_an_overshoot_is_walked_back(arguments: dict[str, Any], texts: Any, monk
     assert losses(result.model, arguments["tokenizer"], texts[FORGET]) == pytest.approx(2.0, abs=0.09)
 
 
+def test_the_first_of_many_small_steps_moves(arguments: dict[str, Any]) -> None:
+    """The others take the slope of the forget loss from it: of a first step of no length, the second would be many times too long."""
+    result = unlearn(**arguments, steps=14, approach=14, target_loss=2.0, retain_limit=None)
+    first, *others = result.history
+    assert first["step_norm"] > 0
+    before = first["forget_loss"]
+    part = (2.0 - before) / 14
+    assert others[0]["forget_loss"] - before == pytest.approx(part, abs=0.8 * part + 1e-6)
+    rises = [there["forget_loss"] - here["forget_loss"] for here, there in pairwise(result.history)]
+    assert max(rises) < 4 * part
+
+
 def test_the_limit_on_the_retained_texts_holds(arguments: dict[str, Any]) -> None:
     result = unlearn(**arguments, retain_limit=1e-3, steps=2)
     assert any(w.startswith("forgetting_incomplete") and "binds" in w for w in result.warnings)

@@ -45,6 +45,8 @@ from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, alon
 
 LOOSE = 0.1
 """How near, as a share of the whole gap, the first step comes to its own goal: the later ones make up for it."""
+LOOSE_STEP = 0.8
+"""The same as a share of that step's own part of the gap: it has to move, since the others take their slope from it."""
 CAUTION = 0.7
 """The share of the first length that linear extrapolation asks for: the loss bends upwards."""
 FURTHEST = 0.5
@@ -235,11 +237,12 @@ class ConstrainedNewton(Calibrated):
             entry = {"forget_loss": loss}
             if k == 0:
                 first = CAUTION * (goal - loss) / gu
-                length, reached, _ = reach(along(Start(model), u, target), loss, goal, first, LOOSE * gap)
+                loose = min(LOOSE * abs(gap), LOOSE_STEP * abs(goal - loss))
+                length, reached, _ = reach(along(Start(model), u, target), loss, goal, first, loose)
                 distance = abs(length) * norm(u)
                 slope = (reached - loss) / (length * gu) if length else slope
             else:
-                if abs(promised[1]) > LOOSE / 2 * gap:  # the last step went far enough to tell
+                if abs(promised[1]) > LOOSE / 2 * abs(gap):  # the last step went far enough to tell
                     slope *= min(max((loss - promised[0]) / promised[1], 0.5), 2.0)
                 texts = anchor.next(self.anchor_texts)
                 divergence, r = anchor.gradient(model, texts)
@@ -250,7 +253,7 @@ class ConstrainedNewton(Calibrated):
                     outcome.history.append(entry)
                     break
                 t, eta = corrections.next(g, u, r, c, divergence)
-                length = min(goal - loss, FURTHEST * gap) / (slope * gu)
+                length = math.copysign(min(abs(goal - loss), FURTHEST * abs(gap)), goal - loss) / (slope * gu)
                 promised = loss, length * slope * gu
                 distance = _move(model, length, u, -eta, t)
                 entry["correction"] = eta
