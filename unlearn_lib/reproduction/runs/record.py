@@ -7,6 +7,7 @@ no field may be missing or be there besides, and no number stands for a truth va
     forgetting-cycles   `Scenario`: a model forgets in cycles, and is measured before and after each
     case-study          `Case`: one cycle on private texts, and what of them can be extracted
     methods             the benchmark of methods (`benchmarks/methods.py`)
+    real                the same of a real language model (`benchmarks/real.py`)
 """
 
 from __future__ import annotations
@@ -276,12 +277,76 @@ class BenchmarkRecord(TypedDict):
     provenance: Provenance
 
 
+@with_config(STRICT)
+class RealConfig(TypedDict):
+    """A cell of the benchmark of a real model: texts are TOFU's questions, whose hash is `data_sha256`."""
+
+    benchmark: Literal["real"]
+    numerics: int
+    model: str
+    model_sha256: str
+    data_sha256: str
+    authors: int
+    outside: int
+    unseen: int
+    training: Training
+    seed: int
+    method: str
+    options: dict[str, Option]
+    adapter: int
+    measure: Literal["losses", "all"]
+
+
+@with_config(STRICT)
+class RealOutcome(TypedDict):
+    """Mean losses in nats by set of questions, damage ratios, what was spent; and of a whole measurement distances to the retrained
+    model, how well the forgotten answers are still known, and the model's use for other texts."""
+
+    forget_loss: float
+    used_loss: float
+    retain_loss: float
+    holdout_loss: float
+    damage_ratio: float
+    used_damage_ratio: float
+    reached: NotRequired[float]
+    refused: NotRequired[str]
+    steps: NotRequired[int]
+    gradient_evaluations: NotRequired[float]
+    forward_evaluations: NotRequired[int]
+    cost: NotRequired[float]
+    peak_memory_bytes: NotRequired[int]
+    attack_auc: NotRequired[float]
+    extraction_strength: NotRequired[float]
+    memorisation_accuracy: NotRequired[float]
+    forget_probability: NotRequired[float]
+    retain_probability: NotRequired[float]
+    holdout_probability: NotRequired[float]
+    world_facts: NotRequired[float]
+    prose_loss: NotRequired[float]
+    forget_kl: NotRequired[float]
+    used_kl: NotRequired[float]
+    retain_kl: NotRequired[float]
+    holdout_kl: NotRequired[float]
+    answers: NotRequired[list[str]]
+
+
+@with_config(STRICT)
+class RealRecord(TypedDict):
+    """The record of a cell of the benchmark of a real model."""
+
+    config: RealConfig
+    results: RealOutcome
+    timing: dict[str, float]
+    provenance: Provenance
+
+
 ScenarioRecord = CyclesRecord | CaseRecord
-Record = ScenarioRecord | BenchmarkRecord
+Record = ScenarioRecord | BenchmarkRecord | RealRecord
 KINDS: dict[str, TypeAdapter[Any]] = {
     "forgetting-cycles": TypeAdapter(CyclesRecord),
     "case-study": TypeAdapter(CaseRecord),
     "methods": TypeAdapter(BenchmarkRecord),
+    "real": TypeAdapter(RealRecord),
 }
 """The schema of a record, by the `scenario` or `benchmark` that its configuration names."""
 DETAILS: dict[str, set[str]] = {
@@ -307,7 +372,7 @@ def problem(record: Mapping[str, Any]) -> str | None:
         KINDS[kind].validate_python(record)
     except ValidationError as error:
         return wrong_in(error)
-    return _unlike_its_configuration(record) if kind != "methods" else None
+    return _unlike_its_configuration(record) if "scenario" in config else None
 
 
 def _unlike_its_configuration(record: Mapping[str, Any]) -> str | None:
