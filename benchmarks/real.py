@@ -265,16 +265,24 @@ def run(tofu: str, model: Path | None, device: str, minutes: float | None, draw:
 
 
 @main.command()
-@TOFU
-@MODEL
 @click.option("--out", default=ROOT / "benchmarks" / "real.json", type=click.Path(path_type=Path))
-def table(tofu: str, model: Path | None, out: Path) -> None:
-    """Gather the records into a JSON file and a page."""
-    bench = Bench(RunStore(ROOT / "results" / "real"), _model(model), tofu, "cpu", Workspace())
-    gathered = Table(bench).gathered()
-    text = page(gathered, " ".join((__doc__ or "").split("\n\n")[3].split()))
-    out.write_text(json.dumps(gathered, indent=1) + "\n", encoding="utf-8")
-    out.with_suffix(".md").write_text(text, encoding="utf-8")
+def table(out: Path) -> None:
+    """Gather the records into a JSON file and a page; needs neither the model nor TOFU."""
+    write(gathered(), out)
+
+
+def gathered() -> dict[str, Any]:
+    """The committed records as one dict."""
+    bench = Bench(RunStore(ROOT / "results" / "real"), Path(), "", "cpu", Workspace())
+    bench.as_recorded()
+    return Table(bench).gathered()
+
+
+def write(found: dict[str, Any], out: Path) -> None:
+    """The JSON file, and beside it the page."""
+    text = page(found, " ".join((__doc__ or "").split("\n\n")[3].split()))
+    write_text(out, json.dumps(found, indent=1) + "\n")
+    write_text(out.with_suffix(".md"), text)
     click.echo(text)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from unlearn_lib.data.batches import encode, make_batches
 from unlearn_lib.data.nano import court
 from unlearn_lib.data.nano.draw import Draw
 from unlearn_lib.data.tofu import asked, authors, read_tofu
-from unlearn_lib.errors import NumericsError
+from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import evaluate
 from unlearn_lib.methods import METHODS
 from unlearn_lib.methods.base import INCOMPLETE
@@ -42,6 +43,7 @@ NUMERICS = 1
 ORIGINAL, RETRAIN = "original", "retrain"
 LOSSES, ALL = "losses", "all"
 BATCH, LENGTH = 8, 256
+HASHES = ("model_sha256", "data_sha256")
 PROSE = 16
 """Texts of the repository's own prose, which is unlike TOFU."""
 FACTS = "world_facts_perturbed"
@@ -229,6 +231,18 @@ class Bench:
     workspace: Workspace
     _lab: Lab | None = None
     _hashes: dict[str, str] = field(default_factory=dict)
+
+    def as_recorded(self) -> None:
+        """Look for the records of the model and the texts that the store's records name, which need not be on this machine.
+
+        Raises:
+            InputError: There are no records, or they are of several models or texts.
+        """
+        told = [json.loads(path.read_text(encoding="utf-8"))["config"] for path in sorted(self.store.folder.glob("*.json"))]
+        found = {tuple(config[name] for name in HASHES) for config in told}
+        if len(found) != 1:
+            raise InputError(f"{self.store.folder} holds records of {len(found)} models and texts; it should be one")
+        self._hashes = dict(zip(HASHES, found.pop(), strict=True))
 
     def config(self, cell: Cell) -> dict[str, Any]:
         """Everything a record depends on."""
