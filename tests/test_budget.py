@@ -104,7 +104,18 @@ def test_a_larger_budget_goes_to_more_steps(embedded: dict[str, Any]) -> None:
     for budget in (200.0, 500.0, 1200.0):
         prepared = prepare(embedded["model"], embedded["tokenizer"], Request(**given, options={"budget": budget}))
         method: Any = prepared.method
-        own = method.within_budget(embedded["model"], prepared.inputs)
+        own = method.within_budget(embedded["model"], prepared.inputs, len(prepared.inputs.retain))
         assert own.budget is None
         steps.append(own.steps)
     assert steps == sorted(set(steps))
+
+
+def test_a_share_of_retraining_is_one_of_all_retained_texts(embedded: dict[str, Any]) -> None:
+    """Also of those that are held aside to watch over the limit: retraining would take them, too."""
+    given = {name: embedded[name] for name in ("forget", "retain", "holdout", "method")}
+    planned = []
+    for options in ({"budget": 0.5, "retraining_epochs": 20}, {"budget": 0.5 * 20 * len(embedded["retain"])}):
+        prepared = prepare(embedded["model"], embedded["tokenizer"], Request(**given, options=options))
+        assert prepared.method.split(prepared.inputs)[1]  # some are held aside
+        planned.append(prepared.method.plan(embedded["model"], prepared.inputs))
+    assert planned[0] == planned[1]

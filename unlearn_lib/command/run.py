@@ -140,6 +140,7 @@ def run(job: Job, rows: Mapping[str, list[Row]], say: Say) -> Path:
 
 
 def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> None:
+    from unlearn_lib.command.forecast import forecast
     from unlearn_lib.command.report.measure import measure
     from unlearn_lib.command.report.page import render
     from unlearn_lib.command.report.schema import Report
@@ -149,6 +150,7 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
     from unlearn_lib.models.master_weights import give_back
     from unlearn_lib.models.stored_formats import formats_to_write, round_weights, summary
     from unlearn_lib.progress import ProgressBar, quiet_libraries
+    from unlearn_lib.training.loop import derivatives
     from unlearn_lib.unlearning.unlearn import carry_out, prepare
 
     quiet_libraries()
@@ -165,6 +167,8 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
     }
     counts = {name: len(by_text(examples)) for name, examples in sets.items()}
     say(f"{job.request.method}: {counts['forget']} texts to forget, {counts['retain']} to retain, {counts['holdout']} held out")
+    with derivatives(model):
+        forecast(model, prepared, say)
     before = measure(model, sets, job.request.batch_size)
     with ProgressBar(job.request.method) as progress:
         result = carry_out(prepared, model, tokenizer, progress, sets=sets, losses_before=before.losses)

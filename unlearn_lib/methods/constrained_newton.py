@@ -160,15 +160,16 @@ class ConstrainedNewton(Calibrated):
     def calibrates(self) -> bool:
         return True
 
-    def within_budget(self, model: Any, inputs: Inputs, checked: int = 0) -> Self:
-        """The method with the options that its budget sets; itself where there is none. `checked` texts watch over the limit.
+    def within_budget(self, model: Any, inputs: Inputs, retained: int, checked: int = 0) -> Self:
+        """The method with the options that its budget sets; itself where there is none. `retained` texts are all of D+, of which
+        `checked` watch over the limit.
 
         Raises:
             InputError: The budget is too small.
         """
         if self.budget is None:
             return self
-        whole = self.retraining_epochs * len(inputs.retain) if self.retraining_epochs is not None else 1.0
+        whole = self.retraining_epochs * retained if self.retraining_epochs is not None else 1.0
         K = self._operator(model, inputs)
         assert isinstance(K, KFAC)
         cost = kfac_cost(K, Rehearsal(K))
@@ -181,8 +182,9 @@ class ConstrainedNewton(Calibrated):
         return self.model_copy(update={**values, "budget": None, "retraining_epochs": None})
 
     def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
+        retained = len(inputs.retain)
         inputs, checked = self.split(inputs)
-        own = self.within_budget(model, inputs, len(checked))
+        own = self.within_budget(model, inputs, retained, len(checked))
         anchored = inputs.some_retain(own.anchor_texts)
         gradients: float = own.steps * len(inputs.forget) + (own.steps - 1) * own.anchor_texts
         backward = backward_bytes(model, inputs.batches([*inputs.forget, *anchored], model.device))
@@ -204,13 +206,13 @@ class ConstrainedNewton(Calibrated):
         return MethodPlan(gradients, memory, detail)
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
-        outcome = Outcome(model)
+        outcome, retained = Outcome(model), len(inputs.retain)
         inputs, checked = self.split(inputs)
         target = self.target(model, inputs, checked)
         assert target is not None
         if target.met_already(outcome):
             return outcome
-        own = self.within_budget(model, inputs, len(checked))
+        own = self.within_budget(model, inputs, retained, len(checked))
         outcome.details |= {"steps": own.steps, "anchor_texts": own.anchor_texts}
         anchor = Anchor(model, inputs, own.written)
         reached, why = own._follow(model, inputs, target, anchor, outcome)
