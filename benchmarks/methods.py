@@ -154,11 +154,8 @@ ROWS = (
 
 
 LARGE_ROWS = (
-    *(held("gradient-difference, KL", "gradient-difference", 3e-4, 10.0, share, retain_loss="kl") for share in SHARES),
-    *(
-        held("simnpo, with KL term", "simnpo", 3e-4, 0.3, share, retain_loss="kl", beta=Ladder(SIMNPO_BETA, 2.5))
-        for share in SHARES
-    ),
+    held("gradient-difference, KL", "gradient-difference", 3e-4, 10.0, 0.25, retain_loss="kl"),
+    held("simnpo, with KL term", "simnpo", 3e-4, 0.3, 0.25, retain_loss="kl", beta=Ladder(SIMNPO_BETA, 2.5)),
     constrained(0.05),
     constrained(0.1),
     constrained(0.25, written=True),

@@ -269,7 +269,7 @@ def test_the_benchmark_of_scale_runs_to_its_record(tmp_path: Path, monkeypatch: 
 
 
 def test_every_script_of_the_benchmarks_is_run_by_a_test() -> None:
-    tests = Path(__file__).read_text(encoding="utf-8")
+    tests = "".join((Path(__file__).parent / f"test_{name}.py").read_text(encoding="utf-8") for name in ("benchmarks", "real"))
     for path in FOLDER.glob("*.py"):
         if "def main(" in path.read_text(encoding="utf-8"):
             assert f'script("{path.stem}")' in tests or path.stem == "curvlinops_peer", path.name

