@@ -4,8 +4,8 @@
     python benchmarks/real.py run --tofu DIR [--minutes 9]   compute what is missing into results/real/ (resumes; exit code 75: call again)
     python benchmarks/real.py table                          results/real/ -> benchmarks/real.json and real.md
 
-`unlearn fetch smollm2-135m` gets the model. DIR has TOFU's files; "hub" takes them from the hub. On a GPU all takes about ten minutes;
-on two cores one training takes about ten.
+`unlearn fetch smollm2-135m` gets the model. DIR has TOFU's files; "hub" takes them from the hub. On a GPU all takes a quarter of an hour;
+on two cores one training takes ten minutes. Rows and draws without records are left out of the table.
 
 Ten authors are learnt, one is forgotten; of the other nine a method is given seven, and the damage is measured on the two that it does
 not see ("outside"). Every method goes as far as the retrained model's forget loss, without a limit. Costs are in gradients of single

@@ -194,6 +194,22 @@ def test_the_shares_of_world_facts_are_those_of_the_choices(bench: Any) -> None:
     assert here.world_facts(here.base) == pytest.approx(sum(shares) / len(shares), rel=1e-5)
 
 
+def test_the_committed_table_is_that_of_the_records() -> None:
+    real = script("real")
+    committed = json.loads((FOLDER / "real.json").read_text(encoding="utf-8"))
+    assert json.loads(json.dumps(real.gathered())) == committed
+    seeds = committed["rows"]["constrained-newton, 20 %"]["seeds"]
+    assert len(seeds) == len(real.SEEDS)
+    first_order = [
+        run["damage_ratio"]
+        for label, entry in committed["rows"].items()
+        if entry["method"] in ("gradient-ascent", "gradient-difference", "npo", "simnpo")
+        for run in entry["seeds"]
+    ]
+    assert max(run["damage_ratio"] for run in seeds) < min(first_order)
+    assert max(run["cost"] for run in seeds) <= 1.05 * 0.2 * committed["retraining"]
+
+
 def test_a_model_is_taught_and_forgets_by_the_commands(bench: Any, tmp_path: Path) -> None:
     real, taught = script("real"), tmp_path / "taught"
     told = ["--tofu", bench.source, "--model", str(bench.model), "--out", str(taught), "--authors", "4"]
