@@ -117,7 +117,7 @@ class FisherMethod(DirectionMethod):
         batches = inputs.batches(examples, model.device)
         if self.solver == "kfac":
             K = KFAC(model, batches, precision=self.precision)
-            return kfac_plan(model, K, f"K-FAC of {len(examples)} texts")
+            return kfac_plan(K, f"K-FAC of {len(examples)} texts")
         F = EmpiricalFisher(model, batches, precision=self.precision)
         found = plan(F, self._with(self.damping or 1.0))  # no cost depends on the damping
         trace = 0 if self.damping else len(examples) / max(1, self.steps)

@@ -44,7 +44,7 @@ class KFACNewton(DirectionMethod):
 
     def curvature_plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         K = self._operator(model, inputs, 0)
-        return kfac_plan(model, K, f"{'EK-FAC' if self.correction else 'K-FAC'} of {K.sequences} texts, estimated")
+        return kfac_plan(K, f"{'EK-FAC' if self.correction else 'K-FAC'} of {K.sequences} texts, estimated")
 
     def _operator(self, model: Any, inputs: Inputs, draw: int) -> KFAC:
         batches = inputs.batches(inputs.some_retain(self.retain_samples), model.device)

@@ -8,7 +8,6 @@ from typing import Any
 
 from unlearn_lib.curvature import KFAC, EmpiricalFisher, Kronecker, plan, trainable
 from unlearn_lib.curvature.rehearsal import gradient_memory
-from unlearn_lib.curvature.uses import as_matrix
 from unlearn_lib.losses import Batch
 
 
@@ -45,29 +44,7 @@ def backward_bytes(model: Any, batches: Sequence[Batch]) -> float:
     return gradient_memory(EmpiricalFisher(model, [largest(batches)]))
 
 
-def kfac_plan(model: Any, K: KFAC, detail: str) -> MethodPlan:
-    """What building K-FAC and solving with it takes."""
-    if not K.correction:
-        found = plan(K, Kronecker(1.0))  # no cost depends on the damping
-        return MethodPlan(found.gradient_evaluations, found.peak_memory_bytes, detail)
-    return MethodPlan(kfac_gradients(K), kfac_bytes(K) + 2 * backward_bytes(model, K.batches), detail)
-
-
-def kfac_gradients(K: KFAC) -> float:
-    """What building EK-FAC and applying it twice (once to verify) takes at most, in gradients of single texts, by its FLOPs."""
-    tokens = sum(batch["input_ids"].numel() for batch in K.batches)
-    shapes = [as_matrix(param).shape for param in K.params.values()]
-    squares = sum(side**2 for shape in shapes for side in shape if 1 < side <= K.max_side)
-    building = K.samples * (K.positions + 2) * 2 * tokens * squares  # the correction turns both factors, of every use
-    applying = 2 * sum(4 * p * q * (p + q) for p, q in shapes if 1 < p <= K.max_side)
-    return (3 * K.samples + (building + applying) / K.gradient_flops) * K.sequences
-
-
-def kfac_bytes(K: KFAC) -> float:
-    """Bytes that EK-FAC keeps: both sides' eigenvectors and the eigenvalues of every matrix, and a side's decomposition in float64."""
-    kept, most = 0, 0
-    for param in K.params.values():
-        sides = [side for side in as_matrix(param).shape if 1 < side <= K.max_side]
-        kept += (sum(side**2 for side in sides) + 2 * param.numel()) * K.dtype.itemsize
-        most = max([most, *(3 * 8 * side**2 for side in sides)])
-    return kept + most
+def kfac_plan(K: KFAC, detail: str) -> MethodPlan:
+    """What building K-FAC, solving with it once and checking that takes."""
+    found = plan(K, Kronecker(1.0))  # no cost depends on the damping
+    return MethodPlan(found.gradient_evaluations, found.peak_memory_bytes, detail)
