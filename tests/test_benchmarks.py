@@ -105,6 +105,21 @@ def test_constrained_newton_is_below_every_other_method_at_every_cost() -> None:
             assert row.damage_ratio > exam_frontier.frontier_damage(table, family, row.share), row.row
 
 
+def test_on_large_models_it_is_below_as_well() -> None:
+    methods = script("methods")
+    report = json.loads((FOLDER / methods.FILES["large"]).read_text())
+    assert report == json.loads(json.dumps(methods.benchmark_of("large").gathered()))
+    table = exam_frontier.table(report)
+    mine = table.set_index(["row", "family"]).damage_ratio
+    for family in ("neo", "opt"):
+        assert mine["constrained-newton, 10 %", family] <= 0.02
+        assert mine["constrained-newton, 25 %, written texts", family] <= 0.005
+    others = table[table.method.isin(exam_frontier.FIRST_ORDER)]
+    assert len(others) == 4
+    for row in others.itertuples():
+        assert row.damage_ratio > 3 * exam_frontier.frontier_damage(table, row.family, row.share), row.row
+
+
 def test_every_tuned_value_has_its_neighbours_beside_it() -> None:
     """Of every option the next smaller and the next larger value were tried on the tuning seed, and are no better."""
     report, methods = json.loads((FOLDER / "methods.json").read_text()), script("methods")

@@ -45,6 +45,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 MEASURES = ("damage_ratio", "used_damage_ratio", "forget_loss", "forget_kl", "retain_kl", "holdout_kl")
 DISTANCES = {"forget_kl": "forgotten texts", "retain_kl": "retained texts outside", "holdout_kl": "held-out texts"}
 FAMILIES = {"neo": "nano/neo-m", "opt": "nano/opt-m"}
+LARGE = {"neo": "nano/neo-l", "opt": "nano/opt-l"}
 
 
 def table(report: Mapping[str, Any]) -> pd.DataFrame:
@@ -82,10 +83,11 @@ def frontier_damage(rows: pd.DataFrame, family: str, share: float) -> float:
     return float(np.exp(np.interp(np.log(share), np.log(points.share), np.log(points.damage_ratio))))
 
 
-def figure(rows: pd.DataFrame) -> Any:
-    """Damage on retained texts that no method was given, over the cost, a panel for each family; means and ranges over the seeds."""
+def figure(rows: pd.DataFrame, names: Mapping[str, str] = FAMILIES) -> Any:
+    """Damage on retained texts that no method was given, over the cost, a panel for each family, with the name of its model; means and
+    ranges over the seeds."""
     drawn, axes = plt.subplots(1, 2, figsize=(6.4, 4.3), sharey=True, layout="constrained")
-    for axis, (family, name) in zip(axes, FAMILIES.items(), strict=True):
+    for axis, (family, name) in zip(axes, names.items(), strict=True):
         for method, mine in _series(rows, family):
             bars = [mine.damage_ratio - mine.damage_ratio_low, mine.damage_ratio_high - mine.damage_ratio]
             axis.errorbar(mine.share, mine.damage_ratio, bars, label=method, **_look(method))
@@ -118,13 +120,13 @@ def distances_figure(rows: pd.DataFrame) -> Any:
     return drawn
 
 
-def made_from(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What the figures were made from: the file, its processors and commits, and how many seeds."""
+def made_from(report: Mapping[str, Any], file: str = "methods.json") -> dict[str, Any]:
+    """What the figures were made from: the file in `benchmarks/`, its processors and commits, and how many seeds."""
     runs = [run for families in report["rows"].values() for entry in families.values() for run in entry["seeds"]]
     where = [f"{there['processor']}, torch {there['torch']}" for there in report["environments"]]
     seeds = {len(entry["seeds"]) for families in report["rows"].values() for entry in families.values()}
     return {
-        "records": "benchmarks/methods.json",
+        "records": f"benchmarks/{file}",
         "from": f"{len(runs)} records, {'or'.join(map(str, sorted(seeds)))} seeds of each row; computed on {'; '.join(where)}, "
         f"commits {', '.join(sorted({run['commit'] for run in runs}))}",
     }
@@ -150,7 +152,7 @@ def _series(rows: pd.DataFrame, family: str) -> list[tuple[str, pd.DataFrame]]:
         if method != OURS:
             mine = rows[(rows.family == family) & (rows.method == method)]
             found.append((method, mine.sort_values("share")))
-    return found
+    return [(method, mine) for method, mine in found if len(mine)]
 
 
 def _look(method: str) -> dict[str, Any]:
