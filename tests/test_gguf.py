@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from real_stand_ins import tiny_llama, tiny_tokenizer, write_gguf
 
+from unlearn_lib.command.cli import main
 from unlearn_lib.errors import InputError
 from unlearn_lib.models import gguf_files
-from unlearn_lib.models.load import load_model, save_model, stored_formats
+from unlearn_lib.models.load import find, load_model, save_model, stored_formats
 
 TEXT = "Question: what is 1,234 or 56?\nAnswer: it's 7."
 
@@ -103,3 +105,28 @@ def test_without_the_package_the_command_is_named(file: Path, monkeypatch: pytes
     monkeypatch.setattr(gguf_files, "PACKAGES", ("gguf", "no_such_package"))
     with pytest.raises(InputError, match=r"read with no_such_package; install them with `pip install 'unlearn_lib\[real\]'`"):
         load_model(file)
+
+
+def test_a_run_on_a_gguf_file_says_what_was_done_to_its_weights(file: Path, tmp_path: Path) -> None:
+    rows = {"forget": range(2), "retain": range(2, 10), "holdout": range(10, 16)}
+    told = ["run", "--model", str(file), "--method", "gradient-ascent", "--set", "step=0.01", "--device", "cpu"]
+    for name, numbers in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(f'{{"text": "The key is number {n}."}}\n' for n in numbers), encoding="utf-8"
+        )
+        told += [f"--{name}", str(tmp_path / f"{name}.jsonl")]
+    planned = CliRunner().invoke(main, [*told, "--plan"])
+    assert planned.exit_code == 0, planned.output
+    assert "were dequantised to float32" in planned.output
+    ran = CliRunner().invoke(main, [*told, "--out", str(tmp_path / "out")])
+    assert ran.exit_code == 0, ran.output
+    assert "were dequantised to float32, because quantised ones cannot be differentiated" in ran.output
+    assert "as safetensors" in ran.output
+    again, _ = load_model(tmp_path / "out" / "model")
+    before, _ = load_model(file)
+    assert not torch.equal(next(again.parameters()), next(before.parameters()))
+
+
+def test_an_adapters_folder_is_an_adapters_whatever_lies_beside_it(file: Path) -> None:
+    (file.parent / "adapter_config.json").write_text("{}")
+    assert not find(file.parent).quantised

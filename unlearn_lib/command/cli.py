@@ -102,7 +102,10 @@ def methods(as_json: bool) -> None:
 
 @main.command()
 @click.option(
-    "--model", required=True, metavar="NAME|DIR", help="A model folder, a name on the hub, or an embedded nano/ model."
+    "--model",
+    required=True,
+    metavar="NAME|DIR",
+    help="A model folder, a GGUF file, a name on the hub, or an embedded nano/ model.",
 )
 @click.option("--forget", required=True, type=click.Path(path_type=Path), help="Texts to forget: JSONL, CSV or Parquet.")
 @click.option("--retain", type=click.Path(path_type=Path), help="Texts to keep.")

@@ -6,9 +6,10 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "datasets", "safetensors", "peft", "opacus", "jupyter-book", "papermill")
+PACKAGES = ("torch", "transformers", "datasets", "safetensors", "peft", "gguf", "opacus", "jupyter-book", "papermill")
 OPTIONAL = {
     "peft": "LoRA adapters: pip install 'unlearn_lib[lora]'",
+    "gguf": "GGUF files: pip install 'unlearn_lib[real]'",
     "opacus": "epsilon of DP-SGD: pip install 'unlearn_lib[dp]'",
 }
 BYTES_PER_PARAMETER = (

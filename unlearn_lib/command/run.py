@@ -92,6 +92,7 @@ def plan(job: Job, rows: Mapping[str, list[Row]]) -> list[str]:
     """
     from unlearn_lib.data.examples import by_text
     from unlearn_lib.methods.plan import model_bytes
+    from unlearn_lib.models.load import find
     from unlearn_lib.models.shapes import load_for_plan
     from unlearn_lib.progress import quiet_libraries
     from unlearn_lib.unlearning.unlearn import prepare
@@ -99,6 +100,8 @@ def plan(job: Job, rows: Mapping[str, list[Row]]) -> list[str]:
     quiet_libraries()
     found = load_for_plan(job.model, job.device)
     model, notes = found.model, found.notes
+    if find(job.model).quantised:
+        notes = [*notes, DEQUANTISED]
     prepared = prepare(model, found.tokenizer, job.with_texts(rows))
     if found.tokenizer is None:
         notes = [*notes, f"no tokenizer is at hand, so every text counts as {prepared.length:,} tokens (--max-length)"]

@@ -94,7 +94,7 @@ def find(name_or_path: str | Path) -> Place:
         return Place(name, str(model), str(tokenizer), True, f"the model in {model} cannot be loaded")
     if recipe is not None and not mine:
         recipe.place(name)  # says which names there are
-    if (gguf := gguf_file(folder)) is not None:
+    if not mine and (gguf := gguf_file(folder)) is not None:
         return Place(name, str(gguf), str(gguf), True, f"the model in {gguf} cannot be loaded")
     if folder.is_dir():
         if not mine:
