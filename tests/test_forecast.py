@@ -39,10 +39,13 @@ def test_memory_is_compared_with_what_the_machine_has(said: list[str]) -> None:
 
 
 def test_minutes_are_said_where_it_takes_some(said: list[str]) -> None:
-    forecast.say_minutes(MethodPlan(500, 0, ""), 0.01, said.append)
+    forecast.say_minutes(MethodPlan(500, 0, ""), 300, 0.01, said.append)
     assert said == []
-    forecast.say_minutes(MethodPlan(500, 0, ""), 0.5, said.append)
-    assert said == ["planned: at most 500 gradients of single texts, which take about 4 minutes at 0.5 s each"]
+    forecast.say_minutes(MethodPlan(500, 0, ""), 300, 0.5, said.append)
+    assert said == [
+        "planned: at most 500 gradients of single texts, and 300 looks at losses for the report, which take about 5 minutes at 0.5 s a "
+        "gradient"
+    ]
 
 
 def test_a_plan_that_is_dearer_than_retraining_is_pointed_out(
@@ -51,7 +54,7 @@ def test_a_plan_that_is_dearer_than_retraining_is_pointed_out(
     asked: dict[str, Any] = {"forget": texts[:4], "retain": texts[4:12], "method": "gradient-difference"}
     for epochs in (2, 40):  # 4 + 8 texts in a step of one pass
         options = {"epochs": epochs, "forget_batch_size": 4, "retain_batch_size": 8}
-        forecast.forecast(memorised, prepare(memorised, tokenizer, Request(**asked, options=options)), said.append)
+        forecast.forecast(memorised, prepare(memorised, tokenizer, Request(**asked, options=options)), 0, said.append)
     assert said == [
         "note: the plan takes up to 480 gradients of single texts, and retraining on the retained texts for 5 epochs would take 40; fewer "
         "steps, or budget= where the method has it, take less"

@@ -10,6 +10,7 @@ import torch
 
 from unlearn_lib.curvature import batch_gradient
 from unlearn_lib.errors import InputError
+from unlearn_lib.methods.budget import FORWARD
 from unlearn_lib.methods.plan import MethodPlan
 from unlearn_lib.methods.retrain import Retrain
 from unlearn_lib.progress import Say
@@ -21,8 +22,8 @@ SLACK = 1.2
 """Plans and counts agree within a fifth."""
 
 
-def forecast(model: Any, prepared: Prepared, say: Say) -> None:
-    """Plan the method and say what it will take.
+def forecast(model: Any, prepared: Prepared, looks: int, say: Say) -> None:
+    """Plan the method and say what it will take, with so many looks at losses for the report.
 
     Raises:
         InputError: It needs more memory than the machine has, whatever else runs; or its options fit no plan (a budget too small).
@@ -31,7 +32,7 @@ def forecast(model: Any, prepared: Prepared, say: Say) -> None:
     """
     plan = prepared.method.plan(model, prepared.inputs)
     check_memory(plan, model.device, say)
-    say_minutes(plan, seconds_of_a_gradient(model, prepared), say)
+    say_minutes(plan, looks, seconds_of_a_gradient(model, prepared), say)
     epochs = Retrain.model_fields["epochs"].default
     retraining = epochs * len(prepared.inputs.retain)
     if prepared.method.name != Retrain.name and 0 < retraining < plan.gradient_evaluations:
@@ -72,10 +73,10 @@ def seconds_of_a_gradient(model: Any, prepared: Prepared) -> float:
     return (time.perf_counter() - start) / len(texts)
 
 
-def say_minutes(plan: MethodPlan, seconds: float, say: Say) -> None:
-    """Say how long a plan takes, if that is long."""
-    if (whole := plan.gradient_evaluations * seconds) >= WORTH_SAYING:
+def say_minutes(plan: MethodPlan, looks: int, seconds: float, say: Say) -> None:
+    """Say how long a plan and the looks take, if that is long."""
+    if (whole := (plan.gradient_evaluations + FORWARD * looks) * seconds) >= WORTH_SAYING:
         say(
-            f"planned: at most {plan.gradient_evaluations:,.0f} gradients of single texts, which take about {whole / 60:,.0f} minutes at "
-            f"{seconds:.2g} s each"
+            f"planned: at most {plan.gradient_evaluations:,.0f} gradients of single texts, and {looks:,} looks at losses for the report, "
+            f"which take about {whole / 60:,.0f} minutes at {seconds:.2g} s a gradient"
         )

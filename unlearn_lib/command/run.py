@@ -170,8 +170,11 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
     }
     counts = {name: len(by_text(examples)) for name, examples in sets.items()}
     say(f"{job.request.method}: {counts['forget']} texts to forget, {counts['retain']} to retain, {counts['holdout']} held out")
+    looks = 2 * (
+        sum(len(examples) for examples in sets.values()) + len(sets["forget"])
+    )  # of losses, and of what is still known
     with derivatives(model):
-        forecast(model, prepared, say)
+        forecast(model, prepared, looks, say)
     before = measure(model, sets, job.request.batch_size)
     with ProgressBar(job.request.method) as progress:
         result = carry_out(prepared, model, tokenizer, progress, sets=sets, losses_before=before.losses)
