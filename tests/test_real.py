@@ -14,8 +14,11 @@ from real_stand_ins import tiny_llama, tiny_tokenizer, write_gguf, write_tofu, w
 
 from unlearn_lib.checkpoints import Deadline, OutOfTimeError, Workspace
 from unlearn_lib.command.cli import main
-from unlearn_lib.curvature import EmpiricalFisher
+from unlearn_lib.curvature import KFAC, EmpiricalFisher, Woodbury, batch_gradient, solve
+from unlearn_lib.curvature.vector import axpy, norm
 from unlearn_lib.data.batches import encode, make_batches
+from unlearn_lib.data.nano import court
+from unlearn_lib.data.nano.draw import Draw
 from unlearn_lib.data.tofu import authors, read_tofu
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import evaluate, mean_loss
@@ -222,14 +225,41 @@ def test_a_model_is_taught_and_forgets_by_the_commands(bench: Any, tmp_path: Pat
     assert planned.exit_code == 0, planned.output
 
 
+@pytest.fixture(scope="module")
+def true_model() -> tuple[Any, Any]:
+    return load_model(REAL)
+
+
 REAL = fetch.models_folder() / "smollm2-135m"
 
 
+NEEDED = pytest.mark.skipif(not (REAL / "model.safetensors").is_file(), reason="`unlearn fetch smollm2-135m` gets the model")
+
+
 @pytest.mark.real
-@pytest.mark.skipif(not (REAL / "model.safetensors").is_file(), reason="`unlearn fetch smollm2-135m` gets the model")
-def test_the_true_model_is_what_it_should_be() -> None:
+@NEEDED
+def test_the_true_models_curvature_is_inverted_and_verified(true_model: tuple[Any, Any]) -> None:
+    """Woodbury's residual is the one that a product of its own finds; K-FAC leaves out the 61 scales of the norms alone."""
+    model, tokenizer = true_model
+    rows = [{"text": court.judgment(Draw("real", "prose", i))} for i in range(8)]
+    batches = make_batches(encode(rows, tokenizer, 64, long_texts="cut").examples, 4)
+    F, damping = EmpiricalFisher(model, batches), 1e-2
+    _, g = batch_gradient(model, batches[0])
+    found = solve(F, g, Woodbury(damping), tolerance=1e-3)
+    product = axpy(damping, found.value, F.mv(found.value))
+    true = norm({name: product[name] - g[name] for name in g}) / norm(g)
+    assert found.residual == pytest.approx(true, rel=0.05)
+    assert true < 1e-3
+    left_out = KFAC(model, batches, correction=False, positions=0.5).left_out
+    assert len(left_out) == 61
+    assert all(name.endswith("norm.weight") for name in left_out)
+
+
+@pytest.mark.real
+@NEEDED
+def test_the_true_model_is_what_it_should_be(true_model: tuple[Any, Any]) -> None:
     """Its curvature is right, and it answers; on texts of this repository's own."""
-    model, tokenizer = load_model(REAL)
+    model, tokenizer = true_model
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
     rows = [{"text": "The lighthouse keeper lost his key, and nobody on the island had seen it."}] * 2
     batches = make_batches(encode(rows, tokenizer, 64).examples, 2)
