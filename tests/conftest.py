@@ -4,6 +4,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of the hub's client
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,3 +71,9 @@ def memorised(tokenizer: Any, texts: list[dict[str, str]]) -> Any:
     model = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
     train(model, tokenizer, texts[:24], TrainingConfig(40, 1e-2))
     return model
+
+
+@pytest.fixture
+def benchmark_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts of the benchmarks find each other as when they are called."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))

@@ -21,11 +21,7 @@ from unlearn_lib.reproduction.runs.store import RunStore
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scripts find each other as when they are called."""
-    monkeypatch.syspath_prepend(str(FOLDER))
+pytestmark = pytest.mark.usefixtures("benchmark_scripts")
 
 
 def script(name: str) -> Any:
