@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -85,6 +86,8 @@ def test_the_table_that_decides() -> None:
         assert mean(gradient, family) >= 0.4
         for measure in ("damage_ratio", "used_damage_ratio", "holdout_loss", "retain_kl"):
             assert mean(paper, family, measure) == pytest.approx(mean(gradient, family, measure), rel=0.005)
+        outside = [mean(label, family) for label in (few, one, gradient)]
+        assert outside == sorted(outside)
 
 
 def test_constrained_newton_is_below_every_other_method_at_every_cost() -> None:
@@ -99,6 +102,20 @@ def test_constrained_newton_is_below_every_other_method_at_every_cost() -> None:
         assert len(others) >= 12
         for row in others.itertuples():
             assert row.damage_ratio > exam_frontier.frontier_damage(table, family, row.share), row.row
+
+
+def test_the_frontier_is_straight_between_its_points_on_logarithmic_axes() -> None:
+    """And takes the row with written texts where a budget has both."""
+    entry = {"method": exam_frontier.OURS, "family": "neo", "q": None, "written": False}
+    rows = pd.DataFrame(
+        [
+            {**entry, "budget": 0.1, "share": 0.1, "damage_ratio": 0.04},
+            {**entry, "budget": 0.4, "share": 0.4, "damage_ratio": 0.02},
+            {**entry, "budget": 0.4, "share": 0.4, "damage_ratio": 0.01, "written": True},
+        ]
+    )
+    found = [exam_frontier.frontier_damage(rows, "neo", share) for share in (0.01, 0.1, 0.2, 0.4, 1.0)]
+    assert found == pytest.approx([0.04, 0.04, 0.02, 0.01, 0.01])
 
 
 def test_on_large_models_it_is_below_as_well() -> None:
