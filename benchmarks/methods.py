@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +35,7 @@ import torch
 from equal_forgetting import MEMORY, ORIGINAL, RETRAIN, WRITTEN, Cell, Setting, case, compute, default_workspace
 from methods_page import page
 from tuning import Found, Ladder, Place, search
+from tuning import score as scored
 
 from unlearn_lib.reproduction.runs.processes import KEEP_MEMORY
 from unlearn_lib.reproduction.runs.store import RunStore
@@ -50,6 +51,7 @@ HELD = {**ASCENT, "epochs": 100, "retain_batch_size": 32}
 
 RETRAINING = 16 * 240
 """What retraining costs: epochs times retained texts."""
+score = partial(scored, retraining=RETRAINING)
 GIVEN_EPOCHS = 24
 """So many epochs over the 160 retained texts that a method is given cost as much."""
 SHARES = (0.1, 0.25, 0.5)
@@ -308,15 +310,6 @@ class Benchmark:
         """Records that the table does not use."""
         used = {cell.path(self.store) for cell in self.cells()}
         return [path for path in sorted(self.store.folder.glob("*.json")) if path not in used]
-
-
-def score(result: Mapping[str, Any], share: float | None = None) -> tuple[bool, float]:
-    """The lowest damage outside among those that reach the goal within the share of retraining's cost; where none does, what comes
-    nearest to the goal, or to the cost."""
-    if not result["reached"]:
-        return True, 1e6 - result["forget_loss"]
-    cost = result["cost"] / RETRAINING
-    return (True, cost) if share is not None and cost > share else (False, result["damage_ratio"])
 
 
 def sweep() -> Iterator[tuple[str, dict[str, Any]]]:

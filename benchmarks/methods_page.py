@@ -51,10 +51,23 @@ def page(gathered: dict[str, Any], what: str, file: str) -> str:
             cells = [_cell([run[name] for run in entry["seeds"] if name in run], name in RATIOS) for name in COLUMNS]
             memory = f"{entry['peak_memory_bytes'] / 2**20:.0f}" if entry["peak_memory_bytes"] else ""
             chosen = ", ".join(f"{name} {value:g}" for name, value in (entry["chosen"] or {}).items())
-            missed = sum(not run.get("reached", 1.0) for run in entry["seeds"])
-            note = f" ({missed} of {len(entry['seeds'])} do not reach the goal)" if missed else ""
-            lines.append(f"| {label}{note} | {family} | " + " | ".join(cells) + f" | {memory} | {chosen} |")
+            lines.append(f"| {named(label, entry['seeds'])} | {family} | " + " | ".join(cells) + f" | {memory} | {chosen} |")
     return "\n".join([*lines, *_written(gathered["written"]), *_tuned(rows), *_swept(gathered["sweep"])]) + "\n"
+
+
+def named(label: str, seeds: list[dict[str, Any]]) -> str:
+    """The label of a row, and how many of its runs do not reach the goal."""
+    missed = sum(not run.get("reached", 1.0) for run in seeds)
+    return label + (f" ({missed} of {len(seeds)} do not reach the goal)" if missed else "")
+
+
+def tried(run: dict[str, Any], chosen: dict[str, float]) -> str:
+    """One try of the tuning: the options, in bold if they were chosen, and what came of them."""
+    place = {name: run["options"][name] for name in chosen}
+    mark = "**" if place == chosen else ""
+    said = ", ".join(f"{name} {value:g}" for name, value in place.items())
+    reached = f"{run['damage_ratio']:.4f}, cost {run['cost']:.0f}" if run["reached"] else "goal not reached"
+    return f"{mark}{said}{mark}: {reached}"
 
 
 def _written(written: dict[str, Any]) -> list[str]:
@@ -94,10 +107,7 @@ def _tuned(rows: dict[str, Any]) -> list[str]:
             ends += [f"{label}, {family}: {name}" for name in entry["at_the_end_of_a_ladder"]]
             lines += ["", f"{label}, {family}:", ""]
             for run in entry["tuning"]:
-                place = ", ".join(f"{name} {run['options'][name]:g}" for name in entry["chosen"])
-                mark = "**" if run["options"] == entry["options"] else ""
-                reached = f"{run['damage_ratio']:.4f}, cost {run['cost']:.0f}" if run["reached"] else "goal not reached"
-                lines.append(f"* {mark}{place}{mark}: {reached}")
+                lines.append(f"* {tried(run, entry['chosen'])}")
     inside = "Every chosen value lies inside: its smaller and its larger neighbour were tried and are no better."
     return [*lines, "", f"At the end of what was tried: {'; '.join(ends)}." if ends else inside]
 

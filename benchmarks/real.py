@@ -28,10 +28,11 @@ import click
 import torch
 from real_lab import LENGTH, ORIGINAL, RETRAIN, Bench, Cell, Setting, learnt, tuned
 from real_page import page
-from tuning import Found, Ladder, search
+from tuning import Found, Ladder, score, search
 
 from unlearn_lib.checkpoints import NOT_FINISHED, Deadline, OutOfTimeError, Workspace
 from unlearn_lib.data.batches import encode
+from unlearn_lib.data.files import write_rows
 from unlearn_lib.errors import InputError, first_line
 from unlearn_lib.files import new_folder, write_text
 from unlearn_lib.models.fetch import models_folder
@@ -133,17 +134,18 @@ class Table:
             record = self.bench.get(tuned(self.cell(row, TUNING_SEED, {}), place))
             return None if record is None else dict(record["results"])
 
-        return search(row.ladders, look, partial(score, retraining=self.setting.retraining))
+        return search(row.ladders, look, partial(score, share=1.0, retraining=self.setting.retraining))
 
     def cells(self, rows: tuple[Row, ...]) -> Iterator[Cell]:
         """Every cell of these rows that can be known by now, and of the models that they are compared with."""
-        for row in rows:
-            yield from (tuned(self.cell(row, TUNING_SEED, {}), place) for place in self.tuning(row).tried)
+        found = [(row, self.tuning(row)) for row in rows]
+        for row, looked in found:
+            yield from (tuned(self.cell(row, TUNING_SEED, {}), place) for place in looked.tried)
         for seed in self.seeds:
             yield from (Cell(self.setting, seed, method) for method in (ORIGINAL, RETRAIN))
-            for row in rows:
-                if (best := self.tuning(row).best) is not None and seed in row.seeds:
-                    yield self.cell(row, seed, best)
+            for row, looked in found:
+                if looked.best is not None and seed in row.seeds:
+                    yield self.cell(row, seed, looked.best)
 
     def run(self, rows: tuple[Row, ...], draw: int | None) -> list[str]:
         """Compute what is missing of these rows, of one draw or of all; returns what failed for want of memory."""
@@ -196,14 +198,6 @@ class Table:
         return {"environment": where, "setting": config, "retraining": self.setting.retraining, "rows": rows}
 
 
-def score(result: Any, retraining: float) -> tuple[bool, float]:
-    """The lowest damage outside among those that reach the goal at no more than retraining's cost; else what comes nearest."""
-    if not result["reached"]:
-        return True, 1e6 - result["forget_loss"]
-    share = result["cost"] / retraining
-    return (True, share) if share > 1 else (False, result["damage_ratio"])
-
-
 TOFU = click.option("--tofu", required=True, metavar="DIR", help="The folder with TOFU's files, or hub.")
 MODEL = click.option("--model", type=click.Path(path_type=Path), help="The base model; default: as `unlearn fetch` writes it.")
 DEVICE = click.option("--device", default="auto", show_default=True)
@@ -236,8 +230,7 @@ def teach(tofu: str, model: Path | None, device: str, out: Path, seed: int, auth
         fit(base, encode(known, tokenizer, LENGTH).examples, setting.training, seed=seed, progress=progress)
         save_model(base, tokenizer, folder / "model")
         for name, parts in (("forget", ("forget",)), ("retain", ("used", "retain")), ("holdout", ("holdout",))):
-            lines = [json.dumps(row, ensure_ascii=False) for part in parts for row in rows[part]]
-            write_text(folder / f"{name}.jsonl", "\n".join(lines) + "\n")
+            write_text(folder / f"{name}.jsonl", write_rows([row for part in parts for row in rows[part]]))
     click.echo(f"{out}: a model that knows {authors} authors, of whom one is to be forgotten")
 
 

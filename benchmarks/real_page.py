@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from methods_page import named, tried
+
 COLUMNS = {
     "damage_ratio": "damage ratio, outside",
     "used_damage_ratio": "damage ratio, used",
@@ -47,9 +49,7 @@ def page(gathered: dict[str, Any], what: str) -> str:
         seeds = entry["seeds"]
         cells = [_cell(name, [run[name] for run in seeds if run.get(name) is not None]) for name in COLUMNS]
         chosen = ", ".join(f"{name} {value:g}" for name, value in entry["chosen"].items())
-        missed = sum(not run.get("reached", 1.0) for run in seeds)
-        note = f" ({missed} of {len(seeds)} do not reach the goal)" if missed else ""
-        lines.append(f"| {label}{note} | {len(seeds)} | " + " | ".join(cells) + f" | {chosen} |")
+        lines.append(f"| {named(label, seeds)} | {len(seeds)} | " + " | ".join(cells) + f" | {chosen} |")
     lines += [
         "",
         "## What was tuned",
@@ -58,18 +58,11 @@ def page(gathered: dict[str, Any], what: str) -> str:
         "",
     ]
     for label, entry in rows.items():
-        tries = [_tried(run, entry["chosen"]) for run in entry["tuning"]]
+        tries = [tried(run, entry["chosen"]) for run in entry["tuning"]]
         if tries:
             end = " The chosen value is at the end of its ladder." if entry["at_the_end_of_a_ladder"] else ""
             lines.append(f"* {label}: {'; '.join(tries)}.{end}")
     return "\n".join(lines) + "\n"
-
-
-def _tried(run: dict[str, Any], chosen: dict[str, float]) -> str:
-    place = ", ".join(f"{name} {value:g}" for name, value in run["options"].items())
-    mark = "**" if run["options"] == chosen else ""
-    reached = f"{run['damage_ratio']:.4f}, cost {run['cost']:.0f}" if run.get("reached") else "goal not reached"
-    return f"{mark}{place}{mark}: {reached}"
 
 
 def _cell(name: str, values: list[float]) -> str:

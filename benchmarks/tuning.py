@@ -64,6 +64,15 @@ def search(ladders: Mapping[str, Ladder], look: Look, score: Callable[[Mapping[s
         place = best
 
 
+def score(result: Mapping[str, Any], share: float | None = None, *, retraining: float) -> tuple[bool, float]:
+    """The lowest damage outside among those that reach the goal within the share of retraining's cost; where none does, what comes
+    nearest to the goal, or to the cost."""
+    if not result["reached"]:
+        return True, 1e6 - result["forget_loss"]
+    cost = result["cost"] / retraining
+    return (True, cost) if share is not None and cost > share else (False, result["damage_ratio"])
+
+
 def _at_end(ladder: Ladder, value: float) -> bool:
     smaller, larger = ladder.beside(value)
     return larger is None or (smaller is None and not ladder.lowest)

