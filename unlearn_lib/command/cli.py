@@ -39,7 +39,8 @@ def _plain_errors(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(3)
         except MemoryError:
             click.echo(
-                "unlearn: out of memory; use a smaller --batch-size or --max-length, and look at --plan. Nothing was written.",
+                "unlearn: out of memory; use a smaller --batch-size, --batch-tokens or --max-length, and look at --plan. "
+                "Nothing was written.",
                 err=True,
             )
             sys.exit(3)
@@ -117,6 +118,9 @@ def methods(as_json: bool) -> None:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--batch-size", default=8, show_default=True, help="Texts that go through the model at a time.")
+@click.option(
+    "--batch-tokens", type=int, help="Tokens, padding included, that go through it at a time at most; default: no limit."
+)
 @click.option("--max-length", type=int, help="Tokens of a sequence; default: the model's context.")
 @click.option(
     "--long-texts",
@@ -157,6 +161,7 @@ def run(
     seed: int,
     device: str,
     batch_size: int,
+    batch_tokens: int | None,
     max_length: int | None,
     long_texts: Literal["split", "cut"],
     assistant_only: bool,
@@ -180,6 +185,7 @@ def run(
         method=method,
         seed=seed,
         batch_size=batch_size,
+        batch_tokens=batch_tokens,
         max_length=max_length,
         long_texts=long_texts,
         assistant_only=assistant_only,

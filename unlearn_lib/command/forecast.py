@@ -55,7 +55,7 @@ def check_memory(plan: MethodPlan, device: torch.device, say: Say) -> None:
         free, total = memory.available, memory.total
     needed = plan.peak_memory_bytes
     told = f"about {needed / 2**30:,.1f} GiB of memory beyond the model are needed ({plan.detail})"
-    remedy = "a smaller --batch-size or --max-length, or fewer terms= take less"
+    remedy = "a smaller --batch-size, --batch-tokens or --max-length, or fewer terms= take less"
     if needed > SLACK * total:
         raise InputError(f"{told}, and {device} has {total / 2**30:,.1f} GiB in all; {remedy}")
     if needed > free:
@@ -64,7 +64,7 @@ def check_memory(plan: MethodPlan, device: torch.device, say: Say) -> None:
 
 def seconds_of_a_gradient(model: Any, prepared: Prepared) -> float:
     """The seconds that the gradient of one text takes, measured on a batch of those to forget."""
-    texts = prepared.inputs.forget[: prepared.inputs.batch_size]
+    texts = next(prepared.inputs.grouping.groups(prepared.inputs.forget))
     (batch,) = prepared.inputs.batches(texts, model.device)
     start = time.perf_counter()
     batch_gradient(model, batch)

@@ -175,12 +175,13 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
     )  # of losses, and of what is still known
     with derivatives(model):
         forecast(model, prepared, looks, say)
-    before = measure(model, sets, job.request.batch_size)
+    grouping = prepared.inputs.grouping
+    before = measure(model, sets, grouping)
     with ProgressBar(job.request.method) as progress:
-        result = carry_out(prepared, model, tokenizer, progress, sets=sets, losses_before=before.losses)
+        result = carry_out(prepared, model, tokenizer, progress, sets=sets, losses_before=before.losses, in_place=True)
     rounded = any(p.dtype != formats.get(name, p.dtype) for name, p in result.model.named_parameters())
     round_weights(result.model, formats)
-    after = measure(result.model, sets, job.request.batch_size, None if rounded else result.losses_after)
+    after = measure(result.model, sets, grouping, None if rounded else result.losses_after)
     dtypes = {
         "stored": summary(formats_to_write(model, stored)) if stored else None,
         "worked_in": summary(dict(zip(formats, (p.dtype for p in model.parameters()), strict=False))),

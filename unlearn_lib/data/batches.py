@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -139,9 +139,40 @@ def of_full_length(rows: Sequence[dict[str, Any]] | Any, length: int) -> Encoded
     return Encoded(texts, texts=texts)
 
 
-def make_batches(examples: Sequence[Example], batch_size: int, device: torch.device | str = "cpu") -> list[Batch]:
+@dataclass(frozen=True)
+class Grouping:
+    """How many sequences go through a model at a time: at most `size`, and where `tokens` is given, at most so many positions with
+    their padding, so that the memory that long texts take is bounded. A sequence that is longer alone goes alone.
+
+    Raises:
+        InputError: A number below 1.
+    """
+
+    size: int = 8
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("batch_size", self.size), ("batch_tokens", self.tokens)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+
+    def groups(self, examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+        """The examples, in order, in groups that keep both limits."""
+        start = longest = 0
+        for place, example in enumerate(examples):
+            longest = max(longest, len(example.input_ids))
+            number = place - start + 1
+            if number > self.size or (self.tokens is not None and number > 1 and number * longest > self.tokens):
+                yield examples[start:place]
+                start, longest = place, len(example.input_ids)
+        if len(examples):
+            yield examples[start:]
+
+
+def make_batches(examples: Sequence[Example], batch_size: int | Grouping, device: torch.device | str = "cpu") -> list[Batch]:
     """Cut the examples, in order, into batches of `batch_size`, each padded on the right to its own longest sequence."""
-    return [collate(examples[i : i + batch_size], device) for i in range(0, len(examples), batch_size)]
+    grouping = batch_size if isinstance(batch_size, Grouping) else Grouping(batch_size)
+    return [collate(group, device) for group in grouping.groups(examples)]
 
 
 def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from unlearn_lib.curvature import Solution
 from unlearn_lib.curvature.vector import Vector
-from unlearn_lib.data.batches import Example, make_batches
+from unlearn_lib.data.batches import Example, Grouping, make_batches
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.losses import Batch
 from unlearn_lib.methods.options import documented, split
@@ -34,8 +34,8 @@ class Passes:
 @dataclass
 class Inputs:
     """What a method works on. `forget`, `retain` are D- and D+; `holdout` texts of the same kind that were never trained on;
-    `base()` loads the checkpoint that retraining starts from. `batch_size` sequences go through the model at a time. `passes` counts
-    forward passes, for all that share it."""
+    `base()` loads the checkpoint that retraining starts from. At most `batch_size` sequences, and `batch_tokens` positions where it is
+    given, go through the model at a time. `passes` counts forward passes, for all that share it."""
 
     forget: Sequence[Example]
     retain: Sequence[Example]
@@ -44,7 +44,13 @@ class Inputs:
     progress: Progress | None = None
     holdout: Sequence[Example] = ()
     batch_size: int = 8
+    batch_tokens: int | None = None
     passes: Passes = field(default_factory=Passes)
+
+    @property
+    def grouping(self) -> Grouping:
+        """How many sequences go through the model at a time."""
+        return Grouping(self.batch_size, self.batch_tokens)
 
     def forget_batches(self, batch_size: int | None) -> list[list[Example]]:
         """D- in order, in batches of which each makes one step; `None` means all of it at once (the paper's cycle)."""
@@ -59,8 +65,8 @@ class Inputs:
         return [self.retain[i] for i in sorted(torch.randperm(len(self.retain), generator=generator)[:most].tolist())]
 
     def batches(self, examples: Sequence[Example], device: torch.device) -> list[Batch]:
-        """Examples as batches of `batch_size` for passes whose grouping does not matter."""
-        return make_batches(examples, self.batch_size, device)
+        """Examples as batches for passes whose grouping does not matter."""
+        return make_batches(examples, self.grouping, device)
 
 
 @dataclass

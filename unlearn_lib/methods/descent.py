@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -140,10 +140,9 @@ class DescentMethod(Calibrated):
             target.note(outcome, target.forget_loss(model), f"{steps} steps did not reach the goal")
         return outcome
 
-    def _pieces(self, batch: list[Example], inputs: Inputs) -> list[list[Example]]:
+    def _pieces(self, batch: list[Example], inputs: Inputs) -> list[Sequence[Example]]:
         """The texts of one step in parts that go through the model at a time; a loss with a retain term is taken in one."""
-        size = len(batch) if self.uses_retain else inputs.batch_size
-        return [batch[i : i + size] for i in range(0, len(batch), size)]
+        return [batch] if self.uses_retain else list(inputs.grouping.groups(batch))
 
     def _one_step(self, model: Any, optimizer: torch.optim.Optimizer, pieces: list[Step]) -> float:
         """A step of the optimiser on the loss over all pieces, a mean over their texts; returns that loss."""

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearn_lib.data.batches import Example, make_batches
+from unlearn_lib.data.batches import Example, Grouping, make_batches
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, token_logits
 from unlearn_lib.metrics.generation import write_on
 
 
 @torch.no_grad()
-def right_tokens(model: Any, examples: Sequence[Example], batch_size: int = 32) -> list[Tensor]:
+def right_tokens(model: Any, examples: Sequence[Example], batch_size: int | Grouping = 32) -> list[Tensor]:
     """For every text `[S]`, bool: which of its scored predictions are the most likely token. Cost: one forward pass.
 
     MA, ES and greedy extraction all come from it: where every prediction of a text's rest is right under teacher forcing,

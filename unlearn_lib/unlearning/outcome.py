@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.curvature.vector import all_finite
-from unlearn_lib.data.batches import Example, make_batches
+from unlearn_lib.data.batches import Example, Grouping, make_batches
 from unlearn_lib.data.examples import text_means
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import diverged, evaluate
@@ -38,7 +38,7 @@ AUC, CHANCE = 0.35, 0.01
 second chance."""
 
 
-def losses_of(model: Any, sets: Mapping[str, Sequence[Example]], batch_size: int) -> dict[str, Tensor]:
+def losses_of(model: Any, sets: Mapping[str, Sequence[Example]], batch_size: int | Grouping) -> dict[str, Tensor]:
     """The losses `[n]` of every set that is not empty, text by text (also of those in several pieces), on the CPU, computed in float32 at
     least. Cost: one forward pass over the sets."""
     with master_weights(model):

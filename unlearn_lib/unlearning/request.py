@@ -24,6 +24,7 @@ class Request:
     max_length: int | None = None
     long_texts: LongTexts = "split"
     assistant_only: bool = True
+    batch_tokens: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -12,7 +12,7 @@ import torch
 
 from unlearn_lib.curvature import Solution
 from unlearn_lib.curvature.risk import check_adapter
-from unlearn_lib.data.batches import Encoded, Example, LongTexts, encode, of_full_length, sequence_length
+from unlearn_lib.data.batches import Encoded, Example, Grouping, LongTexts, encode, of_full_length, sequence_length
 from unlearn_lib.data.examples import by_text
 from unlearn_lib.data.given import rows_of
 from unlearn_lib.data.overlap import near_duplicates, without
@@ -29,6 +29,7 @@ from unlearn_lib.training.loop import Progress, check_trainable, derivatives
 from unlearn_lib.unlearning.cost import Cost, Watch
 from unlearn_lib.unlearning.outcome import Losses, look, losses_of, refuse_divergence
 from unlearn_lib.unlearning.request import Request
+from unlearn_lib.unlearning.working import Flags, widened, working_copy
 
 LOOKED_AT = 256
 """Retained texts whose losses are compared before and after, at most."""
@@ -102,6 +103,7 @@ def unlearn(
     max_length: int | None = None,
     long_texts: LongTexts = "split",
     assistant_only: bool = True,
+    batch_tokens: int | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Result:
@@ -127,6 +129,7 @@ def unlearn(
         long_texts: What becomes of texts that are longer: `"split"` makes pieces of them, which are all forgotten, retained or held
             out; `"cut"` uses their first `max_length` tokens alone.
         assistant_only: Of `messages` only what the assistant says is scored; otherwise everything.
+        batch_tokens: Positions that go through the model at a time at most, padding included, beside `batch_size`; default: no limit.
         progress: Called with (step, steps, loss) during long work.
         **options: The method's options (`preset="paper"`, `step=...`, `damping=...`); see its class.
 
@@ -140,7 +143,18 @@ def unlearn(
     if tokenizer is None:
         raise InputError("texts cannot be encoded without the model's tokenizer; give it as the second argument")
     request = Request(
-        forget, retain, holdout, base, method, seed, batch_size, max_length, long_texts, assistant_only, options=options
+        forget,
+        retain,
+        holdout,
+        base,
+        method,
+        seed,
+        batch_size,
+        max_length,
+        long_texts,
+        assistant_only,
+        batch_tokens,
+        options,
     )
     return carry_out(prepare(model, tokenizer, request), model, tokenizer, progress)
 
@@ -154,6 +168,7 @@ def carry_out(
     *,
     sets: Mapping[str, Sequence[Example]] | None = None,
     losses_before: Losses | None = None,
+    in_place: bool = False,
 ) -> Result:
     """Run the method of a prepared request: the second half of `unlearn`.
 
@@ -162,9 +177,11 @@ def carry_out(
         sets: The texts whose losses are compared before and after, by "forget", "retain" and "holdout"; default:
             `Prepared.looked_at`.
         losses_before: Their losses, where they have been measured already.
+        in_place: Whether the model itself may be worked on, because nobody needs the original any more; no copy of it is made then,
+            and after an error its weights are undefined.
     """
     with derivatives(model), own_draws(model, prepared.inputs.seed):
-        return _carry_out(prepared, model, tokenizer, progress, sets or prepared.looked_at(), losses_before)
+        return _carry_out(prepared, model, tokenizer, progress, sets or prepared.looked_at(), losses_before, in_place)
 
 
 def _carry_out(
@@ -174,22 +191,29 @@ def _carry_out(
     progress: Progress | None,
     sets: Mapping[str, Sequence[Example]],
     before: Losses | None,
+    in_place: bool,
 ) -> Result:
     chosen, inputs = prepared.method, replace(prepared.inputs, progress=progress, passes=Passes())
     if before is None:
-        before = losses_of(_working_copy(model), sets, inputs.batch_size)
-    own = formats(model)
+        before = losses_of(working_copy(model), sets, inputs.grouping)
+    own, flags = formats(model), Flags.of(model)
     with Watch(model.device) as watch:
-        outcome = chosen.run(_working_copy(model), inputs)
+        outcome = chosen.run(widened(model) if in_place else working_copy(model), inputs)
         give_back(outcome.model, own)
     cost = Cost(watch.seconds, outcome.gradient_evaluations, watch.peak_memory_bytes, inputs.passes.forward)
-    settings = {"method": chosen.name, "seed": inputs.seed, "batch_size": inputs.batch_size, **prepared.reading}
-    after = losses_of(outcome.model.eval(), sets, inputs.batch_size)
+    settings = {
+        "method": chosen.name,
+        "seed": inputs.seed,
+        "batch_size": inputs.batch_size,
+        "batch_tokens": inputs.batch_tokens,
+    }
+    settings |= prepared.reading
+    after = losses_of(outcome.model.eval(), sets, inputs.grouping)
     refuse_divergence(outcome.model, after, chosen.remedy)
     if unused := len(by_text(prepared.holdout_for_report)):
         found = kolmogorov_smirnov(after["forget"], after["holdout"][-unused:])
         outcome.details["kolmogorov_smirnov"] = asdict(found)
-    _flags_of(model, outcome.model)
+    flags.give(outcome.model)
     return Result(
         outcome.model,
         tokenizer,
@@ -204,29 +228,6 @@ def _carry_out(
     )
 
 
-def _working_copy(model: Any) -> Any:
-    own = copy.deepcopy(model).eval()
-    widen(own)
-    return own
-
-
-def _flags_of(model: Any, result: Any) -> None:
-    """Give a result the training modes and the `requires_grad` of the given model, and no gradients."""
-    modes = {name: module.training for name, module in model.named_modules()}
-    for name, module in result.named_modules():
-        module.training = modes.get(name, module.training)
-    _trained_as(model, result)
-    for p in result.parameters():
-        p.grad = None
-
-
-def _trained_as(model: Any, other: Any) -> Any:
-    wanted = {name: p.requires_grad for name, p in model.named_parameters()}
-    for name, p in other.named_parameters():
-        p.requires_grad_(wanted.get(name, p.requires_grad))
-    return other
-
-
 def prepare(model: Any, tokenizer: Any, request: Request) -> Prepared:
     """Check a request and encode its texts: all that `unlearn` does before the method runs.
 
@@ -239,8 +240,7 @@ def prepare(model: Any, tokenizer: Any, request: Request) -> Prepared:
     if tokenizer is not None:
         check_tokenizer(model, tokenizer)
     chosen = choose(request.method, request.options, request.given)
-    if request.batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {request.batch_size}")
+    Grouping(request.batch_size, request.batch_tokens)  # refuses what is none
     check_trainable(model)
     length = sequence_length(model, tokenizer, request.max_length)
     reading: dict[str, Any] = {"long_texts": request.long_texts, "assistant_only": request.assistant_only}
@@ -267,6 +267,7 @@ def prepare(model: Any, tokenizer: Any, request: Request) -> Prepared:
         request.seed,
         holdout=held_out[0],
         batch_size=request.batch_size,
+        batch_tokens=request.batch_tokens,
     )
     warnings = _warnings(sets, kept, unseen, length)
     reading = {"max_length": length, **reading}
@@ -317,9 +318,10 @@ def _warnings(sets: Mapping[str, Encoded], kept: Sequence[Example], unseen: Sequ
 def _base_loader(base: Any, model: Any) -> Any:
     if base is None:
         return None
+    flags = Flags.of(model)
 
     def load() -> Any:
-        own = _trained_as(model, load_model(base)[0] if isinstance(base, (str, Path)) else copy.deepcopy(base))
+        own = flags.trained(load_model(base)[0] if isinstance(base, (str, Path)) else copy.deepcopy(base))
         widen(own)
         return own
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearn_lib.data.batches import Example
+from unlearn_lib.data.batches import Example, Grouping
 from unlearn_lib.data.examples import by_text
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
 from unlearn_lib.metrics.memorisation import extracted, extraction_strength, memorisation_accuracy, right_tokens
@@ -31,7 +31,10 @@ class Measured:
 
 
 def measure(
-    model: Any, sets: Mapping[str, Sequence[Example]], batch_size: int, losses: Mapping[str, Tensor] | None = None
+    model: Any,
+    sets: Mapping[str, Sequence[Example]],
+    batch_size: int | Grouping,
+    losses: Mapping[str, Tensor] | None = None,
 ) -> Measured:
     """Losses of every set that is not empty, unless they are known, and how well the forget set is still known. Cost: a forward
     pass over each set and one more over the forget set."""
