@@ -5,7 +5,9 @@
     python benchmarks/real.py table                          results/real/ -> benchmarks/real.json and real.md
 
 `unlearn fetch smollm2-135m` gets the model. DIR has TOFU's files; "hub" takes them from the hub. On a GPU all takes a quarter of an hour;
-on two cores one training takes ten minutes. Rows and draws without records are left out of the table.
+on two cores one training takes ten minutes. Rows and draws without records are left out of the table. `--knowundo DIR` in place of
+`--tofu DIR` takes people of KnowUnDo's privacy half, whose private facts are forgotten and whose public facts are to stay; with
+`--split forget01`, forget05 or forget10 all of TOFU is learnt (200 authors, which takes a GPU). Both have fewer rows.
 
 Ten authors are learnt, one is forgotten; of the other nine a method is given seven, and the damage is measured on the two that it does
 not see ("outside"). Every method goes as far as the retrained model's forget loss, without a limit. Costs are in gradients of single
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,9 +28,11 @@ from typing import Any, cast
 
 import click
 import torch
-from real_lab import LENGTH, ORIGINAL, RETRAIN, Bench, Cell, Setting, learnt, tuned
+from real_lab import LENGTH, ORIGINAL, RETRAIN, Bench, Cell, machine, tuned
 from real_page import page
-from tuning import Found, Ladder, score, search
+from real_rows import ROWS, SEEDS, TUNING_SEED, Row, rows_of
+from real_texts import SPLITS, Setting, learnt
+from tuning import Found, score, search
 
 from unlearn_lib.checkpoints import NOT_FINISHED, Deadline, OutOfTimeError, Workspace
 from unlearn_lib.data.batches import encode
@@ -42,74 +46,8 @@ from unlearn_lib.reproduction.runs.store import RunStore
 from unlearn_lib.training.loop import fit
 
 ROOT = Path(__file__).resolve().parents[1]
-SEEDS, TUNING_SEED = (0, 1, 2), 1000
-MATCHED = {"retain_limit": None}
-RATE = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
-HELD = {"stop": "calibrate", "epochs": 40, "forget_batch_size": 10, "retain_batch_size": 20, **MATCHED}
-ASCENT = {"stop": "calibrate", "epochs": 60, "forget_batch_size": 10, **MATCHED}
-CALIBRATED = {"step": "calibrate", "steps": 1, **MATCHED}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a method with its options, the ladders that tuning chooses from, and the rank of an adapter."""
-
-    label: str
-    method: str
-    options: dict[str, Any] = field(default_factory=dict)
-    ladders: dict[str, Ladder] = field(default_factory=dict)
-    adapter: int = 0
-    seeds: tuple[int, ...] = SEEDS
-
-
-def held(label: str, method: str, adapter: int = 0, **options: Any) -> Row:
-    """A first-order method with a retain term, its rate tuned."""
-    start = 3e-4 if adapter else 3e-5
-    return Row(label, method, {**HELD, **options}, {"learning_rate": Ladder((*RATE, 1e-3, 3e-3), start)}, adapter)
-
-
-def constrained(label: str, share: float | None = None) -> Row:
-    """Constrained Newton; within a share of retraining's cost where one is given."""
-    budget = {} if share is None else {"budget": share * Setting().retraining}
-    return Row(f"constrained-newton, {label}", "constrained-newton", {**budget, **MATCHED})
-
-
-ROWS: tuple[Row, ...] = (
-    constrained("default"),
-    constrained("20 %", 0.2),
-    constrained("30 %", 0.3),
-    constrained("50 %", 0.5),
-    Row("constrained-newton, LoRA of rank 8", "constrained-newton", MATCHED, adapter=8),
-    held("gradient-difference, KL", "gradient-difference", retain_loss="kl", retain_weight=10.0),
-    held("gradient-difference, NLL", "gradient-difference", retain_weight=3.0),
-    held("npo, with KL term", "npo", retain_loss="kl", retain_weight=30.0, beta=0.1),
-    held("simnpo, with KL term", "simnpo", retain_loss="kl", retain_weight=0.3, beta=2.5),
-    held("gradient-difference, KL, LoRA of rank 8", "gradient-difference", adapter=8, retain_loss="kl", retain_weight=10.0),
-    Row("gradient-ascent, Adam", "gradient-ascent", {**ASCENT, "optimizer": "adam"}, {"step": Ladder(RATE, 1e-5)}),
-    Row(
-        "gradient-ascent, Adam, LoRA of rank 8",
-        "gradient-ascent",
-        {**ASCENT, "optimizer": "adam"},
-        {"step": Ladder((*RATE, 1e-3), 1e-4)},
-        adapter=8,
-    ),
-    Row("gradient, one step", "fisher-removal", {"solver": "identity", **CALIBRATED}),
-    Row("kfac-newton, one step", "kfac-newton", CALIBRATED),
-    Row("fisher-removal, default (K-FAC, 4 steps)", "fisher-removal", MATCHED),
-    Row(
-        "fisher-removal, paper (damping 1), one step",
-        "fisher-removal",
-        {"preset": "paper", "passes": 4, **CALIBRATED},
-        seeds=(0,),
-    ),
-    Row(
-        "fisher-forgetting, blocks of 48",
-        "fisher-forgetting",
-        {"step": "calibrate", "relative_damping": 1e-2, "passes": 4, **MATCHED},
-        seeds=(0,),
-    ),
-)
-"""Those that need most memory come last, and on one draw only."""
+OTHERS = {"knowundo": Setting(task="knowundo"), **{f"tofu, {name}": Setting(split=name) for name in SPLITS}}
+"""What else is learnt and forgotten."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +104,17 @@ class Table:
 
     def gathered(self) -> dict[str, Any]:
         """All records as one dict, for the table; rows whose search is not finished, and draws without records, are left out."""
+        example = self.original()
+        if example is None:
+            raise InputError("there are no records of the original model; call `run` first")
+        home = {name: value for name, value in example["provenance"].items() if name not in ("commit", "created")}
+
+        def where(record: Any) -> dict[str, Any]:
+            """The machine of a record, where it is not the one of the original's."""
+            mine = record["provenance"]
+            same = all(mine[name] == home[name] for name in ("device", "processor"))
+            return {} if same else {"machine": machine(mine)}
+
         rows: dict[str, Any] = {}
         for row in (Row(ORIGINAL, ORIGINAL), Row("retraining", RETRAIN), *self.rows):
             found = self.tuning(row)
@@ -174,7 +123,13 @@ class Table:
             best = found.best
             records = {seed: self.bench.get(self.cell(row, seed, best)) for seed in self.seeds if seed in row.seeds}
             seeds = [
-                {"seed": seed, **record["results"], **record["timing"], "commit": record["provenance"]["commit"]}
+                {
+                    "seed": seed,
+                    **record["results"],
+                    **record["timing"],
+                    "commit": record["provenance"]["commit"],
+                    **where(record),
+                }
                 for seed, record in records.items()
                 if record is not None
             ]
@@ -189,18 +144,42 @@ class Table:
                     "tuning": [{"options": place, **record["results"]} for place, record in tried if record is not None],
                     "seeds": seeds,
                 }
-        example = self.bench.get(Cell(self.setting, self.seeds[0], ORIGINAL))
-        if example is None:
-            raise InputError("there are no records of the original model; call `run` first")
-        where = {name: value for name, value in example["provenance"].items() if name not in ("commit", "created")}
         told = cast(Mapping[str, Any], example["config"])
         config = {name: told[name] for name in ("model", "model_sha256", "data_sha256", "authors", "outside", "training")}
-        return {"environment": where, "setting": config, "retraining": self.setting.retraining, "rows": rows}
+        return {"environment": home, "setting": config, "retraining": self.retraining(), "rows": rows}
+
+    def original(self) -> Any:
+        """The record of an original model, of the first draw that has one."""
+        found = (self.bench.get(Cell(self.setting, seed, ORIGINAL)) for seed in self.seeds)
+        return next((record for record in found if record is not None), None)
+
+    def retraining(self) -> float:
+        """What retraining costs, in gradients of single texts, by the record of the retrained model where there is one."""
+        record = self.bench.get(Cell(self.setting, self.seeds[0], RETRAIN))
+        found = None if record is None else record["results"].get("retraining")
+        return float(cast(float, found or self.setting.retraining))
 
 
-TOFU = click.option("--tofu", required=True, metavar="DIR", help="The folder with TOFU's files, or hub.")
 MODEL = click.option("--model", type=click.Path(path_type=Path), help="The base model; default: as `unlearn fetch` writes it.")
 DEVICE = click.option("--device", default="auto", show_default=True)
+
+
+def source(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say what is learnt."""
+    for option in (
+        click.option("--tofu", metavar="DIR", help="The folder with TOFU's files, or hub."),
+        click.option("--knowundo", metavar="DIR", help="The folder with the files of KnowUnDo's privacy half."),
+    ):
+        command = option(command)
+    return command
+
+
+def asked(tofu: str | None, knowundo: str | None) -> tuple[str, str]:
+    """`(task, source)` of what was given."""
+    given = [(task, path) for task, path in (("tofu", tofu), ("knowundo", knowundo)) if path is not None]
+    if len(given) != 1:
+        raise click.UsageError("give --tofu DIR or --knowundo DIR")
+    return given[0]
 
 
 def _model(given: Path | None) -> Path:
@@ -213,43 +192,59 @@ def main() -> None:
 
 
 @main.command()
-@TOFU
+@source
 @MODEL
 @DEVICE
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
-@click.option("--seed", default=0, show_default=True, help="Which authors are drawn.")
-@click.option("--authors", default=Setting.authors, show_default=True, type=click.IntRange(4), help="How many are learnt.")
-def teach(tofu: str, model: Path | None, device: str, out: Path, seed: int, authors: int) -> None:
-    """Teach the model some authors: OUT/model, and OUT/forget.jsonl, retain.jsonl and holdout.jsonl."""
+@click.option("--seed", default=0, show_default=True, help="Which people are drawn.")
+@click.option("--authors", default=Setting.authors, show_default=True, type=click.IntRange(4), help="Of how many is learnt.")
+def teach(tofu: str | None, knowundo: str | None, model: Path | None, device: str, out: Path, seed: int, authors: int) -> None:
+    """Teach the model of some people: OUT/model, and OUT/forget.jsonl, retain.jsonl and holdout.jsonl."""
     quiet_libraries()
-    setting = Setting(authors=authors)
-    rows = learnt(setting, seed, tofu)
+    task, path = asked(tofu, knowundo)
+    setting = Setting(authors=authors, task=task)
+    rows = learnt(setting, seed, path)
+    kept = [row for name in ("used", "retain", "same") for row in rows.get(name, ())]
     with new_folder(out) as folder, ProgressBar("learning") as progress:
         base, tokenizer = load_model(_model(model), device=device)
-        known = [*rows["forget"], *rows["used"], *rows["retain"]]
-        fit(base, encode(known, tokenizer, LENGTH).examples, setting.training, seed=seed, progress=progress)
+        known = encode([*rows["forget"], *kept], tokenizer, LENGTH).examples
+        fit(base, known, setting.training, seed=seed, progress=progress)
         save_model(base, tokenizer, folder / "model")
-        for name, parts in (("forget", ("forget",)), ("retain", ("used", "retain")), ("holdout", ("holdout",))):
-            write_text(folder / f"{name}.jsonl", write_rows([row for part in parts for row in rows[part]]))
-    click.echo(f"{out}: a model that knows {authors} authors, of whom one is to be forgotten")
+        for name, texts in (("forget", rows["forget"]), ("retain", kept), ("holdout", rows["holdout"])):
+            write_text(folder / f"{name}.jsonl", write_rows(texts))
+    click.echo(
+        f"{out}: a model that knows {authors} {'authors' if task == 'tofu' else 'people'}, of whom one is to be forgotten"
+    )
 
 
 @main.command()
-@TOFU
+@source
 @MODEL
 @DEVICE
+@click.option("--split", type=click.Choice(tuple(SPLITS)), help="Learn all of TOFU, and forget the authors of this split.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop before so many minutes are over.")
-@click.option("--draw", type=int, help=f"Only the cells of one draw of authors: {TUNING_SEED} to tune, or {SEEDS}.")
+@click.option("--draw", type=int, help=f"Only the cells of one draw of people: {TUNING_SEED} to tune, or {SEEDS}.")
 @click.option("--part", default="1/1", show_default=True, metavar="I/N", help="Only every N-th row, from the I-th on.")
-def run(tofu: str, model: Path | None, device: str, minutes: float | None, draw: int | None, part: str) -> None:
+def run(
+    tofu: str | None,
+    knowundo: str | None,
+    model: Path | None,
+    device: str,
+    split: str | None,
+    minutes: float | None,
+    draw: int | None,
+    part: str,
+) -> None:
     """Compute what is missing."""
     quiet_libraries()
+    task, path = asked(tofu, knowundo)
+    setting = Setting(task=task, split=split or "")
     first, _, every = part.partition("/")
-    rows = ROWS[int(first) - 1 :: int(every)]
+    rows = rows_of(setting)[int(first) - 1 :: int(every)]
     workspace = Workspace(ROOT / "build" / "trained" / "real", Deadline(minutes))
-    bench = Bench(RunStore(ROOT / "results" / "real"), _model(model), tofu, device, workspace)
+    bench = Bench(RunStore(ROOT / "results" / "real"), _model(model), path, device, workspace)
     try:
-        failed = Table(bench).run(rows, draw)
+        failed = Table(bench, setting, rows_of(setting)).run(rows, draw)
     except OutOfTimeError:
         click.echo(f"not finished; the same command continues (exit code {NOT_FINISHED})")
         sys.exit(NOT_FINISHED)
@@ -260,15 +255,28 @@ def run(tofu: str, model: Path | None, device: str, minutes: float | None, draw:
 @main.command()
 @click.option("--out", default=ROOT / "benchmarks" / "real.json", type=click.Path(path_type=Path))
 def table(out: Path) -> None:
-    """Gather the records into a JSON file and a page; needs neither the model nor TOFU."""
+    """Gather the records into a JSON file and a page; needs neither the model nor the texts."""
     write(gathered(), out)
 
 
 def gathered() -> dict[str, Any]:
-    """The committed records as one dict."""
-    bench = Bench(RunStore(ROOT / "results" / "real"), Path(), "", "cpu", Workspace())
-    bench.as_recorded()
-    return Table(bench).gathered()
+    """The committed records as one dict: those of ten of TOFU's authors, and under `others` those of other tasks."""
+    store = RunStore(ROOT / "results" / "real")
+    found = _gathered(store, Setting())
+    assert found is not None
+    others = {name: _gathered(store, setting) for name, setting in OTHERS.items()}
+    return {**found, "others": {name: table for name, table in others.items() if table is not None}}
+
+
+def _gathered(store: RunStore, setting: Setting) -> dict[str, Any] | None:
+    """The table of a setting; None without a record of its original model."""
+    bench = Bench(store, Path(), "", "cpu", Workspace())
+    if not bench.as_recorded(setting.task) and setting != Setting():
+        return None
+    table = Table(bench, setting, rows_of(setting))
+    if setting != Setting() and table.original() is None:
+        return None
+    return table.gathered()
 
 
 def write(found: dict[str, Any], out: Path) -> None:

@@ -1,7 +1,7 @@
-"""One cell of the table in real.py: a real language model that learnt some of TOFU's authors forgets one of them.
+"""One cell of the table in real.py: a real language model that learnt of some people forgets one of them.
 
-Authors are drawn by the seed. The first is forgotten, the last `outside` of the others are shown to no method, and `unseen` further
-ones were never learnt. Answers alone are scored, after the plain prompt "Question: ...\\nAnswer:".
+Who is forgotten, used, outside and never learnt: see real_texts.py. Answers alone are scored, after the plain prompt
+"Question: ...\\nAnswer:".
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from real_texts import Setting, learnt, people
 
 from unlearn_lib import unlearn
 from unlearn_lib.checkpoints import Workspace
@@ -23,7 +24,7 @@ from unlearn_lib.data.batches import encode, make_batches
 from unlearn_lib.data.files import sha256
 from unlearn_lib.data.nano import court
 from unlearn_lib.data.nano.draw import Draw
-from unlearn_lib.data.tofu import asked, authors, read_tofu
+from unlearn_lib.data.tofu import asked, read_tofu
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import evaluate
 from unlearn_lib.methods import METHODS
@@ -36,7 +37,7 @@ from unlearn_lib.metrics.memorisation import extraction_strength, memorisation_a
 from unlearn_lib.models.load import load_model
 from unlearn_lib.reproduction.runs.record import Record
 from unlearn_lib.reproduction.runs.store import RunStore, key
-from unlearn_lib.training.loop import TrainingConfig, fit
+from unlearn_lib.training.loop import fit
 
 NUMERICS = 1
 """Raised by hand whenever a change of the code changes results, so that older records are no longer used."""
@@ -49,22 +50,6 @@ PROSE = 16
 FACTS = "world_facts_perturbed"
 ANSWERED, ASKED, TOKENS = 0, (0, 7, 14), 48
 """Of which draw answers are kept: to these questions on the forgotten author, and on one outside; their tokens at most."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Which model learns how many authors, and how."""
-
-    model: str = "smollm2-135m"
-    authors: int = 10
-    outside: int = 2
-    unseen: int = 2
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=5, learning_rate=1e-4, batch_size=4))
-
-    @property
-    def retraining(self) -> float:
-        """What retraining without the forgotten author costs, in gradients of single texts."""
-        return self.training.epochs * 20 * (self.authors - 1)
 
 
 @dataclass(frozen=True)
@@ -83,15 +68,6 @@ class Cell:
     def name(self) -> str:
         """A readable file name prefix."""
         return f"{self.seed}-{self.method}" + (f"-lora{self.adapter}" if self.adapter else "")
-
-
-def learnt(setting: Setting, seed: int, source: str | Path) -> dict[str, list[dict[str, str]]]:
-    """The questions and answers by set: `forget`, `used`, `retain` (learnt, outside), `holdout` (never learnt)."""
-    everyone = authors(read_tofu(source))
-    order = torch.randperm(len(everyone), generator=torch.Generator().manual_seed(seed)).tolist()
-    known, others = order[: setting.authors], order[setting.authors : setting.authors + setting.unseen]
-    split = {"forget": known[:1], "used": known[1 : -setting.outside], "retain": known[-setting.outside :], "holdout": others}
-    return {name: [row for number in numbers for row in everyone[number]] for name, numbers in split.items()}
 
 
 class Lab:
@@ -115,8 +91,10 @@ class Lab:
         self.batches = {name: make_batches(texts, BATCH, self.base.device) for name, texts in self.texts.items()}
         prose = [{"text": court.judgment(Draw("real", "prose", i))} for i in range(PROSE)]
         self.prose = make_batches(encode(prose, self.tokenizer, LENGTH, long_texts="cut").examples, BATCH, self.base.device)
-        self.facts = read_tofu(source, FACTS, ("question", "answer", "perturbed_answer"))
-        kept = [*self.texts["used"], *self.texts["retain"]]
+        tofu = setting.task == "tofu"
+        self.facts = read_tofu(source, FACTS, ("question", "answer", "perturbed_answer")) if tofu else []
+        kept = [*self.texts["used"], *self.texts["retain"], *self.texts.get("same", ())]
+        self.retraining = setting.training.epochs * len(kept)
         self.original = self._trained("original", [*self.texts["forget"], *kept])
         self.retrained = self._trained("retrained", kept)
         self.before = self.losses(self.original)
@@ -142,21 +120,25 @@ class Lab:
         after = self.losses(model)
         rise = {name: float(after[name].mean() - self.before[name].mean()) for name in after}
         found: dict[str, Any] = {f"{name}_loss": float(losses_n.mean()) for name, losses_n in after.items()}
-        for name, label in (("retain", "damage_ratio"), ("used", "used_damage_ratio")):
+        for name, label in (("retain", "damage_ratio"), ("used", "used_damage_ratio"), ("same", "same_damage_ratio")):
+            if name not in rise:
+                continue
             found[label] = rise[name] / rise["forget"] if abs(rise["forget"]) > 1e-6 else 0.0
         if what == LOSSES:
             return found
         right = right_tokens(model, self.texts["forget"], BATCH)
         found |= {
-            "attack_auc": loss_attack_auc(after["forget"], after["holdout"]),
             "extraction_strength": float(extraction_strength(right).mean()),
             "memorisation_accuracy": memorisation_accuracy(right),
             # TOFU's probability of an answer: that of its tokens, in geometric mean
-            **{f"{name}_probability": float((-after[name]).exp().mean()) for name in ("forget", "retain", "holdout")},
-            "world_facts": self.world_facts(model),
+            **{f"{name}_probability": float((-losses_n).exp().mean()) for name, losses_n in after.items() if name != "used"},
             "prose_loss": float(evaluate(model, self.prose).double().mean()),
             **{f"{name}_kl": divergence(self.retrained, model, batches) for name, batches in self.batches.items()},
         }
+        if "holdout" in after:
+            found["attack_auc"] = loss_attack_auc(after["forget"], after["holdout"])
+        if self.facts:
+            found["world_facts"] = self.world_facts(model)
         return found | ({"answers": self.answers(model)} if self.seed == ANSWERED else {})
 
     def world_facts(self, model: Any) -> float:
@@ -169,7 +151,9 @@ class Lab:
     def answers(self, model: Any) -> list[str]:
         """What a model answers, greedily, to three questions on the forgotten author and three on an author outside."""
         ends, found = end_tokens(model), []
-        for row in [self.rows[name][number] for name in ("forget", "retain") for number in ASKED]:
+        for row in [
+            self.rows[name][number] for name in ("forget", "retain") for number in ASKED if number < len(self.rows[name])
+        ]:
             ids = self.tokenizer(row["prompt"], return_tensors="pt")["input_ids"].to(model.device)
             written = write_on(
                 model, ids, max_new_tokens=TOKENS, do_sample=False, eos_token_id=list(ends), pad_token_id=ends[0]
@@ -188,7 +172,8 @@ class Lab:
     def compute(self, cell: Cell) -> tuple[dict[str, Any], dict[str, float]]:
         """(results, timing) of a cell."""
         if cell.method in (ORIGINAL, RETRAIN):
-            return self.measure(self.original if cell.method == ORIGINAL else self.retrained, cell.measure), {}
+            found = self.measure(self.original if cell.method == ORIGINAL else self.retrained, cell.measure)
+            return found | {"retraining": self.retraining}, {}
         until: dict[str, Any] = {"target_loss": self.goal} if "target_loss" in METHODS[cell.method].model_fields else {}
         model = self.adapted(cell.adapter) if cell.adapter else self.original
         try:
@@ -232,26 +217,31 @@ class Bench:
     _lab: Lab | None = None
     _hashes: dict[str, str] = field(default_factory=dict)
 
-    def as_recorded(self) -> None:
-        """Look for the records of the model and the texts that the store's records name, which need not be on this machine.
+    def as_recorded(self, task: str) -> bool:
+        """Look for the records of the model and the texts that the store's records of a task name, which need not be on this machine;
+        returns whether there are any.
 
         Raises:
-            InputError: There are no records, or they are of several models or texts.
+            InputError: They are of several models or texts.
         """
         told = [json.loads(path.read_text(encoding="utf-8"))["config"] for path in sorted(self.store.folder.glob("*.json"))]
-        found = {tuple(config[name] for name in HASHES) for config in told}
-        if len(found) != 1:
-            raise InputError(f"{self.store.folder} holds records of {len(found)} models and texts; it should be one")
-        self._hashes = dict(zip(HASHES, found.pop(), strict=True))
+        found = {tuple(config[name] for name in HASHES) for config in told if config.get("task", "tofu") == task}
+        if len(found) > 1:
+            raise InputError(f"{self.store.folder} holds records of {task} of {len(found)} models and texts; it should be one")
+        if found:
+            self._hashes = dict(zip(HASHES, found.pop(), strict=True))
+        return bool(self._hashes)
 
     def config(self, cell: Cell) -> dict[str, Any]:
         """Everything a record depends on."""
         if not self._hashes:
-            rows = read_tofu(self.source)
             self._hashes["model_sha256"] = sha256(self.model / "model.safetensors")
-            self._hashes["data_sha256"] = hashlib.sha256(repr([sorted(row.items()) for row in rows]).encode()).hexdigest()
+            self._hashes["data_sha256"] = data_sha256(cell.setting.task, self.source)
         own = {name: value for name, value in asdict(cell).items() if name != "setting"}
-        return {"benchmark": "real", "numerics": NUMERICS, **asdict(cell.setting), **own, **self._hashes}
+        setting = asdict(cell.setting)
+        if cell.setting.task == "tofu" and not cell.setting.split:  # the records from before there were others do not name them
+            del setting["task"], setting["split"]
+        return {"benchmark": "real", "numerics": NUMERICS, **setting, **own, **self._hashes}
 
     def get(self, cell: Cell) -> Record | None:
         """The record, if it is there."""
@@ -267,6 +257,24 @@ class Bench:
             results, timing = self._lab.compute(cell)
             found = self.store.put(cell.name, self.config(cell), results, timing)
         return found
+
+
+def machine(provenance: Mapping[str, Any]) -> str:
+    """Where a record was computed, in words."""
+    return str(
+        provenance["device"]
+        if provenance["device"] != "cpu"
+        else f"{provenance['threads']} threads of {provenance['processor']}"
+    )
+
+
+def data_sha256(task: str, source: str | Path) -> str:
+    """The hash of everything that there is to learn."""
+    if task == "tofu":
+        rows: list[dict[str, Any]] = read_tofu(source)
+    else:
+        rows = [row for person in people(task, source) for row in person.everything]
+    return hashlib.sha256(repr([sorted(row.items()) for row in rows]).encode()).hexdigest()
 
 
 def tuned(cell: Cell, place: Mapping[str, float]) -> Cell:

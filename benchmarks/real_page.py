@@ -6,10 +6,12 @@ import statistics
 from typing import Any
 
 from methods_page import named, tried
+from real_lab import machine
 
 COLUMNS = {
     "damage_ratio": "damage ratio, outside",
     "used_damage_ratio": "damage ratio, used",
+    "same_damage_ratio": "damage ratio, same person",
     "forget_loss": "forget",
     "retain_loss": "outside",
     "holdout_loss": "never learnt",
@@ -20,6 +22,7 @@ COLUMNS = {
     "extraction_strength": "extraction strength",
     "forget_probability": "P(answer), forgotten",
     "retain_probability": "P(answer), outside",
+    "same_probability": "P(answer), same person",
     "world_facts": "world facts",
     "prose_loss": "prose",
     "cost": "cost",
@@ -29,28 +32,34 @@ COLUMNS = {
 }
 
 
+TITLES = {
+    "knowundo": "KnowUnDo: private facts go, public facts stay",
+    "tofu, forget01": "All of TOFU: forget01",
+    "tofu, forget05": "All of TOFU: forget05",
+    "tofu, forget10": "All of TOFU: forget10",
+}
+WHAT = {
+    "knowundo": "Ten people of KnowUnDo's privacy half (arXiv 2407.01920) are learnt, the private facts of one are forgotten, and no method "
+    "sees the public facts of the same person, nor anything on the two people outside.",
+    "split": "All authors of TOFU are learnt and those of the split are forgotten; two of the others are outside.",
+}
+
+
 def page(gathered: dict[str, Any], what: str) -> str:
     """The table: means over the draws of authors and, for the damage outside, the standard deviation; and what tuning tried."""
-    where, rows = gathered["environment"], gathered["rows"]
+    rows = gathered["rows"]
     lines = [
         "# A real language model at the same forgetting",
         "",
         f"Made by `python benchmarks/real.py table`; the numbers are those of `real.json`. {what}",
         "",
-        f"{where['device'] if where['device'] != 'cpu' else where['processor']}, torch {where['torch']}, float32. Damage ratio: rise of",
+        f"{machine(gathered['environment'])}, torch {gathered['environment']['torch']}, float32. Damage ratio: rise of",
         "the retain loss over rise of the forget loss. KL: mean divergence of the next token's distribution from the retrained model's,",
         "in nats. P(answer): the geometric mean of its tokens' probabilities, as in TOFU; world facts: the right answer's share of it",
         "among four; prose: the loss on 16 texts that this repository generates, unlike TOFU. GiB: growth of memory during the run.",
         "",
-        "| method | draws | " + " | ".join(COLUMNS.values()) + " | tuned |",
-        "|---|---|" + "---|" * (len(COLUMNS) + 1),
-    ]
-    for label, entry in rows.items():
-        seeds = entry["seeds"]
-        cells = [_cell(name, [run[name] for run in seeds if run.get(name) is not None]) for name in COLUMNS]
-        chosen = ", ".join(f"{name} {value:g}" for name, value in entry["chosen"].items())
-        lines.append(f"| {named(label, seeds)} | {len(seeds)} | " + " | ".join(cells) + f" | {chosen} |")
-    lines += [
+        *_table(rows),
+        *(line for name, table in gathered["others"].items() for line in _other(name, table)),
         "",
         "## What was tuned",
         "",
@@ -63,6 +72,38 @@ def page(gathered: dict[str, Any], what: str) -> str:
             end = " The chosen value is at the end of its ladder." if entry["at_the_end_of_a_ladder"] else ""
             lines.append(f"* {label}: {'; '.join(tries)}.{end}")
     return "\n".join(lines) + "\n"
+
+
+def _table(rows: dict[str, Any]) -> list[str]:
+    """The rows; columns that none of them has are left out."""
+    columns = [name for name in COLUMNS if any(name in run for entry in rows.values() for run in entry["seeds"])]
+    lines = [
+        "| method | draws | " + " | ".join(COLUMNS[name] for name in columns) + " | tuned |",
+        "|---|---|" + "---|" * (len(columns) + 1),
+    ]
+    machines: dict[str, list[str]] = {}
+    for label, entry in rows.items():
+        seeds = entry["seeds"]
+        cells = [_cell(name, [run[name] for run in seeds if run.get(name) is not None]) for name in columns]
+        chosen = ", ".join(f"{name} {value:g}" for name, value in entry["chosen"].items())
+        lines.append(f"| {named(label, seeds)} | {len(seeds)} | " + " | ".join(cells) + f" | {chosen} |")
+        for elsewhere in sorted({run["machine"] for run in seeds if "machine" in run}):
+            machines.setdefault(elsewhere, []).append(label)
+    for elsewhere, labels in machines.items():
+        lines += [
+            "",
+            f"Computed on {elsewhere}, with an original and a retrained model of its own: {'; '.join(labels)}. Seconds are of that "
+            "machine, and the losses of the original differ in the third digit.",
+        ]
+    return lines
+
+
+def _other(name: str, table: dict[str, Any]) -> list[str]:
+    """The section of another task."""
+    what = WHAT["knowundo" if name == "knowundo" else "split"]
+    where = f"{machine(table['environment'])}, torch {table['environment']['torch']}."
+    told = f"{what} Retraining takes {table['retraining']:g}. The learning rates are those that were tuned above. {where}"
+    return ["", f"## {TITLES[name]}", "", told, "", *_table(table["rows"])]
 
 
 def _cell(name: str, values: list[float]) -> str:

@@ -139,11 +139,11 @@ def bench(tmp_path: Path) -> Any:
 
 
 def test_the_table_of_the_real_model_is_made_from_nothing(bench: Any, tmp_path: Path) -> None:
-    real, lab, tuning = script("real"), script("real_lab"), script("tuning")
+    real, rows_of, lab, tuning = (script(name) for name in ("real", "real_rows", "real_lab", "tuning"))
     setting = lab.Setting(authors=4, outside=1, unseen=2, training=TrainingConfig(3, 5e-3, 8))
     ladder = {"learning_rate": tuning.Ladder((1e-3, 3e-3), 1e-3)}
-    kl = real.Row("kl", "gradient-difference", {**real.HELD, "epochs": 4, "retain_loss": "kl", "retain_weight": 3.0}, ladder)
-    constrained = {"steps": 2, "approach": 2, "terms": 8, "anchor_texts": 8, **real.MATCHED}
+    kl = real.Row("kl", "gradient-difference", {**rows_of.HELD, "epochs": 4, "retain_loss": "kl", "retain_weight": 3.0}, ladder)
+    constrained = {"steps": 2, "approach": 2, "terms": 8, "anchor_texts": 8, **rows_of.MATCHED}
     rows = (
         real.Row("constrained", "constrained-newton", constrained),
         real.Row("adapter", "constrained-newton", constrained, adapter=2),
