@@ -67,6 +67,11 @@ def targets(logits: Tensor, labels_BT: Tensor) -> Tensor:
     return labels_BT[:, labels_BT.shape[1] - logits.shape[1] + 1 :]
 
 
+def wide_log_softmax(logits: Tensor) -> Tensor:
+    """The log-probabilities of logits over their last axis, never below float32, whatever the model's number format."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
+
 def token_nll(logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood of every label given the positions before it.
 
@@ -82,9 +87,7 @@ def token_nll(logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
     scored_BS = targets_BS != IGNORED
     # gather needs a valid index everywhere; the result is masked
     index_BS1 = targets_BS.masked_fill(~scored_BS, 0).unsqueeze(-1)
-    # never below float32, whatever the model's number format
-    log_probs_BSV = logits_BTV[:, :-1].to(torch.promote_types(logits_BTV.dtype, torch.float32)).log_softmax(-1)
-    nll_BS = -log_probs_BSV.gather(-1, index_BS1).squeeze(-1)
+    nll_BS = -wide_log_softmax(logits_BTV[:, :-1]).gather(-1, index_BS1).squeeze(-1)
     return nll_BS.masked_fill(~scored_BS, 0.0), scored_BS
 
 

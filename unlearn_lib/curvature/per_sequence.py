@@ -119,6 +119,10 @@ class SequenceGradients:
                     _check_finite(g_nrq)
                     yield name, start * q, g_nrq.flatten(1)
 
+    def norms(self) -> Tensor:
+        """`[n]`, float64: the Euclidean length of every sequence's gradient in all parameters together. Cost: as `blocks`."""
+        return reduce(torch.add, (g_nc.double().square().sum(1) for _, _, g_nc in self.blocks())).sqrt()
+
     def matrix(self) -> Tensor:
         """`[n, P]`: G itself, for small problems and for the recursion. Cost: as `blocks`."""
         return torch.cat([g_nc for _, _, g_nc in self.blocks()], dim=1)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from unlearn_lib.errors import InputError
+from unlearn_lib.metrics.roc import auc
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,13 @@ def kolmogorov_smirnov(forget_n: Tensor, holdout_m: Tensor) -> KolmogorovSmirnov
 def loss_attack_auc(forget_n: Tensor, holdout_m: Tensor) -> float:
     """The AUC of the loss attack: the share of pairs in which the forget text has the lower loss, ties counting half.
 
-    It is Mann and Whitney's U over n m. Cost: a sort of all losses, and memory for n + m numbers.
+    Cost: a sort of all losses, and memory for n + m numbers.
 
     Raises:
         InputError: One of the sets is empty.
     """
-    from scipy.stats import rankdata
-
     _check(forget_n, holdout_m)
-    n, m = len(forget_n), len(holdout_m)
-    ranks = rankdata(
-        torch.cat([forget_n.double().cpu(), holdout_m.double().cpu()]).numpy()
-    )  # equal losses share their mean rank
-    # of the ranks of the held-out texts, those that they have among themselves say nothing
-    return float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))
+    return float(auc(holdout_m, forget_n))
 
 
 def over_erased(forget_n: Tensor, holdout_m: Tensor) -> float:

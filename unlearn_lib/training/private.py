@@ -176,7 +176,7 @@ def clipped_sum(model: Any, examples: Sequence[Example], clip_norm: float, micro
     parts, norms = [scale(0.0, {name: p.detach() for name, p in params.items()})], []
     for batch in make_batches(examples, micro_batch_size, model.device):
         gradients = EmpiricalFisher(model, [batch]).gradients()
-        norm_B = torch.stack([g_Bc.double().square().sum(1) for _, _, g_Bc in gradients.blocks()]).sum(0).sqrt()
+        norm_B = gradients.norms()
         if not torch.isfinite(norm_B).all():
             raise NumericsError("a gradient is not finite; lower the learning rate")
         parts = [total([parts[0], gradients.adjoint((clip_norm / norm_B.clamp_min(1e-300)).clamp_max(1.0))])]
