@@ -37,12 +37,17 @@ def right_tokens(model: Any, examples: Sequence[Example], batch_size: int = 32) 
         raise InputError("there are no texts to measure")
     found = []
     for batch in make_batches(examples, batch_size, model.device):
-        targets_BS = batch["labels"][:, 1:]
-        # the first token of a text is not counted, even where virtual tokens before it predict it
-        right_BS = token_logits(model, batch)[:, -targets_BS.shape[1] - 1 : -1].argmax(-1) == targets_BS
-        scored_BS = targets_BS != IGNORED
-        found += [right_S[scored_S].cpu() for right_S, scored_S in zip(right_BS, scored_BS, strict=True)]
+        found += right_of(token_logits(model, batch), batch["labels"])
     return found
+
+
+def right_of(logits_BTV: Tensor, labels_BT: Tensor) -> list[Tensor]:
+    """For every text of a batch `[S]`, bool: what `right_tokens` gives, from its logits."""
+    targets_BS = labels_BT[:, 1:]
+    # the first token of a text is not counted, even where virtual tokens before it predict it
+    right_BS = logits_BTV[:, -targets_BS.shape[1] - 1 : -1].argmax(-1) == targets_BS
+    scored_BS = targets_BS != IGNORED
+    return [right_S[scored_S].cpu() for right_S, scored_S in zip(right_BS, scored_BS, strict=True)]
 
 
 def memorisation_accuracy(right: Sequence[Tensor]) -> float:
