@@ -15,6 +15,7 @@ from unlearn_lib.errors import InputError
 
 PLACES = (
     ("model.layers", "model.norm", None),  # Llama, Mistral, Qwen, Gemma, Phi-3, OLMo
+    ("model.layers", "model.final_layernorm", None),  # Phi, Persimmon
     ("model.decoder.layers", "model.decoder.final_layer_norm", "model.decoder.project_out"),  # OPT
     ("transformer.h", "transformer.ln_f", None),  # GPT-2, GPT-Neo, GPT-J, Bloom
     ("gpt_neox.layers", "gpt_neox.final_layer_norm", None),  # GPT-NeoX, Pythia

@@ -110,16 +110,19 @@ def _each(model: Any, found: Reading, batch: Batch) -> Iterator[Tensor]:
     with without_autocast():
         for state_BTH in states[:-1]:
             yield found.logits(state_BTH[:, -rows:])
-        _check(found.logits(states[-1][:, -rows:]), own_BTV, model)
+        _check(found.logits(states[-1][:, -rows:]), own_BTV, batch, model)
     yield own_BTV
 
 
-def _check(read_BTV: Tensor, own_BTV: Tensor, model: Any) -> None:
+def _check(read_BTV: Tensor, own_BTV: Tensor, batch: Batch, model: Any) -> None:
     """Refuse a model whose logits are not what the lens reads from its last layer."""
-    if not torch.isfinite(own_BTV).all():
+    # what stands at padding is never used, and need not be finite
+    there_BT = batch["attention_mask"] > 0
+    read_NV, own_NV = (logits_BTV[:, -there_BT.shape[1] :][there_BT] for logits_BTV in (read_BTV, own_BTV))
+    if not torch.isfinite(own_NV).all():
         raise NumericsError("the model's logits are not finite, so its layers say nothing; check how it was unlearned")
-    slack = max(1e-4, 8 * torch.finfo(own_BTV.dtype).eps) * own_BTV.abs().max()
-    if (read_BTV - own_BTV).abs().max() > slack:
+    slack = max(1e-4, 8 * torch.finfo(own_NV.dtype).eps) * own_NV.abs().max()
+    if (read_NV - own_NV).abs().max() > slack:
         raise InputError(
             f"a {type(model).__name__} with this configuration changes what its head gives (it scales or caps it), so its layers cannot be "
             "read as the model reads its last one; the logit lens takes models whose logits are head(norm(state))"
