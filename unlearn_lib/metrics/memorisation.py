@@ -12,19 +12,18 @@ For a text of T tokens, f greedy:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unlearn_lib.data.batches import Example, Grouping
+from unlearn_lib.data.batches import Example, Grouping, make_batches
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import IGNORED
+from unlearn_lib.losses import IGNORED, token_logits
 from unlearn_lib.metrics.generation import write_on
-from unlearn_lib.metrics.likelihood import over_predictions, right_predictions
 
 
+@torch.no_grad()
 def right_tokens(model: Any, examples: Sequence[Example], batch_size: int | Grouping = 32) -> list[Tensor]:
     """For every text `[S]`, bool: which of its scored predictions are the most likely token. Cost: one forward pass.
 
@@ -34,9 +33,21 @@ def right_tokens(model: Any, examples: Sequence[Example], batch_size: int | Grou
     Raises:
         InputError: No texts.
     """
+    if not examples:
+        raise InputError("there are no texts to measure")
+    found = []
+    for batch in make_batches(examples, batch_size, model.device):
+        found += right_of(token_logits(model, batch), batch["labels"])
+    return found
+
+
+def right_of(logits_BTV: Tensor, labels_BT: Tensor) -> list[Tensor]:
+    """For every text of a batch `[S]`, bool: what `right_tokens` gives, from its logits."""
+    targets_BS = labels_BT[:, 1:]
     # the first token of a text is not counted, even where virtual tokens before it predict it
-    without_first = [replace(example, labels=(IGNORED, *example.labels[1:])) for example in examples]
-    return over_predictions(model, without_first, right_predictions, batch_size)
+    right_BS = logits_BTV[:, -targets_BS.shape[1] - 1 : -1].argmax(-1) == targets_BS
+    scored_BS = targets_BS != IGNORED
+    return [right_S[scored_S].cpu() for right_S, scored_S in zip(right_BS, scored_BS, strict=True)]
 
 
 def memorisation_accuracy(right: Sequence[Tensor]) -> float:
