@@ -6,11 +6,23 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "datasets", "safetensors", "peft", "gguf", "opacus", "jupyter-book", "papermill")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "safetensors",
+    "peft",
+    "gguf",
+    "opacus",
+    "scikit-learn",
+    "jupyter-book",
+    "papermill",
+)
 OPTIONAL = {
     "peft": "LoRA adapters: pip install 'unlearn_lib[lora]'",
     "gguf": "GGUF files: pip install 'unlearn_lib[real]'",
     "opacus": "epsilon of DP-SGD: pip install 'unlearn_lib[dp]'",
+    "scikit-learn": "document-level membership inference: pip install 'unlearn_lib[audit]'",
 }
 BYTES_PER_PARAMETER = (
     4 * 8

@@ -59,7 +59,7 @@ def context_length(model: Any, tokenizer: Any | None) -> int:
     Raises:
         InputError: No tokenizer, and a configuration that does not say.
     """
-    length = _positions(model)
+    length = positions(model)
     if tokenizer is not None:
         return int(min(length, tokenizer.model_max_length))
     if length == UNLIMITED:
@@ -75,14 +75,15 @@ def sequence_length(model: Any, tokenizer: Any | None, max_length: int | None = 
     """
     if max_length is None:
         return context_length(model, tokenizer)
-    most = _positions(model)
+    most = positions(model)
     if isinstance(max_length, bool) or not isinstance(max_length, int) or not 2 <= max_length <= most:
         upper = "" if most == UNLIMITED else f" and at most {most}, the positions of this model"
         raise InputError(f"max_length is a number of tokens, at least 2{upper}; got {max_length!r}")
     return max_length
 
 
-def _positions(model: Any) -> int:
+def positions(model: Any) -> int:
+    """How many tokens a model's configuration says it takes; `UNLIMITED` where it does not say."""
     return getattr(model.config, "max_position_embeddings", None) or UNLIMITED
 
 

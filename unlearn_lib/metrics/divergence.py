@@ -2,6 +2,7 @@ r"""How far two models' predictions are apart: the mean over texts of the mean o
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -32,6 +33,22 @@ def sequence_divergences(p_BSV: Tensor, q_BSV: Tensor, batch: Batch) -> Tensor:
     scored_BS = batch["labels"][:, -p_BSV.shape[1] :] != IGNORED
     kl_BS = (p_BSV.exp() * (p_BSV - q_BSV)).sum(-1).masked_fill(~scored_BS, 0.0)
     return sequence_means(kl_BS, scored_BS)
+
+
+def sequence_jensen_shannon(p_BSV: Tensor, q_BSV: Tensor, batch: Batch) -> Tensor:
+    r"""`[B]`: for every sequence the mean over its scored tokens of the Jensen-Shannon divergence of the next token, in nats.
+
+    It is $\tfrac12 KL(p, m) + \tfrac12 KL(q, m)$ with $m = (p + q) / 2$ (Lin 1991): symmetric, and between 0 and log 2. Unlike
+    KL it stays finite where one model rules out a token that the other expects.
+
+    Args:
+        p_BSV, q_BSV, batch: As of `sequence_divergences`.
+    """
+    # a token that a model rules out has the log-probability -inf, and 0 times -inf would not be 0
+    least = torch.finfo(p_BSV.dtype).min / 4
+    p_BSV, q_BSV = p_BSV.clamp_min(least), q_BSV.clamp_min(least)
+    m_BSV = torch.logaddexp(p_BSV, q_BSV) - math.log(2)
+    return (sequence_divergences(p_BSV, m_BSV, batch) + sequence_divergences(q_BSV, m_BSV, batch)) / 2
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from rapidfuzz.distance import LCSseq, Levenshtein
 
 from unlearn_lib.data.batches import Example
 from unlearn_lib.errors import InputError
-from unlearn_lib.metrics.generation import end_tokens, write_on
+from unlearn_lib.metrics.generation import end_tokens, until_end, write_on
 
 Measure = Literal["run", "rouge", "edit"]
 
@@ -97,7 +97,7 @@ def continuations(
             )[:, draws.prefix :].unflatten(0, (len(group), draws.number))
             for example, drawn_DT in zip(group, drawn_BDT.tolist(), strict=True):
                 rest = len(example.input_ids) - draws.prefix
-                found.append([_ended(row[:rest], ends) for row in drawn_DT])
+                found.append([until_end(row[:rest], ends) for row in drawn_DT])
     return found
 
 
@@ -119,8 +119,3 @@ def found(strings: Mapping[str, str], prompt: str, drawn: Sequence[str]) -> dict
 def _run(row: Sequence[int], truth: Sequence[int]) -> int:
     pairs = zip(row, truth, strict=False)
     return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(row), len(truth)))
-
-
-def _ended(row: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
-    length = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
-    return tuple(row[:length])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,12 @@ def end_tokens(model: Any) -> tuple[int, ...]:
         ids = getattr(config, "eos_token_id", None)
         found += ids if isinstance(ids, (list, tuple)) else [] if ids is None else [ids]
     return tuple(dict.fromkeys(found))
+
+
+def until_end(written: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
+    """What was written up to and with the first token that ends a text; all of it where there is none."""
+    length = next((i + 1 for i, token in enumerate(written) if token in ends), len(written))
+    return tuple(written[:length])
 
 
 def write_on(model: Any, prompts_Bk: Tensor, processors: list[Any] | None = None, **settings: Any) -> Tensor:
