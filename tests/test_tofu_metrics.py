@@ -133,7 +133,7 @@ def test_utility_of_what_is_no_share_is_refused(value: float) -> None:
 
 def test_bad_losses_and_ratios_are_refused() -> None:
     with pytest.raises(InputError, match="unknown mean of the truth ratio 'harmonic'; choose one of: geometric, arithmetic"):
-        truth_ratio([[1.0]], [1.0], "harmonic")  # type: ignore[arg-type]
+        truth_ratio([[1.0]], [1.0], "harmonic")
     with pytest.raises(InputError, match="true answers to 2 questions and wrong answers to 1"):
         truth_ratio([[1.0]], [1.0, 2.0])
     with pytest.raises(InputError, match=r"wrong answers to question 1 have the shape \(0,\)"):
@@ -203,6 +203,5 @@ def test_utility_and_forget_quality_of_the_published_logs(
     ratios = {name: log_ratios(logs[name]["eval_log_forget"], mean) for name in ("full", "retain90")}
     found = forget_quality(ratios["full"], ratios["retain90"])
     assert found.p == pytest.approx(p, rel=5e-4)
-    assert found.D == pytest.approx(distance, abs=5e-6)
-    assert (found.n, found.m) == (300, 300)
+    assert (found.D, found.n, found.m) == (pytest.approx(distance, abs=5e-6), 300, 300)
     assert forget_quality(ratios["full"], ratios["full"]).p == 1.0
