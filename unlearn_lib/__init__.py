@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unlearn_lib.data.questions import QuestionTask as QuestionTask
     from unlearn_lib.data.tasks import Task as Task
     from unlearn_lib.data.tasks import load_task as load_task
     from unlearn_lib.errors import (
@@ -38,6 +39,7 @@ _PUBLIC = {
     "InputError": "unlearn_lib.errors",
     "NumericsError": "unlearn_lib.errors",
     "PrivacyConfig": "unlearn_lib.training.private",
+    "QuestionTask": "unlearn_lib.data.questions",
     "RemovalService": "unlearn_lib.service.removal",
     "Result": "unlearn_lib.unlearning.unlearn",
     "Task": "unlearn_lib.data.tasks",

@@ -1,18 +1,19 @@
-"""`load_task`: the paper's six tasks, embedded, from the hub or from a user's own copy, in one form."""
+"""`load_task`: the paper's six tasks and two benchmarks of unlearning, embedded, from the hub or from a user's own copy."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from unlearn_lib.data import hub_sets, private_sets
 from unlearn_lib.data.formats import FORMATS
 from unlearn_lib.data.nano import arc, court, email, lambada, mathqa, medical, piqa
 from unlearn_lib.data.nano.documents import Kind, collection, questions
 from unlearn_lib.data.nano.draw import Draw
+from unlearn_lib.data.question_tasks import QUESTION_TASKS, load_questions
+from unlearn_lib.data.questions import QuestionTask, hash_of
 from unlearn_lib.errors import InputError, unknown
 
 NANO_RECORDS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -53,11 +54,29 @@ class Task:
 
     def sha256(self) -> str:
         """A hash of all four parts."""
-        digest = hashlib.sha256()
-        for part in (self.train, self.test, self.holdout, self.reference):
-            for row in part:
-                digest.update(repr(sorted(row.items())).encode())
-        return digest.hexdigest()
+        return hash_of((self.train, self.test, self.holdout, self.reference))
+
+
+@overload
+def load_task(  # type: ignore[overload-overlap]  # a name that is a literal is one of these; any other string is a task of the paper
+    name: Literal["tofu", "knowundo"],
+    source: str | Path = ...,
+    seed: int = ...,
+    sizes: Mapping[str, int] | None = ...,
+    near_duplicates: float = ...,
+    split: str | None = ...,
+) -> QuestionTask: ...
+
+
+@overload
+def load_task(
+    name: str,
+    source: str | Path = ...,
+    seed: int = ...,
+    sizes: Mapping[str, int] | None = ...,
+    near_duplicates: float = ...,
+    split: str | None = ...,
+) -> Task: ...
 
 
 def load_task(
@@ -66,25 +85,32 @@ def load_task(
     seed: int = 0,
     sizes: Mapping[str, int] | None = None,
     near_duplicates: float = NEAR_DUPLICATES,
-) -> Task:
-    """Load a task of the paper.
+    split: str | None = None,
+) -> Task | QuestionTask:
+    """Load a task of the paper, or a benchmark of unlearning.
 
     Args:
-        name: `arc_easy`, `piqa`, `mathqa` or `lambada`; `medical` or `email` of the case studies.
+        name: `arc_easy`, `piqa`, `mathqa` or `lambada`; `medical` or `email` of the case studies; `tofu` (arXiv 2401.06121) or
+            `knowundo` (arXiv 2407.01920), which are questions and answers and give a `QuestionTask`.
         source: `"nano"`: generated here, fictitious, identical everywhere, no network. `"hub"`: the public data set. A folder: a
-            local copy of that data set's files.
+            local copy of that data set's files. Of the benchmarks see `tofu_parts` and `knowundo_parts`.
         seed: Which records are generated (`"nano"`), or which are kept when `sizes` asks for fewer than there are.
         sizes: Number of rows by part (`train`, `test`, `holdout`, `reference`); `"nano"` has 512, 400, 256, 256 by default, the
-            other sources all rows.
+            other sources all rows. Of the benchmarks the most rows that are kept of a part; by default all.
         near_duplicates: Of the embedded `medical` and `email`: the probability that a text is a near-duplicate of an earlier one.
+        split: Of `tofu` which authors are to be forgotten: `forget01`, `forget05` or `forget10` (default).
 
     Raises:
-        InputError: Unknown task or part; a folder whose files do not fit, or whose reference texts are too short; a probability
-            that is none.
+        InputError: Unknown task, part or split; a split of a task that has none; a folder whose files do not fit, or whose reference
+            texts are too short; a probability that is none.
         HubUnavailableError: `"hub"` without a network, and nothing in the local cache; raised within about a second.
     """
+    if name in QUESTION_TASKS:
+        return load_questions(name, source, seed, sizes, split)
     if name not in TASKS:
-        raise unknown("task", name, TASKS)
+        raise unknown("task", name, (*TASKS, *QUESTION_TASKS))
+    if split is not None:
+        raise InputError(f"task {name!r} has no splits to choose from, and split={split!r} was given; leave it out")
     for part in sizes or {}:
         if part not in NANO_SIZES:
             raise unknown("part of a task", part, NANO_SIZES)
