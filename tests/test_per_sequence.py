@@ -38,6 +38,7 @@ def assert_all_products(F: EmpiricalFisher, G_nP: Tensor, **options: Any) -> Non
     columns = list(gradients.blocks(multiple=3))
     assert relative(torch.cat([g for _, _, g in columns], dim=1), G_nP) < 1e-9
     assert all(start % 3 == 0 for _, start, _ in columns)
+    assert relative(gradients.norms(), G_nP.norm(dim=1)) < 1e-9
     assert gradients.check() < 1e-9
 
 

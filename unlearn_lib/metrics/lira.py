@@ -83,14 +83,15 @@ def u_lira(unlearned_scores: Tensor, retrained_scores: Tensor, observed: Tensor,
 
 def _log_density(observed_n: Tensor, shadow_kn: Tensor, fixed_variance: bool) -> Tensor:
     """`[n]`: the log-density of a Gaussian that is fitted to every column, but for a constant."""
-    variance_n = shadow_kn.var(0, correction=1)
+    # the variance of equal numbers is asked for directly, because rounding may leave something of it
+    same_n = (shadow_kn == shadow_kn[0]).all(0)
+    variance_n = shadow_kn.var(0, correction=1).masked_fill(same_n, 0.0)
     if fixed_variance:
         variance_n = variance_n.mean().expand_as(variance_n)
     if not (variance_n > 0).all():
-        same = int((variance_n <= 0).nonzero()[0])
         raise NumericsError(
-            f"all shadow models of one kind give text {same} the same score, so that no Gaussian can be fitted; "
-            "train them from different seeds, or pool the variances with fixed_variance=True"
+            f"all shadow models of one kind give text {int((variance_n <= 0).nonzero()[0])} the same score, so that no Gaussian can be "
+            "fitted; train them from different seeds, or pool the variances with fixed_variance=True"
         )
     return -0.5 * (variance_n.log() + (observed_n - shadow_kn.mean(0)).square() / variance_n)
 
