@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from unlearn_lib import TrainingConfig, text_losses, train
+from unlearn_lib.attacks.knowledge import knowledge
 from unlearn_lib.attacks.prompting import prompt_attack
 from unlearn_lib.attacks.prompts import PREFIXES, paraphrased, prefixed, variants, with_examples
+from unlearn_lib.data.batches import encode
 from unlearn_lib.errors import InputError
 from unlearn_lib.models import nano
 
@@ -84,6 +86,14 @@ def test_a_completion_that_another_prompt_brings_back(asked_otherwise: Any, toke
     assert found.share == pytest.approx(1 - found.after / found.before)
     assert found.measures["extracted"] == (0.0, pytest.approx(2 / 3))  # written whole after the paraphrased prompt
     assert json.loads(json.dumps(dataclasses.asdict(found)))["chosen"][0] == "paraphrased"
+
+
+def test_a_completion_is_extracted_when_all_of_it_is_written(asked_otherwise: Any, tokenizer: Any) -> None:
+    """Its second half, after the first is given, is not enough."""
+    rows = [{**PLAIN[1], "completion": " to be told."}]  # the model says " not to be told."
+    found = prompt_attack(asked_otherwise, tokenizer, rows, {"the same": rows})
+    assert knowledge(asked_otherwise, encode(rows, tokenizer, 64).examples, prefix=0.5).measures["extracted"] == 1.0
+    assert found.measures["extracted"] == (0.0, 0.0)
 
 
 def test_batches_do_not_matter_and_the_model_is_left_alone(
