@@ -39,8 +39,8 @@ TITLES = {
     "tofu, forget10": "All of TOFU: forget10",
 }
 WHAT = {
-    "knowundo": "Ten people of KnowUnDo's privacy half (arXiv 2407.01920) are learnt, the private facts of one are forgotten, and no method "
-    "sees the public facts of the same person, nor anything on the two people outside.",
+    "knowundo": "Ten people of KnowUnDo's privacy half (arXiv 2407.01920) are learnt, the private facts of one are forgotten, and no "
+    "method sees the public facts of the same person, nor anything on the two people outside.",
     "split": "All authors of TOFU are learnt and those of the split are forgotten; two of the others are outside.",
 }
 

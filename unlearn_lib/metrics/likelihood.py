@@ -93,7 +93,9 @@ def of_texts(scores: Sequence[TokenScores], examples: Sequence[Example]) -> list
 
 
 @torch.no_grad()
-def over_predictions(model: Any, examples: Sequence[Example], measure: Measure, batch_size: int | Grouping = 32) -> list[Tensor]:
+def over_predictions(
+    model: Any, examples: Sequence[Example], measure: Measure, batch_size: int | Grouping = 32
+) -> list[Tensor]:
     """For every sequence `[T, ..]`, on the CPU: a measure of each of its scored predictions.
 
     Args:
