@@ -27,7 +27,7 @@ from unlearn_lib.metrics.document_features import (
 from unlearn_lib.metrics.document_reading import predicted_probabilities, read_documents
 from unlearn_lib.metrics.documents import document_audit
 
-FAST = Attack(trees=25, folds=4)
+FAST = Attack(trees=15, folds=4)
 NORM = np.log(np.full(50, 1 / 50))
 
 
@@ -159,7 +159,7 @@ def test_an_audit_is_sklearns_pipeline() -> None:
         assert abs(y[held_out].mean() - 0.5) < 0.06
         # training documents in the order of their tokens again
         train = np.array(sorted(train))
-        forest = RandomForestClassifier(25, max_depth=5, min_samples_leaf=3, random_state=0)
+        forest = RandomForestClassifier(15, max_depth=5, min_samples_leaf=3, random_state=0)
         scores = make_pipeline(MinMaxScaler(), forest).fit(X[train], y[train]).predict_proba(X[held_out])[:, 1]
         np.testing.assert_allclose(found.scores_n[order[held_out]], scores)
         aucs.append(roc_auc_score(y[held_out], scores))
@@ -184,7 +184,7 @@ def test_the_order_of_documents_does_not_matter() -> None:
 def test_the_seed_decides() -> None:
     documents, member_n = mixed(0.3)
     one, same = (audit(documents, member_n, NORM, FAST).scores_n for _ in range(2))
-    other = audit(documents, member_n, NORM, Attack(trees=25, folds=4, seed=1)).scores_n
+    other = audit(documents, member_n, NORM, Attack(trees=15, folds=4, seed=1)).scores_n
     assert one.tolist() == same.tolist() != other.tolist()
 
 

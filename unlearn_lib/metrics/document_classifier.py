@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.metrics.document_features import Document, Floats, Norm, aggregate, bin_edges, histogram, normalised
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
+from unlearn_lib.metrics.optional import sklearn
 
 Statistic = Literal["frequency", "probability"]
 
@@ -111,7 +112,7 @@ def fit_classifier(
 
     Cost: growing `trees` trees; a second for 500 trees and a few hundred documents.
     """
-    forests = _sklearn("ensemble")
+    forests = sklearn("ensemble")
     attack = attack or Attack()
     member_n = np.asarray(member_n, dtype=bool)
     if len(member_n) != len(documents) or member_n.all() or not member_n.any():
@@ -156,7 +157,7 @@ def audit(
 
     Cost: `folds` forests.
     """
-    folding = _sklearn("model_selection")
+    folding = sklearn("model_selection")
     attack, member_n = attack or Attack(), np.asarray(member_n, dtype=bool)
     fewest = min(int(member_n.sum()), int((~member_n).sum()))
     if len(documents) != len(member_n) or fewest < attack.folds:
@@ -195,14 +196,3 @@ def _canonical(documents: Sequence[Document], member_n: NDArray[np.bool_]) -> ND
     return np.array(
         sorted(range(len(documents)), key=lambda i: (documents[i].tokens_S.tolist(), bool(member_n[i]))), dtype=np.int64
     )
-
-
-def _sklearn(part: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(f"sklearn.{part}")
-    except ImportError as error:
-        raise InputError(
-            "the classifier of documents comes from scikit-learn, which is not installed: pip install 'unlearn_lib[audit]'"
-        ) from error
