@@ -65,7 +65,7 @@ def _distributions(audit: Audit) -> Any:
     figure, axes = subplots(3.2 * len(sets), 3.2, len(sets), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], sets, strict=True):
         for role in ROLES:
-            if role in audit.losses:
+            if role in audit.losses and role != "base":  # whose losses are so high that the others' could not be told apart
                 values = audit.losses[role][name]
                 axis.ecdf(values, label=role, color=LOOKS[role]["color"], linestyle=LINES[role], linewidth=2)
         axis.set(title=f"{name} ({len(audit.losses['audited'][name])})", xlabel="loss of a text (nats per token)")

@@ -127,8 +127,8 @@ def over_erased(evidence: Evidence) -> Finding:
     own, reference = evidence.get("AUC, loss", AGAINST), evidence.get("AUC, loss", AGAINST, "retrained")
     if own is None:
         return Finding(question=question, answer="unclear", says="There are no held-out texts to compare with.")
-    expected = min(AUC, AUC if reference is None or reference.low is None else reference.low)
-    if own.high is not None and own.high < expected:
+    expected = 0.5 if reference is None else min(0.5, reference.value)
+    if own.value < AUC and own.high is not None and own.high < expected:
         says = f"Yes: their losses are above those of unseen texts (AUC {own.value:.2f}, {_interval(own)}; {_reference(reference)})."
         return Finding(question=question, answer="bad", says=says)
     return Finding(question=question, answer="good", says=f"Not by their losses (AUC {own.value:.2f}, {_interval(own)}).")
