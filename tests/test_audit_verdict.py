@@ -75,7 +75,7 @@ def test_texts_that_come_back_are_hidden() -> None:
     outcome, verdict, findings = judge(ALIKE, faster)
     assert outcome == "hidden"
     assert "out of sight" in verdict
-    assert "their loss is 0.60, and 1.50 where the retrained model" in findings[-1].says
+    assert "their loss falls to 0.60, and to 1.50 where the retrained model" in findings[-1].says
     slower = [Curve(role="audited", points=[(0, 2.0), (10, 1.45)]), CURVES[1]]
     assert judge(ALIKE, slower)[0] == "like retraining"
 

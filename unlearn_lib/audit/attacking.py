@@ -21,6 +21,7 @@ from unlearn_lib.audit.settings import Settings
 from unlearn_lib.audit.texts import Texts
 from unlearn_lib.audit.verdict import WAY_BACK
 from unlearn_lib.errors import InputError
+from unlearn_lib.unlearning.outcome import TRIFLE
 
 BITS, SPARSITY = (8, 4), 0.3
 
@@ -91,5 +92,6 @@ def recovered(role: str, name: str, found: Recovered, texts: Texts, n: int | Non
     yield Measure(
         family="attack", name=f"forget loss after {name}", role=role, texts="forget", value=found.after, n=number, unit="nats"
     )
-    if found.share is not None:
+    # where next to nothing was forgotten there is no way back, and a share of it would be noise
+    if found.share is not None and found.known is not None and found.before - found.known > TRIFLE * found.known:
         yield Measure(family="attack", name=name, role=role, texts="forget", value=found.share, n=number, unit=WAY_BACK)

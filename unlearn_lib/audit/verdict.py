@@ -178,11 +178,11 @@ def comes_back(evidence: Evidence) -> Finding:
     own, taught = evidence.curves.get("audited"), evidence.curves.get("retrained")
     if own is not None and taught is not None:
         tried.append("relearning")
-        ahead_before, ahead_after = (taught.points[i][1] - own.points[i][1] for i in (0, -1))
-        if ahead_after > BACK * taught.points[0][1] and ahead_after > max(ahead_before, 0.0) + TRIFLE:
+        start, lowest = taught.points[0][1] - own.points[0][1], _lowest(taught) - _lowest(own)
+        if lowest > BACK * taught.points[0][1] and lowest > max(start, 0.0) + TRIFLE:
             told.append(
-                f"after {own.points[-1][0]} steps on other forget texts their loss is {own.points[-1][1]:.2f}, and "
-                f"{taught.points[-1][1]:.2f} where the retrained model is trained so"
+                f"within {own.points[-1][0]} steps on other forget texts their loss falls to {_lowest(own):.2f}, and to "
+                f"{_lowest(taught):.2f} where the retrained model is trained so"
             )
     for one in evidence.measures:
         control = evidence.get(one.name, "forget", "retrained")
@@ -196,6 +196,11 @@ def comes_back(evidence: Evidence) -> Finding:
     if not tried:
         return Finding(question=question, answer="unclear", says="No attack could be compared.")
     return Finding(question=question, answer="good", says=f"Not by {', '.join(tried)}.")
+
+
+def _lowest(curve: Curve) -> float:
+    """The lowest loss that training reached: whoever attacks stops there."""
+    return min(loss for _, loss in curve.points)
 
 
 def _gap(evidence: Evidence, role: str) -> float:

@@ -8,6 +8,7 @@ no field may be missing or be there besides, and no number stands for a truth va
     case-study          `Case`: one cycle on private texts, and what of them can be extracted
     methods             the benchmark of methods (`benchmarks/methods.py`)
     real                the same of a real language model (`benchmarks/real.py`)
+    attacked            the audit of the methods' models (`benchmarks/attacked.py`)
 """
 
 from __future__ import annotations
@@ -295,6 +296,8 @@ class RealConfig(TypedDict):
     options: dict[str, Option]
     adapter: int
     measure: Literal["losses", "all"]
+    task: NotRequired[str]
+    split: NotRequired[str]
 
 
 @with_config(STRICT)
@@ -305,9 +308,12 @@ class RealOutcome(TypedDict):
     forget_loss: float
     used_loss: float
     retain_loss: float
-    holdout_loss: float
+    holdout_loss: NotRequired[float]
+    same_loss: NotRequired[float]
     damage_ratio: float
     used_damage_ratio: float
+    same_damage_ratio: NotRequired[float]
+    retraining: NotRequired[int]
     reached: NotRequired[float]
     refused: NotRequired[str]
     steps: NotRequired[int]
@@ -321,12 +327,14 @@ class RealOutcome(TypedDict):
     forget_probability: NotRequired[float]
     retain_probability: NotRequired[float]
     holdout_probability: NotRequired[float]
+    same_probability: NotRequired[float]
     world_facts: NotRequired[float]
     prose_loss: NotRequired[float]
     forget_kl: NotRequired[float]
     used_kl: NotRequired[float]
     retain_kl: NotRequired[float]
     holdout_kl: NotRequired[float]
+    same_kl: NotRequired[float]
     answers: NotRequired[list[str]]
 
 
@@ -340,13 +348,53 @@ class RealRecord(TypedDict):
     provenance: Provenance
 
 
+@with_config(STRICT)
+class AttackedConfig(TypedDict):
+    """A cell of the benchmark that audits the methods' models, which are those of the benchmark of methods."""
+
+    benchmark: Literal["attacked"]
+    numerics: int
+    model: str
+    task: str
+    train: int
+    forget: int
+    given: int
+    unseen: int
+    compared: int
+    training: Training
+    family: str
+    seed: int
+    method: str
+    options: dict[str, Option]
+    relearning: float
+
+
+@with_config(STRICT)
+class AttackedOutcome(TypedDict):
+    """The audit's verdict in a word, and the numbers of the table by their columns."""
+
+    outcome: str
+    numbers: dict[str, float]
+
+
+@with_config(STRICT)
+class AttackedRecord(TypedDict):
+    """The record of a cell of the benchmark that audits the methods' models."""
+
+    config: AttackedConfig
+    results: AttackedOutcome
+    timing: dict[str, float]
+    provenance: Provenance
+
+
 ScenarioRecord = CyclesRecord | CaseRecord
-Record = ScenarioRecord | BenchmarkRecord | RealRecord
+Record = ScenarioRecord | BenchmarkRecord | RealRecord | AttackedRecord
 KINDS: dict[str, TypeAdapter[Any]] = {
     "forgetting-cycles": TypeAdapter(CyclesRecord),
     "case-study": TypeAdapter(CaseRecord),
     "methods": TypeAdapter(BenchmarkRecord),
     "real": TypeAdapter(RealRecord),
+    "attacked": TypeAdapter(AttackedRecord),
 }
 """The schema of a record, by the `scenario` or `benchmark` that its configuration names."""
 DETAILS: dict[str, set[str]] = {
