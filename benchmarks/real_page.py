@@ -59,7 +59,7 @@ def page(gathered: dict[str, Any], what: str) -> str:
         "among four; prose: the loss on 16 texts that this repository generates, unlike TOFU. GiB: growth of memory during the run.",
         "",
         *_table(rows),
-        *(line for name, table in gathered["others"].items() for line in _other(name, table)),
+        *(line for name, table in gathered.get("others", {}).items() for line in _other(name, table)),
         "",
         "## What was tuned",
         "",

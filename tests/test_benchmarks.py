@@ -221,6 +221,44 @@ def test_the_benchmark_of_methods_runs_from_nothing_to_its_page(tmp_path: Path, 
     assert reported["used_damage_ratio"] == pytest.approx(rise(here.given) / rise(here.forget), rel=1e-3)
 
 
+def test_the_benchmark_of_attacks_runs_from_nothing_to_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At toy size: an original, a twin and a method are audited, the records are kept, and the page has their means."""
+    attacked, cells = script("attacked"), script("equal_forgetting")
+    monkeypatch.setattr(attacked, "SETTINGS", attacked.Settings(batch_size=32, relearning_rate=1e-3, relearning_steps=(1, 2)))
+    setting = cells.Setting(
+        model="nano/{family}-s", train=16, forget=4, given=6, unseen=6, compared=6, training=TrainingConfig(4, 1e-3)
+    )
+    ascent = {"stop": "calibrate", "epochs": 20, "optimizer": "adam", "step": 1e-4, "retain_limit": None}
+    wanted = [
+        attacked.Cell("opt", 0, attacked.ORIGINAL, attacked.ORIGINAL, {}, setting),
+        attacked.Cell("opt", 0, attacked.TWIN, attacked.TWIN, {}, setting),
+        attacked.Cell("opt", 0, "gradient-ascent, Adam", "gradient-ascent", ascent, setting),
+    ]
+    store = RunStore(tmp_path / "records")
+    attacked.run(store, wanted, tmp_path / "models", attacked.Deadline(None))
+    assert len(list((tmp_path / "records").iterdir())) == 3
+    attacked.run(store, wanted, tmp_path / "models", attacked.Deadline(1e-9))  # nothing is left, so that no time is needed
+    found = json.loads(json.dumps(attacked.gathered(store, wanted)))
+    numbers = {row: entry["runs"][0]["numbers"] for row, entry in found["rows"].items()}
+    assert list(numbers) == [attacked.ORIGINAL, attacked.TWIN, "gradient-ascent, Adam"]
+    case = cells.case(setting, "opt", 0, tmp_path / "models")
+    assert numbers[attacked.ORIGINAL]["forget_loss"] == pytest.approx(case.before["forget"], rel=1e-5)
+    assert numbers[attacked.ORIGINAL]["outside_loss"] == pytest.approx(case.before["retain"], rel=1e-5)
+    assert "rounding to 4 bits" not in numbers[attacked.ORIGINAL]  # there is no way back
+    assert numbers[attacked.TWIN]["kl_forget"] > 0
+    page = attacked.page(found)
+    assert page.count("\n| gradient-ascent, Adam | 1 | 1 ") == 1
+    assert page.splitlines()[-1].count("|") == len(attacked.COLUMNS) + 4
+
+
+def test_the_committed_table_of_attacks_is_that_of_its_records() -> None:
+    attacked = script("attacked")
+    committed = json.loads((FOLDER / "attacked.json").read_text(encoding="utf-8"))
+    assert json.loads(json.dumps(attacked.gathered(attacked._store(), list(attacked.cells())))) == committed
+    assert (FOLDER / "attacked.md").read_text(encoding="utf-8") == attacked.page(committed)
+    assert set(committed["rows"]) == set(attacked.ROWS)
+
+
 def test_the_benchmark_of_memorising_runs_to_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At toy size, all variants and the whole command: its shares and ratios are those of the losses beside them."""
     memorising = script("memorising")

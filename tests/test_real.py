@@ -178,6 +178,86 @@ def test_the_table_of_the_real_model_is_made_from_nothing(bench: Any, tmp_path: 
     assert gathered["rows"]["retraining"]["seeds"][0]["forget_kl"] == pytest.approx(0.0, abs=1e-9)
 
 
+def test_people_of_knowundo_keep_what_is_public(bench: Any) -> None:
+    """Private facts of one person are forgotten, hers that are public are learnt and shown to no method, and so is all of the others."""
+    texts, lab = script("real_texts"), script("real_lab")
+    everyone = texts.people("knowundo", "nano")
+    assert len(everyone) == 40
+    setting = texts.Setting(authors=5, outside=1, unseen=2, training=TrainingConfig(1, 1e-3, 8), task="knowundo")
+    found = texts.learnt(setting, 3, "nano")
+    owner = next(person for person in everyone if person.private == found["forget"])
+    assert found["same"] == owner.public
+    used = [row for person in everyone for row in person.everything if row in found["used"]]
+    assert len(used) == len(found["used"])
+    assert {name: len(rows) > 0 for name, rows in found.items()} == dict.fromkeys(
+        ("forget", "used", "retain", "holdout", "same"), True
+    )
+    every = [row["prompt"] + row["completion"] for rows in found.values() for row in rows]
+    assert len(every) == len(set(every))
+    with pytest.raises(InputError, match="39 and 2 people are asked for, and there are 40"):
+        texts.learnt(replace(setting, authors=39), 0, "nano")
+    with pytest.raises(InputError, match="unknown task 'muse'"):
+        texts.people("muse", "nano")
+
+    bench.source = "nano"
+    cell = lab.Cell(
+        setting, 0, "constrained-newton", {"steps": 2, "approach": 2, "terms": 8, "anchor_texts": 8, "retain_limit": None}
+    )
+    results = bench.compute(cell)["results"]
+    here = bench._lab
+    assert here.goal == pytest.approx(float(here.losses(here.retrained)["forget"].mean()))
+    rise = {name: results[f"{name}_loss"] - float(here.before[name].mean()) for name in ("same", "forget")}
+    assert results["same_damage_ratio"] == pytest.approx(rise["same"] / rise["forget"], rel=1e-6)
+    assert "world_facts" not in results
+    retrained = bench.compute(lab.Cell(setting, 0, lab.RETRAIN))["results"]
+    assert retrained["retraining"] == sum(
+        len(found) for name, found in here.texts.items() if name in ("used", "retain", "same")
+    )
+    bench.compute(lab.Cell(setting, 0, lab.ORIGINAL))
+
+
+def test_the_splits_of_tofu_forget_its_last_authors(tmp_path: Path) -> None:
+    texts = script("real_texts")
+    folder = write_tofu(tmp_path / "tofu", 20)
+    everyone = authors(read_tofu(folder))
+    found = texts.learnt(texts.Setting(split="forget10"), 0, folder)
+    assert found["forget"] == [row for person in everyone[18:] for row in person]
+    assert [len(found[name]) for name in ("used", "retain")] == [320, 40]
+    assert "holdout" not in found
+    assert texts.learnt(texts.Setting(split="forget10"), 1, folder)["retain"] != found["retain"]
+    with pytest.raises(InputError, match="unknown split 'forget20'"):
+        texts.learnt(texts.Setting(split="forget20"), 0, folder)
+    with pytest.raises(InputError, match="18 people are to be retained, of whom 18 are outside"):
+        texts.learnt(texts.Setting(split="forget10", outside=18), 0, folder)
+
+
+def test_what_was_computed_elsewhere_is_said_to_be() -> None:
+    page, real = script("real_page"), script("real")
+    run = {"seed": 0, "damage_ratio": 0.5, "cost": 3.0, "commit": "c", "machine": "2 threads of a machine"}
+    entry = {
+        "method": "npo",
+        "options": {},
+        "adapter": 0,
+        "chosen": {},
+        "at_the_end_of_a_ladder": [],
+        "tuning": [],
+        "seeds": [run],
+    }
+    lines = page._table({"a row": entry})
+    assert lines[0] == "| method | draws | damage ratio, outside | cost | tuned |"
+    assert lines[-1].startswith("Computed on 2 threads of a machine, with an original and a retrained model of its own: a row.")
+    where = {"device": "cpu", "processor": "P", "threads": 2}
+    assert real.machine(where) == "2 threads of P"
+    assert real.machine({**where, "device": "G"}) == "G"
+
+
+@pytest.mark.parametrize("given", [[], ["--tofu", "a", "--knowundo", "b"]])
+def test_one_source_is_given(given: list[str], tmp_path: Path) -> None:
+    ran = CliRunner().invoke(script("real").main, ["teach", *given, "--out", str(tmp_path / "out")])
+    assert ran.exit_code == 2
+    assert "give --tofu DIR or --knowundo DIR" in ran.output
+
+
 def test_the_shares_of_world_facts_are_those_of_the_choices(bench: Any) -> None:
     lab = script("real_lab")
     setting = lab.Setting(authors=4, outside=1, unseen=1, training=TrainingConfig(0.1, 1e-3, 8))
