@@ -127,6 +127,8 @@ def test_over_erasing_takes_a_difference_from_retraining() -> None:
     assert over_erased(Given(low, [])).answer == "bad"
     assert over_erased(Given([*low, auc(0.3, "retrained")], [])).answer == "good"
     assert over_erased(Given([auc(0.3, width=0.3)], [])).answer == "good"
+    by_gradients = over_erased(Given([auc(0.5), auc(0.1, name="gradient norm")], []))
+    assert (by_gradients.answer, "gradient norm 0.10" in by_gradients.says) == ("bad", True)
 
 
 def test_wear_is_between_good_and_lost() -> None:

@@ -27,7 +27,8 @@ WORDS: dict[Outcome, str] = {
     "with a retrained model.",
     "not forgotten": "The model still knows the texts that it should have forgotten.",
     "hidden": "The forgotten texts are out of sight, but still in the model: they come back faster than they should.",
-    "over-erased": "The model shows that something was removed: it is worse on the forgotten texts than on texts that it never saw.",
+    "over-erased": "The model shows that something was removed: the forgotten texts stand out from texts that it never saw as "
+    "unusually unknown.",
     "utility lost": "The model has lost what it should have kept, so that what it forgot says little.",
     "undecided": "There is too little to compare with for a verdict.",
 }
@@ -122,16 +123,23 @@ def by_heart(evidence: Evidence) -> Finding:
 
 
 def over_erased(evidence: Evidence) -> Finding:
-    """Whether the forget texts have losses far above those of held-out texts, which shows that they were removed."""
+    """Whether an attack finds the forget texts by scores far below those of held-out texts, which shows that they were removed."""
     question = "Does the model give away that they were removed?"
-    own, reference = evidence.get("AUC, loss", AGAINST), evidence.get("AUC, loss", AGAINST, "retrained")
-    if own is None:
+    attacks = evidence.attacks()
+    if not attacks:
         return Finding(question=question, answer="unclear", says="There are no held-out texts to compare with.")
-    expected = 0.5 if reference is None else min(0.5, reference.value)
-    if own.value < AUC and own.high is not None and own.high < expected:
-        says = f"Yes: their losses are above those of unseen texts (AUC {own.value:.2f}, {_interval(own)}; {_reference(reference)})."
+    told = []
+    for one in attacks:
+        reference = evidence.get(one.name, AGAINST, "retrained")
+        expected = 0.5 if reference is None else min(0.5, reference.value)
+        if one.value < AUC and one.high is not None and one.high < expected:
+            told.append(f"{one.name.removeprefix('AUC, ')} {one.value:.2f} ({_interval(one)}; {_reference(reference)})")
+    if told:
+        says = f"Yes: attacks find them far on the other side of unseen texts (AUC): {'; '.join(told)}."
         return Finding(question=question, answer="bad", says=says)
-    return Finding(question=question, answer="good", says=f"Not by their losses (AUC {own.value:.2f}, {_interval(own)}).")
+    least = attacks[-1]
+    says = f"No attack finds them on the other side of unseen texts; the lowest AUC is {least.value:.2f} ({_interval(least)})."
+    return Finding(question=question, answer="good", says=says)
 
 
 def kept(evidence: Evidence) -> Finding:
