@@ -77,7 +77,10 @@ def test_known_models_get_their_verdict(
     name: str, outcome: str, models: dict[str, Any], tokenizer: Any, rows: Any, fingerprint: Any
 ) -> None:
     before = {role: fingerprint(model) for role, model in models.items()}
+    models[name].train()
     found = audited(name, models, tokenizer, rows)
+    assert models[name].training  # as it was given
+    models[name].eval()
     assert found.outcome == outcome, found.findings
     assert {role: fingerprint(model) for role, model in models.items()} == before
     answers = {finding.question: finding.answer for finding in found.findings}

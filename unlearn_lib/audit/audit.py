@@ -18,6 +18,7 @@ from unlearn_lib.audit.schema import Audit, AuditedModel, Curve, ForgetText, Mea
 from unlearn_lib.audit.settings import Settings
 from unlearn_lib.audit.texts import Texts, read
 from unlearn_lib.audit.verdict import judge
+from unlearn_lib.curvature.risk import evaluating
 from unlearn_lib.data.batches import make_batches, sequence_length
 from unlearn_lib.data.files import sha256
 from unlearn_lib.data.given import rows_of
@@ -93,8 +94,8 @@ def audit(
     }
     length = sequence_length(model, tokenizer, settings.max_length)
     texts = read(rows, tokenizer, length, settings.long_texts, settings.assistant_only)
-    with derivatives(model):
-        found = _Run(model.eval(), tokenizer, texts, settings, guard).all(names)
+    with derivatives(model), evaluating(model):
+        found = _Run(model, tokenizer, texts, settings, guard).all(names)
     outcome, verdict, findings = judge(guard.measures, found.curves)
     for name, why in ALWAYS.items():
         guard.skip(name, why)
@@ -135,8 +136,8 @@ class _Run:
                 guard.skip(f"what takes the {role} model", f"no {role} model was given")
                 continue
             other = self._loaded(role, names[role])
-            with derivatives(other):
-                self._see(role, names[role], other.eval())
+            with derivatives(other), evaluating(other):
+                self._see(role, names[role], other)
                 self._beside(role, other)
             del other
             gc.collect()
