@@ -5,10 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from unlearn_lib.audit.schema import Curve, Measure
-from unlearn_lib.audit.verdict import AGAINST, NOTABLE, WAY_BACK, WORN, comes_back, judge, kept, over_erased, stands_out
+from unlearn_lib.audit.verdict import (
+    AGAINST,
+    NOTABLE,
+    WAY_BACK,
+    WORN,
+    by_heart,
+    comes_back,
+    judge,
+    kept,
+    over_erased,
+    stands_out,
+)
 from unlearn_lib.audit.verdict import Evidence as Given
+from unlearn_lib.metrics.roc import attack
 
 
 def measure(name: str, texts: str, value: float, role: str = "audited", width: float = 0.02, unit: str = "") -> Measure:
@@ -114,6 +127,50 @@ def test_what_was_never_forgotten_cannot_come_back() -> None:
 def test_what_stands_out(value: float, width: float, retrained: float | None, answer: str) -> None:
     reference = [] if retrained is None else [auc(retrained, "retrained", 0.05)]
     assert stands_out(Given([auc(value, width=width), *reference], [])).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("n", "value", "answer"),
+    [
+        (1, 1.0, "unclear"),  # one text lies above all others in one of m + 1 cases, and above most of them often
+        (2, 0.88, "unclear"),
+        (2, 0.92, "bad"),
+        (5, 0.74, "unclear"),
+        (5, 0.77, "bad"),
+        (5, 0.52, "good"),
+        (50, 0.59, "bad"),
+    ],
+)
+def test_few_texts_stand_out_by_chance(n: int, value: float, answer: str) -> None:
+    """The variance of an AUC that nothing moves is (n + m + 1) / (12 n m), with many others 1 / (12 n)."""
+    few = auc(value, width=0.01).model_copy(update={"n": n})
+    found = stands_out(Given([few], []))
+    assert found.answer == answer
+    if answer == "unclear":
+        assert found.says.startswith("One text is too few" if n == 1 else f"{n} texts are too few")
+    assert (over_erased(Given([few.model_copy(update={"value": 1 - value, "high": 1 - value})], [])).answer == "bad") == (
+        answer == "bad" and value > 0.65
+    )
+
+
+def test_texts_that_nothing_tells_apart_seldom_stand_out() -> None:
+    """Scores of both kinds from one distribution, a few texts against many: the rule errs about as often as it says."""
+    drawn, generator = 150, torch.Generator().manual_seed(0)
+    for n in (1, 2, 4):
+        answers = []
+        for _ in range(drawn):
+            scores = torch.randn(n, generator=generator), torch.randn(40, generator=generator)
+            found = attack(*scores, fprs=(), resamples=50)
+            low, high = found.auc_interval
+            one = Measure(family="", name="AUC, loss", role="audited", texts=AGAINST, value=found.auc, low=low, high=high, n=n)
+            answers += [stands_out(Given([one], [])).answer, over_erased(Given([one], [])).answer]
+        assert answers.count("bad") <= 0.06 * drawn  # of either rule 2.5 %, and 1 % for the error of so few draws
+
+
+def test_one_text_says_nothing_of_what_is_known_by_heart() -> None:
+    one = known(0.9).model_copy(update={"low": None, "high": None, "n": 1})
+    found = by_heart(Given([one, measure("extraction strength", "holdout", 0.05)], []))
+    assert (found.answer, found.says) == ("unclear", "One text is too few to tell; extraction strength 0.900.")
 
 
 def test_the_best_attack_decides() -> None:

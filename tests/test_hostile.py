@@ -88,6 +88,11 @@ def test_every_field_of_a_report_is_shown_as_text(tmp_path: Path) -> None:
         "model": {"name": attack, "base": attack, "type": attack, "parameters": 1, "trainable": 1},
         "environment": {"created": attack, attack: attack},
         "data": {part: {"path": attack, "rows": 2, "used": 2, "sha256": attack} for part in losses},
+        "verdict": {
+            "outcome": attack,
+            "sentence": attack,
+            "findings": [{"question": attack, "answer": attack, "says": attack}],
+        },
         "warnings": [attack],
         "losses": {part: {"before": 1.0, "after": 2.0} for part in losses},
         "metrics": {"before": dict(measured.metrics), "after": dict(measured.metrics)},
@@ -108,7 +113,7 @@ def test_every_field_of_a_report_is_shown_as_text(tmp_path: Path) -> None:
     }
     page = Page(render(report, losses, losses))
     assert page.dangerous == []
-    assert page.text.count(attack) >= 20
+    assert page.text.count(attack) >= 24
 
 
 def test_what_comes_back_is_highlighted_as_text(tokenizer: Any) -> None:

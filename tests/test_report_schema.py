@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from pydantic import BaseModel
 
 from unlearn_lib import InputError
+from unlearn_lib.audit.verdict import judge
 from unlearn_lib.command.cli import main
 from unlearn_lib.command.report.schema import VERSION, Report, json_schema, json_schema_text
 from unlearn_lib.data.files import write_rows
@@ -50,6 +51,8 @@ def test_a_report_is_read_as_it_was_written(written: Path) -> None:
     assert (report.solution is None) == (report.method == "gradient-ascent")
     assert (report.data.retain is None) == (report.method == "gradient-ascent")
     assert all((text.text is None) == (report.method == "gradient-ascent") for text in report.forget_texts)
+    assert report.verdict is not None
+    assert [finding.question for finding in report.verdict.findings] == [finding.question for finding in judge([], [])[2]]
 
 
 def test_a_fresh_report_validates_against_the_schema_of_the_book(written: Path) -> None:
@@ -73,16 +76,16 @@ def test_every_part_of_the_schema_says_what_it_is() -> None:
 
 
 def test_a_report_of_version_0_1_0_loads(written: Path, tmp_path: Path) -> None:
-    """That version wrote no number formats and no numbers of sequences."""
+    """That version wrote no number formats, no numbers of sequences and no verdict."""
     old = json.loads(written.read_text(encoding="utf-8")) | {"schema_version": 1}
-    del old["model"]["dtype"]
+    del old["model"]["dtype"], old["verdict"]
     for part in old["data"].values():
         if part is not None:
             del part["sequences"]
     text = json.dumps(old, indent=1, ensure_ascii=False) + "\n"
     (tmp_path / "old.json").write_text(text, encoding="utf-8")
     report = Report.read(tmp_path / "old.json")
-    assert (report.model.dtype, report.data.forget.sequences) == (None, None)
+    assert (report.model.dtype, report.data.forget.sequences, report.verdict) == (None, None, None)
     assert report.as_json() == text
 
 

@@ -1,6 +1,7 @@
 """`unlearn run` as a user meets it: what it writes, what it refuses, and that it leaves nothing half done."""
 
 import errno
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,14 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from unlearn_lib import TrainingConfig, save_model, text_losses, train
+from unlearn_lib import TrainingConfig, losses, save_model, text_losses, train
+from unlearn_lib.audit.audit import audit
+from unlearn_lib.audit.settings import Settings
+from unlearn_lib.audit.verdict import WORDS
 from unlearn_lib.command.cli import main
 from unlearn_lib.data.files import write_rows
+from unlearn_lib.losses import token_logits
+from unlearn_lib.metrics import likelihood, memorisation
 from unlearn_lib.models import nano
 
 SETS = {"forget": slice(0, 5), "retain": slice(5, 24), "holdout": slice(24, 40)}
@@ -72,6 +78,49 @@ def test_a_run_from_files_to_report(place: Path, tmp_path: Path, tokenizer: Any,
         "http://creativecommons.org", ""
     )
     assert texts[0]["text"][:25] not in page
+    verdict = report["verdict"]
+    assert f"verdict: {verdict['outcome']}. {verdict['sentence']}\n" in result.output
+    assert verdict["sentence"] == WORDS[verdict["outcome"]]
+    assert f"<b>{verdict['outcome'].capitalize()}.</b> {verdict['sentence']}" in page
+    for finding in verdict["findings"]:
+        assert html.escape(finding["says"], quote=False) in page
+    assert page.index(verdict["sentence"]) < page.index("<h2>")
+
+
+def test_the_verdict_is_that_of_an_audit(place: Path, tmp_path: Path) -> None:
+    """Of the written model, beside the given one and without attacks; the order of held-out texts moves intervals a little."""
+    result = unlearn(place, "--set", "retain_limit=none", out=tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "out/report.json").read_text())["verdict"]
+    files: dict[str, Any] = {name: place / f"{name}.jsonl" for name in SETS}
+    beside = {"original": str(place / "model"), "settings": Settings(attacks=False)}
+    expected = audit(str(tmp_path / "out/model"), None, **files, **beside)
+    assert found["outcome"] == expected.outcome
+    assert [one["answer"] for one in found["findings"]] == [one.answer for one in expected.findings]
+    assert found["findings"][1]["says"] == expected.findings[1].says  # extraction strength
+    assert found["findings"][3]["says"] == expected.findings[3].says  # losses
+
+
+def test_a_report_takes_one_forward_pass_before_and_one_after(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = []
+
+    def counting(model: Any, batch: Any, *rest: Any) -> Any:
+        if not torch.is_grad_enabled():
+            passed.append(len(batch["input_ids"]))
+        return token_logits(model, batch, *rest)
+
+    for module in (losses, likelihood, memorisation):
+        monkeypatch.setattr(module, "token_logits", counting)
+    assert unlearn(place, "--method", "gradient-ascent", out=tmp_path / "out").exit_code == 0
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    sequences = sum(data["sequences"] for data in report["data"].values())
+    assert sum(passed) == 2 * sequences + report["cost"]["forward_evaluations"]
+    passed.clear()
+    ran = unlearn(place, "--method", "gradient-ascent", "--dtype", "bfloat16", out=tmp_path / "rounded")
+    assert ran.exit_code == 0
+    assert sum(passed) == 3 * sequences + report["cost"]["forward_evaluations"]  # what is written is measured, too
 
 
 def test_same_seed_same_model(place: Path, tmp_path: Path) -> None:

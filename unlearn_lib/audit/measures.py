@@ -17,6 +17,8 @@ from unlearn_lib.metrics.memorisation import extracted, extraction_strength
 from unlearn_lib.metrics.muse import privleak_of
 
 RESAMPLES, CONFIDENCE = 1000, 0.95
+NUMBERS = 1 << 20
+"""Values that are resampled at once, 8 MiB of them."""
 AGAINST = "forget against holdout"
 NEIGHBOURS = "retain against holdout"
 
@@ -27,12 +29,19 @@ def mean(family: str, name: str, role: str, texts: str, values_n: Tensor, unit: 
     n = len(values)
     low = high = None
     if n > 1:
-        drawn = torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(seed))
         tail = (1 - CONFIDENCE) / 2
-        low, high = values[drawn].mean(1).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+        low, high = _resampled(values, seed).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return Measure(
         family=family, name=name, role=role, texts=texts, value=float(values.mean()), low=low, high=high, n=n, unit=unit
     )
+
+
+def _resampled(values_n: Tensor, seed: int) -> Tensor:
+    """`[RESAMPLES]`: the means of resamples, which are drawn a few at a time, so that memory does not grow with their number."""
+    generator, n = torch.Generator().manual_seed(seed), len(values_n)
+    most = max(1, NUMBERS // n)
+    numbers = [min(most, RESAMPLES - start) for start in range(0, RESAMPLES, most)]
+    return torch.cat([values_n[torch.randint(n, (R, n), generator=generator)].mean(1) for R in numbers])
 
 
 def knowledge(role: str, observed: Observed) -> Iterator[Measure]:

@@ -64,8 +64,22 @@ def read(rows: Mapping[str, Sequence[Row]], tokenizer: Any, length: int, long_te
             warnings.append(f"{encoded.cut} {name} texts are longer than {length} tokens and were cut")
         examples[name] = encoded.of(text.row for text in kept if text.row is not None)
         before += encoded.texts
-    scored = {name: [_scored(own, group, tokenizer) for group in by_text(own)] for name, own in examples.items()}
-    return Texts(examples, scored, list(rows["forget"]), warnings)
+    return of_sequences(examples, tokenizer, rows["forget"], warnings)
+
+
+def of_sequences(
+    examples: Mapping[str, Sequence[Example]], tokenizer: Any, forget_rows: Sequence[Row], warnings: Sequence[str] = ()
+) -> Texts:
+    """The texts of sets that were encoded elsewhere; sets without a sequence are left out.
+
+    Args:
+        examples: The sequences, by set; no text is in two sets.
+        tokenizer: What encoded them.
+        forget_rows, warnings: As of `Texts`.
+    """
+    given = {name: own for name, own in examples.items() if len(own)}
+    scored = {name: [_scored(own, group, tokenizer) for group in by_text(own)] for name, own in given.items()}
+    return Texts(given, scored, list(forget_rows), list(warnings))
 
 
 def _encoded(

@@ -6,7 +6,9 @@ membership have an AUC of one half, and it knows the forget texts as well as the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 from unlearn_lib.audit.schema import Curve, Finding, Measure, Outcome
 from unlearn_lib.unlearning.outcome import AUC, LOST, TRIFLE
@@ -15,6 +17,9 @@ WORN = 0.1
 """Retained texts that lost this share of what knowing a text is worth are worn; two trainings with other seeds differ by less."""
 NOTABLE = 0.05
 """An AUC or a share that is nearer to its reference than this is as good as equal, whatever its interval says."""
+CHANCE = 0.025
+"""An AUC counts where so few sets of texts that nothing tells apart have one as far from one half: a bootstrap over a handful of texts
+does not know how they might have been."""
 BACK = 0.1
 """A share of the way back that counts as coming back."""
 WAY_BACK = "share of the way back"
@@ -82,16 +87,22 @@ def stands_out(evidence: Evidence) -> Finding:
     attacks = evidence.attacks()
     if not attacks:
         return Finding(question=question, answer="unclear", says="There are no held-out texts to compare with.")
-    told = []
+    told, by_chance = [], False
     for one in attacks:
         reference = evidence.get(one.name, AGAINST, "retrained")
         level = 0.5 if reference is None else reference.value
         least = max(level + NOTABLE, 0.5 if reference is None or reference.high is None else reference.high)
         if one.low is not None and one.low > least:
-            told.append(f"{one.name.removeprefix('AUC, ')} {one.value:.2f} ({_interval(one)}; {_reference(reference)})")
+            if one.value > level + _chance(one.n):
+                told.append(f"{one.name.removeprefix('AUC, ')} {one.value:.2f} ({_interval(one)}; {_reference(reference)})")
+            else:
+                by_chance = True
     if told:
         return Finding(question=question, answer="bad", says=f"Yes, attacks tell them apart (AUC): {'; '.join(told)}.")
     best = attacks[0]
+    if by_chance or _chance(best.n) >= 0.5:
+        says = f"{_number(best.n)} too few to tell: the highest AUC is {best.value:.2f}, which chance may give."
+        return Finding(question=question, answer="unclear", says=says)
     reference = evidence.get(best.name, AGAINST, "retrained")
     return Finding(
         question=question,
@@ -119,6 +130,9 @@ def by_heart(evidence: Evidence) -> Finding:
         return Finding(question=question, answer="unclear", says="There is nothing to compare with.")
     own = evidence.get("extraction strength", "forget")
     assert own is not None
+    if own.low is None:
+        says = f"{_number(own.n)} too few to tell; extraction strength {own.value:.3f}."
+        return Finding(question=question, answer="unclear", says=says)
     return Finding(question=question, answer="good", says=f"No more than unseen texts; extraction strength {own.value:.3f}.")
 
 
@@ -132,7 +146,7 @@ def over_erased(evidence: Evidence) -> Finding:
     for one in attacks:
         reference = evidence.get(one.name, AGAINST, "retrained")
         expected = 0.5 if reference is None else min(0.5, reference.value)
-        if one.value < AUC and one.high is not None and one.high < expected:
+        if one.value < min(AUC, expected - _chance(one.n)) and one.high is not None and one.high < expected:
             told.append(f"{one.name.removeprefix('AUC, ')} {one.value:.2f} ({_interval(one)}; {_reference(reference)})")
     if told:
         says = f"Yes: attacks find them far on the other side of unseen texts (AUC): {'; '.join(told)}."
@@ -218,6 +232,15 @@ def _gap(evidence: Evidence, role: str) -> float:
     if unseen is None or known is None or unseen.value <= known.value:
         return 1.0
     return unseen.value - known.value
+
+
+def _chance(n: int) -> float:
+    """How far from one half the AUC of n texts, that nothing tells from any number of others, lies with `CHANCE` on either side."""
+    return NormalDist().inv_cdf(1 - CHANCE) / math.sqrt(12 * n)
+
+
+def _number(n: int) -> str:
+    return "One text is" if n == 1 else f"{n} texts are"
 
 
 def _called(texts: str) -> str:

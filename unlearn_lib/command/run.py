@@ -143,11 +143,13 @@ def run(job: Job, rows: Mapping[str, list[Row]], say: Say) -> Path:
 
 
 def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> None:
+    from unlearn_lib.audit.texts import of_sequences
     from unlearn_lib.command.forecast import forecast
-    from unlearn_lib.command.report.measure import measure
+    from unlearn_lib.command.report.measure import Look, measured
     from unlearn_lib.command.report.page import render
     from unlearn_lib.command.report.schema import Report
     from unlearn_lib.command.report.texts import forget_texts
+    from unlearn_lib.command.report.verdict import verdict
     from unlearn_lib.data.examples import by_text
     from unlearn_lib.models.load import find, load_model, save_model, stored_formats
     from unlearn_lib.models.master_weights import give_back
@@ -170,18 +172,22 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
     }
     counts = {name: len(by_text(examples)) for name, examples in sets.items()}
     say(f"{job.request.method}: {counts['forget']} texts to forget, {counts['retain']} to retain, {counts['holdout']} held out")
-    looks = 2 * (
-        sum(len(examples) for examples in sets.values()) + len(sets["forget"])
-    )  # of losses, and of what is still known
+    rounded = any(p.dtype != formats.get(name, p.dtype) for name, p in model.named_parameters())
+    looks = (3 if rounded else 2) * sum(len(examples) for examples in sets.values())  # before, after, and after rounding
     with derivatives(model):
         forecast(model, prepared, looks, say)
-    grouping = prepared.inputs.grouping
-    before = measure(model, sets, grouping)
+    grouping, texts = prepared.inputs.grouping, of_sequences(sets, tokenizer, rows["forget"])
+    look = Look(texts)
+    losses_before, seen_before = look(model, sets, grouping), look.observed
     with ProgressBar(job.request.method) as progress:
-        result = carry_out(prepared, model, tokenizer, progress, sets=sets, losses_before=before.losses, in_place=True)
-    rounded = any(p.dtype != formats.get(name, p.dtype) for name, p in result.model.named_parameters())
-    round_weights(result.model, formats)
-    after = measure(result.model, sets, grouping, None if rounded else result.losses_after)
+        result = carry_out(
+            prepared, model, tokenizer, progress, sets=sets, losses_before=losses_before, in_place=True, measure=look
+        )
+    if rounded:
+        round_weights(result.model, formats)
+        look(result.model, sets, grouping)
+    before, after = measured(seen_before), measured(look.observed)
+    found, missing = verdict(seen_before, look.observed, texts)
     dtypes = {
         "stored": summary(formats_to_write(model, stored)) if stored else None,
         "worked_in": summary(dict(zip(formats, (p.dtype for p in model.parameters()), strict=False))),
@@ -190,6 +196,7 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
     content = {
         **_describe(job, rows, model, sets, dtypes),
         "config": result.config,
+        "verdict": found,
         "losses": {name: {"before": before.mean_loss(name), "after": after.mean_loss(name)} for name in PARTS},
         "metrics": {"before": dict(before.metrics), "after": dict(after.metrics)},
         "forget_texts": forget_texts(rows["forget"], prepared.forget_texts, before, after, show=job.show_texts),
@@ -197,14 +204,14 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
         "cost": vars(result.cost),
         "history": result.history,
         "details": result.details,
-        "warnings": result.warnings,
+        "warnings": [*result.warnings, *missing],
     }
     report = Report.model_validate(content)
     give_back(result.model, formats)
     save_model(result.model, result.tokenizer, folder / "model")
     write_text(folder / "report.json", report.as_json())
     write_text(folder / "report.html", render(report.as_dict(), before.losses, after.losses))
-    for warning in result.warnings:
+    for warning in report.warnings:
         say(f"warning: {warning}")
     if job.show_texts:
         say(f"note: both reports show {len(report.forget_texts)} forget texts in full")
@@ -215,6 +222,7 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
         say(f"note: the model is written in {summary(formats)}, {how}, and measured so; it was worked on in float32")
     for name in (name for name in PARTS if name in before.losses):
         say(f"{name} loss: {before.mean_loss(name):.3f} -> {after.mean_loss(name):.3f}")
+    say(f"verdict: {found.outcome}. {found.sentence}")
 
 
 def check_space(folder: Path, model: Any, formats: Mapping[str, Any]) -> None:

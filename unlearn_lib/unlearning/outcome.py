@@ -7,7 +7,7 @@ held-out texts that were never trained on. What the original model's loss is on 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -25,6 +25,8 @@ from unlearn_lib.metrics.indistinguishable import loss_attack_auc, over_erased
 from unlearn_lib.models.master_weights import master_weights
 
 Losses = Mapping[str, Tensor]
+Measure = Callable[[Any, Mapping[str, Sequence[Example]], int | Grouping], Losses]
+"""What gives the losses of sets of texts under a model, as `losses_of` does."""
 
 LOST = 0.5
 """Retained texts have suffered where they lost this share of what set them apart from held-out texts, or where their loss rose by

@@ -27,7 +27,7 @@ from unlearn_lib.models.suited import check_tokenizer
 from unlearn_lib.seeding import own_draws
 from unlearn_lib.training.loop import Progress, check_trainable, derivatives
 from unlearn_lib.unlearning.cost import Cost, Watch
-from unlearn_lib.unlearning.outcome import Losses, look, losses_of, refuse_divergence
+from unlearn_lib.unlearning.outcome import Losses, Measure, look, losses_of, refuse_divergence
 from unlearn_lib.unlearning.request import Request
 from unlearn_lib.unlearning.working import Flags, widened, working_copy
 
@@ -169,6 +169,7 @@ def carry_out(
     sets: Mapping[str, Sequence[Example]] | None = None,
     losses_before: Losses | None = None,
     in_place: bool = False,
+    measure: Measure = losses_of,
 ) -> Result:
     """Run the method of a prepared request: the second half of `unlearn`.
 
@@ -179,9 +180,10 @@ def carry_out(
         losses_before: Their losses, where they have been measured already.
         in_place: Whether the model itself may be worked on, because nobody needs the original any more; no copy of it is made then,
             and after an error its weights are undefined.
+        measure: What gives the losses, as `losses_of` does; for a caller who takes more than losses from the same forward pass.
     """
     with derivatives(model), own_draws(model, prepared.inputs.seed):
-        return _carry_out(prepared, model, tokenizer, progress, sets or prepared.looked_at(), losses_before, in_place)
+        return _carry_out(prepared, model, tokenizer, progress, sets or prepared.looked_at(), losses_before, in_place, measure)
 
 
 def _carry_out(
@@ -192,10 +194,11 @@ def _carry_out(
     sets: Mapping[str, Sequence[Example]],
     before: Losses | None,
     in_place: bool,
+    measure: Measure,
 ) -> Result:
     chosen, inputs = prepared.method, replace(prepared.inputs, progress=progress, passes=Passes())
     if before is None:
-        before = losses_of(working_copy(model), sets, inputs.grouping)
+        before = measure(working_copy(model), sets, inputs.grouping)
     own, flags = formats(model), Flags.of(model)
     with Watch(model.device) as watch:
         outcome = chosen.run(widened(model) if in_place else working_copy(model), inputs)
@@ -208,7 +211,7 @@ def _carry_out(
         "batch_tokens": inputs.batch_tokens,
     }
     settings |= prepared.reading
-    after = losses_of(outcome.model.eval(), sets, inputs.grouping)
+    after = measure(outcome.model.eval(), sets, inputs.grouping)
     refuse_divergence(outcome.model, after, chosen.remedy)
     if unused := len(by_text(prepared.holdout_for_report)):
         found = kolmogorov_smirnov(after["forget"], after["holdout"][-unused:])

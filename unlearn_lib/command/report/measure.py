@@ -1,4 +1,4 @@
-"""What a report measures of a model: losses, the loss attack, greedy extraction."""
+"""What a report measures of a model: losses, the loss attack, greedy extraction, all from one forward pass."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unlearn_lib.audit.observe import Observed, observe
+from unlearn_lib.audit.texts import Texts
 from unlearn_lib.data.batches import Example, Grouping
-from unlearn_lib.data.examples import by_text
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
-from unlearn_lib.metrics.memorisation import extracted, extraction_strength, memorisation_accuracy, right_tokens
-from unlearn_lib.unlearning.outcome import losses_of
+from unlearn_lib.metrics.memorisation import extracted, extraction_strength, memorisation_accuracy
+from unlearn_lib.unlearning.outcome import Losses
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,10 @@ class Measured:
         return float(self.losses[name].double().mean()) if name in self.losses else None
 
 
-def measure(
-    model: Any,
-    sets: Mapping[str, Sequence[Example]],
-    batch_size: int | Grouping,
-    losses: Mapping[str, Tensor] | None = None,
-) -> Measured:
-    """Losses of every set that is not empty, unless they are known, and how well the forget set is still known. Cost: a forward
-    pass over each set and one more over the forget set."""
-    if losses is None:
-        losses = losses_of(model, sets, batch_size)
-    right_pieces = right_tokens(model, sets["forget"], batch_size)
-    right = [torch.cat([right_pieces[i] for i in group]) for group in by_text(sets["forget"])]
+def measured(observed: Observed) -> Measured:
+    """The losses of every set, and how well the forget set is still known."""
+    losses = {name: observed.losses(name) for name in observed.scores}
+    right = observed.right("forget")
     extraction_n = extraction_strength(right)
     metrics: dict[str, float | None] = {
         "loss_attack_auc": loss_attack_auc(losses["forget"], losses["holdout"]) if "holdout" in losses else None,
@@ -50,6 +43,25 @@ def measure(
         "memorisation_accuracy": memorisation_accuracy(right),
     }
     return Measured(losses, metrics, extraction_n)
+
+
+class Look:
+    """Gives losses as `losses_of` does, and keeps what else the model says of the texts, so that a report takes no second forward pass.
+
+    `observed` is of the model that was looked at last.
+    """
+
+    observed: Observed
+
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
+
+    def __call__(self, model: Any, sets: Mapping[str, Sequence[Example]], batch_size: int | Grouping) -> Losses:
+        """The losses `[n]` of `texts`, which are those of `sets`. Cost: one forward pass over them."""
+        self.observed = observe(model, self.texts, batch_size)
+        # whether a model has diverged is judged by the digits that it computes with
+        digits = torch.promote_types(next(model.parameters()).dtype, torch.float32)
+        return {name: self.observed.losses(name).to(digits) for name in self.observed.scores}
 
 
 MEANING = {

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from unlearn_lib.audit.schema import Finding, Outcome
 from unlearn_lib.errors import InputError, wrong_in
 from unlearn_lib.files import read_versioned
 
@@ -145,6 +146,14 @@ class Spent(Part):
     )
 
 
+class Verdict(Part):
+    """What `unlearn audit` would say of the new model, without a retrained model and without attacks."""
+
+    outcome: Outcome = Field(description="The verdict in a word or two.")
+    sentence: str = Field(description="The verdict in plain words.")
+    findings: list[Finding] = Field(description="The answers that it rests on.")
+
+
 class Report(Part):
     """What `unlearn run` did, to what, and what came of it."""
 
@@ -157,6 +166,10 @@ class Report(Part):
     data: Data
     environment: dict[str, str | int] = Field(description="Versions, processor, threads, commit and time.")
     config: dict[str, Any] = Field(description="Every option with its value.")
+    verdict: Verdict | None = Field(
+        None,
+        description="Whether the new model has forgotten; reports of version 0.2.0 and before do not have it.",
+    )
     losses: Losses
     metrics: BothMetrics
     forget_texts: list[ForgetText]
