@@ -62,6 +62,13 @@ def test_batches_do_not_matter(tiny: Any, tokenizer: Any, texts: list[dict[str, 
         torch.testing.assert_close(getattr(one, field.name), getattr(other, field.name), rtol=1e-6, atol=1e-9)
 
 
+def test_it_takes_one_pass() -> None:
+    model, calls = Counting(), []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    knowledge(model, [text(1, 2, 3)] * 5, batch_size=2)
+    assert len(calls) == 3
+
+
 def test_the_best_of_several_is_taken_text_by_text() -> None:
     rows = [[1.0, 4.0], [2.0, 3.0]]
     one, other = (Knowledge(*(torch.tensor(row) for _ in range(4))) for row in rows)

@@ -13,8 +13,8 @@ from unlearn_lib.curvature.risk import evaluating
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.data.examples import by_text, text_means
 from unlearn_lib.errors import InputError
-from unlearn_lib.losses import evaluate
-from unlearn_lib.metrics.memorisation import extracted, extraction_strength, memorisation_accuracy, right_tokens
+from unlearn_lib.losses import Batch, sequence_means, token_logits, token_nll
+from unlearn_lib.metrics.memorisation import extracted, extraction_strength, memorisation_accuracy, right_of
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,23 @@ def knowledge(model: Any, examples: Sequence[Example], *, prefix: float = 0.5, b
     Raises:
         InputError: No texts, or a prefix outside [0, 1).
 
-    Cost: two forward passes.
+    Cost: one forward pass.
     """
     if not examples:
         raise InputError("an attack measures what comes back of some texts, and there are none; give at least one")
+    losses: list[Tensor] = []
+    right: list[Tensor] = []
     with evaluating(model), torch.no_grad():
-        loss_n = evaluate(model, make_batches(examples, batch_size, model.device))
-        right = right_tokens(model, examples, batch_size)
-    return of_predictions(loss_n, right, examples, prefix)
+        for batch in make_batches(examples, batch_size, model.device):
+            loss_B, own = of_logits(token_logits(model, batch), batch)
+            losses.append(loss_B)
+            right += own
+    return of_predictions(torch.cat(losses), right, examples, prefix)
+
+
+def of_logits(logits_BTV: Tensor, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    """Of a batch's sequences the mean losses `[B]`, and what `right_tokens` gives for them, from logits as of `token_logits`."""
+    return sequence_means(*token_nll(logits_BTV, batch["labels"])), right_of(logits_BTV, batch["labels"])
 
 
 def of_predictions(mean_n: Tensor, right: Sequence[Tensor], examples: Sequence[Example], prefix: float = 0.5) -> Knowledge:

@@ -17,14 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearn_lib.attacks.knowledge import Knowledge, of_predictions
+from unlearn_lib.attacks.knowledge import Knowledge, of_logits, of_predictions
 from unlearn_lib.attacks.layers import Reading, reading
 from unlearn_lib.attacks.recovered import Recovered, compared
 from unlearn_lib.curvature.risk import evaluating
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError, NumericsError
-from unlearn_lib.losses import Batch, sequence_means, token_logits, token_nll, without_autocast
-from unlearn_lib.metrics.memorisation import right_of
+from unlearn_lib.losses import Batch, token_logits, without_autocast
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,9 @@ def read_layers(model: Any, examples: Sequence[Example], *, prefix: float = 0.5,
     with evaluating(model), torch.no_grad():
         for batch in make_batches(examples, batch_size, model.device):
             for layer, logits_BTV in enumerate(_each(model, found, batch)):
-                losses[layer].append(sequence_means(*token_nll(logits_BTV, batch["labels"])))
-                right[layer] += right_of(logits_BTV, batch["labels"])
+                loss_B, own = of_logits(logits_BTV, batch)
+                losses[layer].append(loss_B)
+                right[layer] += own
     return [of_predictions(torch.cat(own), of, examples, prefix) for own, of in zip(losses, right, strict=True)]
 
 

@@ -64,7 +64,7 @@ def prompt_attack(
     Raises:
         InputError: As `asked`, of rows and variants; no variants; a variant whose completions are not those of the rows.
 
-    Cost: two forward passes over the rows and over those of every variant.
+    Cost: one forward pass over the rows and over those of every variant.
     """
     found = {ORIGINAL: asked(rows), **_checked(asked(rows), variants)}
     length = sequence_length(model, tokenizer, max_length)

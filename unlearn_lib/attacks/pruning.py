@@ -80,7 +80,7 @@ def pruning(
     Raises:
         InputError, NumericsError: As `pruned`; no texts.
 
-    Cost: four forward passes, and the model's memory once more.
+    Cost: two forward passes, and the model's memory once more.
     """
     before = knowledge(model, examples, batch_size=batch_size)
     after = knowledge(pruned(model, sparsity, embeddings), examples, batch_size=batch_size)

@@ -97,7 +97,7 @@ def quantisation(
     Raises:
         InputError, NumericsError: As `quantised`; no texts.
 
-    Cost: four forward passes, and the model's memory once more.
+    Cost: two forward passes, and the model's memory once more.
     """
     before = knowledge(model, examples, batch_size=batch_size)
     after = knowledge(quantised(model, bits, group_size, embeddings), examples, batch_size=batch_size)

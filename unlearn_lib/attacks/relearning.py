@@ -124,7 +124,7 @@ def relearning(
             nothing that can be trained.
         NumericsError: The training has diverged.
 
-    Cost: max(steps) * train_batch_size gradients, 2 (len(steps) + 1) forward passes over the measured texts, the memory of a training.
+    Cost: max(steps) * train_batch_size gradients, len(steps) + 1 forward passes over the measured texts, the memory of a training.
     """
     _check(steps, learning_rate, train_batch_size)
     if not relearn_on:

@@ -64,9 +64,14 @@ class Questions:
         # Sorted by length, so that little is spent on padding.
         self.examples = sorted(examples, key=lambda example: len(example.input_ids))
 
-    @torch.no_grad()
     def accuracy(self, model: Any, batch_size: int = 64) -> float:
         """The share that a model in evaluation mode answers right, in percent. Cost: as of `accuracy`."""
+        return 100.0 * int(self.right(model, batch_size).sum()) / len(self.rows)
+
+    @torch.no_grad()
+    def right(self, model: Any, batch_size: int = 64) -> Tensor:
+        """`[n]`, bool: which questions a model in evaluation mode answers right, in the order of the rows; `accuracy_interval` makes an
+        interval of it. Cost: as of `accuracy`."""
         sums, exact = torch.zeros(self.asked), torch.ones(self.asked, dtype=torch.bool)
         for start in range(0, len(self.examples), batch_size):
             group = self.examples[start : start + batch_size]
@@ -78,12 +83,12 @@ class Questions:
             sums.index_add_(0, answers_here, nll_BS.sum(-1).float().cpu())
             wrong = answers_here[~(right_BS | ~scored_BS).all(-1).cpu()]
             exact[wrong] = False
-        right, start = 0, 0
+        right, start = [], 0
         for row, choices in zip(self.rows, self.answers, strict=True):
             mine: Tensor = sums[start : start + len(choices)]
-            right += int(mine.argmin()) == row["label"] if "choices" in row else bool(exact[start])
+            right.append(int(mine.argmin()) == row["label"] if "choices" in row else bool(exact[start]))
             start += len(choices)
-        return 100.0 * right / len(self.rows)
+        return torch.tensor(right)
 
 
 def _encode(tokenizer: Any, prompt: str, answer: str) -> Example:

@@ -89,11 +89,9 @@ def clustered(values: pd.Series) -> Interval:
 
 def proportion(hits: int, of: int) -> Interval:
     """The exact interval of Clopper and Pearson of a share, at `LEVEL`."""
-    from scipy import stats
+    from unlearn_lib.metrics.utility import share_interval  # which loads torch
 
-    found = stats.binomtest(hits, of)
-    low, high = found.proportion_ci(LEVEL)
-    return Interval(hits / of, float(low), float(high))
+    return Interval(hits / of, *share_interval(hits, of, LEVEL))
 
 
 def accuracy_error(accuracy: float, questions: int) -> float:
