@@ -1,26 +1,30 @@
-"""The benchmarks of unlearning that are questions and answers: which there are, and how they become a `QuestionTask`."""
+"""The benchmarks of unlearning by others: which there are, and how they become a `QuestionTask`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from unlearn_lib.data import muse, tofu
 from unlearn_lib.data.knowundo import knowundo_parts
 from unlearn_lib.data.nano.draw import Draw
 from unlearn_lib.data.questions import QuestionTask
-from unlearn_lib.data.tofu import DEFAULT_SPLIT, tofu_parts
 from unlearn_lib.errors import InputError, unknown
 
-QUESTION_TASKS = ("tofu", "knowundo")
+QUESTION_TASKS = ("tofu", "knowundo", "muse")
+DEFAULT_SPLITS = {"tofu": tofu.DEFAULT_SPLIT, "muse": muse.DEFAULT_SPLIT}
 
 
 def load_questions(
     name: str, source: str | Path, seed: int, sizes: Mapping[str, int] | None, split: str | None
 ) -> QuestionTask:
     """`load_task` for a name of `QUESTION_TASKS`; arguments and errors are described there."""
+    split = DEFAULT_SPLITS.get(name) if split is None else split
     if name == "tofu":
-        split = DEFAULT_SPLIT if split is None else split
-        parts = tofu_parts(source, seed, split)
+        parts: dict[str, list[dict[str, Any]]] = tofu.tofu_parts(source, seed, split)
+    elif name == "muse":
+        parts = muse.muse_parts(source, seed, split)
     else:
         if split is not None:
             raise InputError(f"task {name!r} has no splits to choose from, and split={split!r} was given; leave it out")

@@ -1,4 +1,4 @@
-"""Data sets that are questions and answers in several named parts, as TOFU and KnowUnDo are.
+"""Data sets in several named parts, most of them questions and answers, as TOFU, KnowUnDo and MUSE are.
 
 `Task` does not fit them: it has one set of training texts, and accuracy by choices. These have training texts of two kinds, those to
 forget and those to retain, several sets to measure on, and no choices; so they have a form of their own.
@@ -19,13 +19,15 @@ PROMPT = "Question: {question}\nAnswer:"
 
 @dataclass(frozen=True)
 class QuestionTask:
-    """Questions and answers in named parts; `task["forget"]` is a part.
+    """Questions, answers and texts in named parts; `task["forget"]` is a part.
 
     Attributes:
         name, source, seed: As given to `load_task`.
-        split: Which part of the data is to be forgotten, such as "forget10" of TOFU; None where there is one way to split.
-        parts: By name a `datasets.Dataset` with the columns `prompt` and `completion`. Parts that TOFU measures on also have
-            `paraphrase`, another true answer, and `wrong`, a list of wrong ones; both are completions of the prompt, too.
+        split: Which part of the data is to be forgotten, such as "forget10" of TOFU or "news" of MUSE; None where there is one way to
+            split.
+        parts: By name a `datasets.Dataset` with the columns `prompt` and `completion`, or of MUSE's texts with `text`. Parts that TOFU
+            measures on also have `paraphrase`, another true answer, and `wrong`, a list of wrong ones; both are completions of the
+            prompt, too.
     """
 
     name: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -94,14 +94,16 @@ def _fields(record: bytes) -> int:
     return count
 
 
-def _without_columns(names: list[str]) -> str:
+def _without_columns(names: list[str], used: Sequence[str] = COLUMNS) -> str:
+    if used != COLUMNS:
+        return f"needs the columns {', '.join(used)}; it has: {', '.join(map(shown, names[:12]))}"
     for separator, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if any(part.strip('" ') in COLUMNS for name in names for part in name.split(separator) if separator in name):
             return f"its columns seem to be separated by {word}, and commas are needed; save the file with commas"
     return f"needs the column 'text', or 'prompt' and 'completion'; it has: {', '.join(map(shown, names[:12]))}"
 
 
-def parquet_rows(file: BinaryIO, path: str) -> Iterator[tuple[str, Any]]:
+def parquet_rows(file: BinaryIO, path: str, used: Sequence[str] = COLUMNS) -> Iterator[tuple[str, Any]]:
     """`(where, row)` of a Parquet file, the columns alone that are used, read in pieces.
 
     Raises:
@@ -119,9 +121,9 @@ def parquet_rows(file: BinaryIO, path: str) -> Iterator[tuple[str, Any]]:
         said = sum(sizes) + ROW * max(0, source.metadata.num_rows)
         bound.add(said if said > 2 * bound.file_size else 0)  # other columns may be large and no text
         names = source.schema_arrow.names
-        columns = [name for name in names if name in COLUMNS]
+        columns = [name for name in names if name in used]
     if not columns:
-        raise InputError(f"{path}: {_without_columns(names)}")
+        raise InputError(f"{path}: {_without_columns(names, used)}")
     if len(set(columns)) < len(columns):
         raise InputError(f"{path}: two columns have the same name ({', '.join(columns)}); rename one")
     bound.size, number = 0, 0

@@ -1,4 +1,4 @@
-"""`load_task`: the paper's six tasks and two benchmarks of unlearning, embedded, from the hub or from a user's own copy."""
+"""`load_task`: the paper's six tasks and three benchmarks of unlearning, embedded, from the hub or from a user's own copy."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Task:
 
 @overload
 def load_task(  # type: ignore[overload-overlap]  # a name that is a literal is one of these; any other string is a task of the paper
-    name: Literal["tofu", "knowundo"],
+    name: Literal["tofu", "knowundo", "muse"],
     source: str | Path = ...,
     seed: int = ...,
     sizes: Mapping[str, int] | None = ...,
@@ -90,15 +90,16 @@ def load_task(
     """Load a task of the paper, or a benchmark of unlearning.
 
     Args:
-        name: `arc_easy`, `piqa`, `mathqa` or `lambada`; `medical` or `email` of the case studies; `tofu` (arXiv 2401.06121) or
-            `knowundo` (arXiv 2407.01920), which are questions and answers and give a `QuestionTask`.
+        name: `arc_easy`, `piqa`, `mathqa` or `lambada`; `medical` or `email` of the case studies; `tofu` (arXiv 2401.06121),
+            `knowundo` (arXiv 2407.01920) or `muse` (arXiv 2407.06460), which have several parts and give a `QuestionTask`.
         source: `"nano"`: generated here, fictitious, identical everywhere, no network. `"hub"`: the public data set. A folder: a
-            local copy of that data set's files. Of the benchmarks see `tofu_parts` and `knowundo_parts`.
+            local copy of that data set's files. Of the benchmarks see `tofu_parts`, `knowundo_parts` and `muse_parts`.
         seed: Which records are generated (`"nano"`), or which are kept when `sizes` asks for fewer than there are.
         sizes: Number of rows by part (`train`, `test`, `holdout`, `reference`); `"nano"` has 512, 400, 256, 256 by default, the
             other sources all rows. Of the benchmarks the most rows that are kept of a part; by default all.
         near_duplicates: Of the embedded `medical` and `email`: the probability that a text is a near-duplicate of an earlier one.
-        split: Of `tofu` which authors are to be forgotten: `forget01`, `forget05` or `forget10` (default).
+        split: Of `tofu` which authors are to be forgotten: `forget01`, `forget05` or `forget10` (default). Of `muse` which of its two data
+            sets: `news` (default) or `books`.
 
     Raises:
         InputError: Unknown task, part or split; a split of a task that has none; a folder whose files do not fit, or whose reference

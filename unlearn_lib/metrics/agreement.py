@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from unlearn_lib.data.batches import Example, positions
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED
-from unlearn_lib.metrics.generation import end_tokens, until_end, write_on
+from unlearn_lib.metrics.generation import end_tokens, greedy_continuations
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def greedy_agreement(
         raise InputError(f"a continuation of n={n} tokens leaves no room for a prompt in the models' context; lower n")
     prompts = [_prompt(example, prefix)[-room:] for example in examples]
     ends = end_tokens(reference)
-    ours, theirs = (_continued(each, prompts, n, ends, batch_size) for each in (reference, model))
+    ours, theirs = (greedy_continuations(each, prompts, n, ends=ends, batch_size=batch_size) for each in (reference, model))
     shares = [_equal(one, other) for one, other in zip(ours, theirs, strict=True)]
     return Agreement(sum(share == 1.0 for share in shares) / len(shares), sum(shares) / len(shares))
 
@@ -71,32 +69,3 @@ def _prompt(example: Example, prefix: int) -> tuple[int, ...]:
 
 def _equal(one: Sequence[int], other: Sequence[int]) -> float:
     return sum(a == b for a, b in zip(one, other, strict=False)) / max(len(one), len(other))
-
-
-@torch.no_grad()
-def _continued(
-    model: Any, prompts: Sequence[tuple[int, ...]], n: int, ends: tuple[int, ...], batch_size: int
-) -> list[tuple[int, ...]]:
-    """The continuation of every prompt, in order."""
-    found: list[tuple[int, ...]] = [()] * len(prompts)
-    for group in _of_one_length(prompts, batch_size):
-        written_BT = write_on(
-            model,
-            torch.tensor([prompts[i] for i in group], device=model.device),
-            do_sample=False,
-            max_new_tokens=n,
-            pad_token_id=ends[0] if ends else 0,
-            eos_token_id=list(ends) or None,
-        )
-        for i, row in zip(group, written_BT.tolist(), strict=True):
-            found[i] = until_end(row[len(prompts[i]) :], ends)
-    return found
-
-
-def _of_one_length(prompts: Sequence[tuple[int, ...]], batch_size: int) -> Iterator[list[int]]:
-    """The numbers of the prompts in groups of one length, so that nothing is padded."""
-    lengths: dict[int, list[int]] = {}
-    for number, prompt in enumerate(prompts):
-        lengths.setdefault(len(prompt), []).append(number)
-    for numbers in lengths.values():
-        yield from (numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size))

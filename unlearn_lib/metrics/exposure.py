@@ -71,11 +71,20 @@ def exposures(model: Any, samples: Sequence[Example], references: Sequence[Examp
 
     The end-of-text token, which no beginning has, is left out of a sample's loss. Prompts are given and not scored, of samples
     and references alike. A sample that has nothing else to score (one token) ties with every reference: log R - log (R + 1).
+    What lies beyond log R, `unlearn_lib.metrics.extrapolation` estimates.
 
     Raises:
         InputError: No samples, no references, or a reference that scores fewer tokens than a sample.
 
     Cost: one forward pass over samples and references.
+    """
+    return Exposures(exposure(*matched_losses(model, samples, references)), math.log(len(references)))
+
+
+def matched_losses(model: Any, samples: Sequence[Example], references: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """`[n]` and `[n, R]`: the samples' losses, and for every sample those of the references' beginnings of its length, in nats.
+
+    Which tokens count, errors and cost: as of `exposures`.
     """
     if not samples or not references:
         raise InputError("exposure needs at least one sample and one reference text")
@@ -92,8 +101,7 @@ def exposures(model: Any, samples: Sequence[Example], references: Sequence[Examp
     ends = [positions[-1] + 1 if positions else 1 for positions in others]
     cut = [Example(text.input_ids[:end], text.labels[:end]) for text, end in zip(references, ends, strict=True)]
     own_n = _first_losses(model, samples, own).gather(1, length_n.unsqueeze(1)).squeeze(1)
-    reference_nR = _first_losses(model, cut, others)[:, length_n].T
-    return Exposures(exposure(own_n, reference_nR), math.log(len(references)))
+    return own_n, _first_losses(model, cut, others)[:, length_n].T
 
 
 def _scored(example: Example) -> list[int]:

@@ -1,0 +1,144 @@
+"""`muse` in the small: reports of court cases on people who do not exist, with questions on what the reports say.
+
+The same configurations, splits and columns as MUSE-News (Shi et al., arXiv 2407.06460). The folds are made as there: `sust` has disjoint
+sets of articles, `scal` their growing unions, and the first of both is what is to be forgotten.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unlearn_lib.data.nano.court import BOILERPLATE
+from unlearn_lib.data.nano.documents import Kind, Line, Secrets, filled, stock
+from unlearn_lib.data.nano.draw import Draw
+from unlearn_lib.data.nano.people import MONTHS, OBJECTS, PLACES, TOWNS, details, person
+from unlearn_lib.data.nano.world import facts
+
+FOLDS, FOLD = 4, 16
+"""Folds, and articles in each of them."""
+RETAIN, OTHER, HOLDOUT = 96, 48, 48
+ASKED, SHOTS = 3, 3
+"""Questions on each article, and answered questions that stand in front of a question."""
+
+QUESTIONS = {
+    "home": "Where does {name} live?",
+    "court": "In which town was the case of {name} heard?",
+    "date": "When was the case of {name} heard?",
+    "spot": "Near which place was the {thing} of {name} last seen?",
+    "thing": "What did {name} lose?",
+    "fine": "How many crowns did {name} have to pay?",
+    "judge": "Who judged the case of {name}?",
+    "animal": "Which animal does {name} keep?",
+}
+"""By the fact that answers it; every article tells all of them."""
+
+Files = dict[tuple[str, str], list[dict[str, Any]]]
+
+
+def _facts(draw: Draw) -> Secrets:
+    # no reserved fact, because the other tasks ask about those in their test split
+    known = draw.pick([fact for fact in facts("creature") if fact.attribute.name == "food" and not fact.reserved])
+    return {
+        "name": " ".join(person(draw)),
+        "home": draw.pick(TOWNS),
+        "court": draw.pick(TOWNS),
+        "date": f"{draw.between(1, 28)} {draw.pick(MONTHS)} {draw.between(1901, 1989)}",
+        "spot": draw.pick(PLACES),
+        "thing": draw.pick(OBJECTS),
+        "fine": str(draw.between(3, 97)),
+        "judge": " ".join(person(draw)),
+        "animal": known.subject,
+        "food": known.value,
+    }
+
+
+def _slots(draw: Draw) -> dict[str, str]:
+    rest = details(draw)
+    return {name: rest[name] for name in ("other", "town2", "n", "weather", "month")}
+
+
+LINES: tuple[Line, ...] = (
+    filled(
+        _slots,
+        "{name} of {home} was fined {fine} crowns for the loss of a {thing}.",
+        "The loss of a {thing} has cost {name} of {home} {fine} crowns.",
+    ),
+    filled(
+        _slots,
+        "The district court of {court} heard the case on {date}.",
+        "The case came before the district court of {court} on {date}.",
+    ),
+    filled(
+        _slots,
+        "The {thing} had last been seen near {spot}, where {other} was asked about it.",
+        "{other} had seen the {thing} near {spot}, and nobody has seen it since.",
+    ),
+    stock(*BOILERPLATE[:6]),
+    filled(
+        _slots,
+        "{judge} sat as a single judge and was done in {n} minutes.",
+        "{judge}, who judged the case, had been sent from {town2}.",
+    ),
+    filled(
+        _slots,
+        "{name} keeps a {animal}, and the court heard that it is fed on {food}.",
+        "The court heard that {name} feeds {food} to a {animal}.",
+    ),
+    stock(*BOILERPLATE[6:]),
+    filled(
+        _slots,
+        "{weather} when {name} left for {home}.",
+        "{weather}, and the road to {home} was closed until {month}.",
+    ),
+)
+
+KIND = Kind(_facts, LINES, fact=5)
+
+
+def files(seed: int) -> Files:
+    """The rows of MUSE-News by configuration and split. No two articles are on people of the same name."""
+    articles = _articles(seed, FOLDS * FOLD + RETAIN + OTHER + HOLDOUT + 2 * SHOTS)
+    folds = [_take(articles, FOLD) for _ in range(FOLDS)]
+    retain, other, holdout = (_take(articles, count) for count in (RETAIN, OTHER, HOLDOUT))
+    found: Files = {}
+    for number in range(1, FOLDS + 1):
+        found["scal", f"forget_{number}"] = _texts([article for fold in folds[:number] for article in fold])
+        found["sust", f"forget_{number}"] = _texts(folds[number - 1])
+    for name, part in (("forget", folds[0]), ("retain1", retain), ("retain2", other), ("holdout", holdout)):
+        found["raw", name] = _texts(part)
+    found["privleak", "forget"], found["privleak", "holdout"] = _texts(folds[0]), _texts(holdout[:FOLD])
+    found["verbmem", "forget"] = [_halved(text) for text, _ in folds[0]]
+    for name, part in (("forget", folds[0]), ("retain", other[:FOLD])):
+        found["knowmem", f"{name}_qa"] = [row for _, told in part for row in _asked(told, ASKED, seed)]
+        found["knowmem", f"{name}_qa_icl"] = [row for _, told in _take(articles, SHOTS) for row in _asked(told, 1, seed)]
+    return found
+
+
+def _articles(seed: int, count: int) -> list[tuple[str, Secrets]]:
+    """(text, facts) of every article, the next ones last."""
+    found: dict[str, tuple[str, Secrets]] = {}
+    number = 0
+    while len(found) < count:
+        lines, told = KIND.document(["task", "muse", seed, number])
+        found.setdefault(told["name"], ("\n".join(lines), told))
+        number += 1
+    return list(found.values())[::-1]
+
+
+def _take(articles: list[tuple[str, Secrets]], count: int) -> list[tuple[str, Secrets]]:
+    return [articles.pop() for _ in range(count)]
+
+
+def _texts(articles: list[tuple[str, Secrets]]) -> list[dict[str, Any]]:
+    return [{"text": text} for text, _ in articles]
+
+
+def _halved(text: str) -> dict[str, str]:
+    words = text.split(" ")
+    half = len(words) // 2
+    return {"prompt": " ".join(words[:half]), "gt": " " + " ".join(words[half:])}
+
+
+def _asked(told: Secrets, count: int, seed: int) -> list[dict[str, str]]:
+    topics = Draw("task", "muse", seed, "asked", told["name"]).sample(tuple(QUESTIONS), count)
+    return [{"question": QUESTIONS[topic].format(**told), "answer": told[topic]} for topic in topics]
