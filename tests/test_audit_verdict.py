@@ -164,7 +164,9 @@ def test_texts_that_nothing_tells_apart_seldom_stand_out() -> None:
             low, high = found.auc_interval
             one = Measure(family="", name="AUC, loss", role="audited", texts=AGAINST, value=found.auc, low=low, high=high, n=n)
             answers += [stands_out(Given([one], [])).answer, over_erased(Given([one], [])).answer]
-        assert answers.count("bad") <= 0.06 * drawn  # of either rule 2.5 %, and 1 % for the error of so few draws
+        assert (
+            answers.count("bad") <= 0.1 * drawn
+        )  # of either rule 2.5 %, a little more for 40 others, and the error of so few draws
 
 
 def test_one_text_says_nothing_of_what_is_known_by_heart() -> None:

@@ -68,13 +68,13 @@ def nearest(rows: pd.DataFrame) -> pd.DataFrame:
     """For every measure the method that is nearest to the twin in its mean, both values, and the value of constrained Newton."""
     methods = rows.drop(index=["original", "twin (retrained)"])
     twin = rows.loc["twin (retrained)"]
-    found = {label: (methods[name] - twin[name]).abs().idxmin() for name, label in MEASURES.items()}
+    found = {name: str((methods[name] - twin[name]).abs().idxmin()) for name in MEASURES}
     return pd.DataFrame(
         {
             "twin": [twin[name] for name in MEASURES],
-            "nearest method": [found[label] for label in MEASURES.values()],
-            "its value": [methods[name][found[label]] for name, label in MEASURES.items()],
-            "constrained Newton": [methods[name]["constrained Newton"] for name in MEASURES],
+            "nearest method": list(found.values()),
+            "its value": [methods.loc[row, name] for name, row in found.items()],
+            "constrained Newton": [methods.loc["constrained Newton", name] for name in MEASURES],
         },
         index=list(MEASURES.values()),
     )
