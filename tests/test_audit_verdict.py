@@ -77,6 +77,9 @@ def replaced(*measures: Measure) -> list[Measure]:
         (replaced(*losses("audited", 9.0, 9.0, 9.0), auc(0.9)), "utility lost"),
         ([one for one in ALIKE if one.role != "retrained"] + [measure("extraction strength", "holdout", 0.05)], "forgotten"),
         (losses("audited", 2.0, 0.5, 2.0), "undecided"),
+        (replaced(*losses("audited", 2.0, 0.8, 2.0)), "worn"),
+        # what is worn and not forgotten is not forgotten
+        (replaced(*losses("audited", 2.0, 0.8, 2.0), auc(0.9)), "not forgotten"),
     ],
 )
 def test_outcomes(measures: list[Measure], outcome: str) -> None:

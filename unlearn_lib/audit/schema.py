@@ -17,7 +17,7 @@ from unlearn_lib.files import read_versioned
 VERSION = 1
 """The schema version of an audit's report.json. It is raised where a key goes or changes its meaning; a new key leaves it as it is."""
 
-Outcome = Literal["like retraining", "forgotten", "not forgotten", "hidden", "over-erased", "utility lost", "undecided"]
+Outcome = Literal["like retraining", "forgotten", "not forgotten", "hidden", "over-erased", "worn", "utility lost", "undecided"]
 Answer = Literal["good", "bad", "unclear"]
 
 

@@ -34,6 +34,7 @@ WORDS: dict[Outcome, str] = {
     "hidden": "The forgotten texts are out of sight, but still in the model: they come back faster than they should.",
     "over-erased": "The model shows that something was removed: the forgotten texts stand out from texts that it never saw as "
     "unusually unknown.",
+    "worn": "The forgotten texts are forgotten by everything that was tried, and what should have stayed has suffered.",
     "utility lost": "The model has lost what it should have kept, so that what it forgot says little.",
     "undecided": "There is too little to compare with for a verdict.",
 }
@@ -74,6 +75,8 @@ def judge(measures: Sequence[Measure], curves: Sequence[Curve]) -> tuple[Outcome
         outcome = "over-erased"
     elif answer["back"] == "bad":
         outcome = "hidden"
+    elif answer["stands out"] == answer["by heart"] == "good" and answer["kept"] == "unclear" and worn(evidence):
+        outcome = "worn"
     elif answer["stands out"] == answer["by heart"] == "good":
         outcome = "like retraining" if compared else "forgotten"
     else:
@@ -159,8 +162,7 @@ def over_erased(evidence: Evidence) -> Finding:
 def kept(evidence: Evidence) -> Finding:
     """Whether the retained texts, and texts that were never seen, are predicted as well as by the original or the retrained model."""
     question = "Is what should stay still there?"
-    retain, unseen = evidence.get("loss", "retain"), evidence.get("loss", "holdout")
-    role = next((role for role in ("original", "retrained") if evidence.get("loss", "forget", role) is not None), None)
+    role = _reference_role(evidence)
     if role is None:
         told = evidence.get("AUC, loss", "retain against holdout")
         if told is None:
@@ -170,24 +172,41 @@ def kept(evidence: Evidence) -> Finding:
             return Finding(question=question, answer="bad", says=says)
         says = f"The retained texts are still told from texts that were never seen (AUC {told.value:.2f}, {_interval(told)})."
         return Finding(question=question, answer="good", says=says)
-    pairs = [(own, evidence.get("loss", own.texts, role)) for own in (retain, unseen) if own is not None]
-    rises = [(own, before, own.value - before.value) for own, before in pairs if before is not None]
-    if not rises:
+    found = _worst(evidence, role)
+    if found is None:
         return Finding(question=question, answer="unclear", says="There are no retained or held-out texts to measure it on.")
-    gap = _gap(evidence, role)
-    worst, before, rise = max(rises, key=lambda found: found[2])
+    worst, before, share = found
     says = f"The loss of the {_called(worst.texts)} texts is {worst.value:.3f}, and {before.value:.3f} under the {role} model"
-    if rise > LOST * gap:
+    if share > LOST:
+        return Finding(question=question, answer="bad", says=f"{says}: that is {share:.1f} times what knowing a text is worth.")
+    if share > WORN:
         return Finding(
-            question=question, answer="bad", says=f"{says}: that is {rise / gap:.1f} times what knowing a text is worth."
-        )
-    if rise > WORN * gap:
-        return Finding(
-            question=question,
-            answer="unclear",
-            says=f"{says}, a rise of {100 * rise / gap:.0f} % of what knowing one is worth.",
+            question=question, answer="unclear", says=f"{says}, a rise of {100 * share:.0f} % of what knowing one is worth."
         )
     return Finding(question=question, answer="good", says=f"{says}.")
+
+
+def worn(evidence: Evidence) -> bool:
+    """Whether what should have stayed has measurably suffered."""
+    role = _reference_role(evidence)
+    found = None if role is None else _worst(evidence, role)
+    return found is not None and found[2] > WORN
+
+
+def _reference_role(evidence: Evidence) -> str | None:
+    """The model that retained texts are compared with."""
+    return next((role for role in ("original", "retrained") if evidence.get("loss", "forget", role) is not None), None)
+
+
+def _worst(evidence: Evidence, role: str) -> tuple[Measure, Measure, float] | None:
+    """The loss of the texts that suffered most, what it is under the model of this role, and the rise as a share of what knowing a text
+    is worth; None where there are neither retained nor held-out texts."""
+    owns = [own for name in ("retain", "holdout") if (own := evidence.get("loss", name)) is not None]
+    pairs = [(own, before) for own in owns if (before := evidence.get("loss", own.texts, role)) is not None]
+    if not pairs:
+        return None
+    own, before = max(pairs, key=lambda pair: pair[0].value - pair[1].value)
+    return own, before, (own.value - before.value) / _gap(evidence, role)
 
 
 def comes_back(evidence: Evidence) -> Finding:
