@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +20,16 @@ def end_tokens(model: Any) -> tuple[int, ...]:
         ids = getattr(config, "eos_token_id", None)
         found += ids if isinstance(ids, (list, tuple)) else [] if ids is None else [ids]
     return tuple(dict.fromkeys(found))
+
+
+def same_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """The positions of equal lengths together, in groups of at most `batch_size`: prompts of one length need no padding, which not every
+    model leaves out of account when it generates."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for position, length in enumerate(lengths):
+        groups[length].append(position)
+    for group in groups.values():
+        yield from (group[i : i + batch_size] for i in range(0, len(group), batch_size))
 
 
 def write_on(model: Any, prompts_Bk: Tensor, processors: list[Any] | None = None, **settings: Any) -> Tensor:
