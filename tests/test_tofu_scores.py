@@ -18,7 +18,7 @@ PARTS = {"forget": "forget", "retain": "retain_asked", "real_authors": "real_aut
 @pytest.fixture(scope="module")
 def task() -> QuestionTask:
     return load_task(
-        "tofu", split="forget01", sizes=dict.fromkeys(["forget", "retain", "retain_asked", "real_authors", "world_facts"], 5)
+        "tofu", split="forget01", sizes=dict.fromkeys(["forget", "retain", "retain_asked", "real_authors", "world_facts"], 4)
     )
 
 
@@ -77,7 +77,7 @@ def test_every_number_is_that_of_the_question_alone(
         assert found.wrong_losses[number].tolist() == pytest.approx([loss(row, wrong) for wrong in row["wrong"]], abs=1e-5)
         assert (found.answers[number],) == tuple(answers(learnt, tokenizer, [row["prompt"]], 24))
         assert found.rouge_n[number].item() == rouge_l_recall(found.answers[number], row["completion"])
-        assert len(found.losses_n) == len(found.rouge_n) == len(found.ratios()) == 5
+        assert len(found.losses_n) == len(found.rouge_n) == len(found.ratios()) == 4
 
 
 def test_batches_and_the_mean_of_the_ratios(
@@ -102,5 +102,5 @@ def test_what_is_not_of_tofu_is_refused(learnt: Any, tokenizer: Any, task: Quest
     fewer = QuestionTask(
         task.name, task.source, 0, task.split, {part: rows.select(range(2)) for part, rows in task.parts.items()}
     )
-    with pytest.raises(InputError, match="on the same questions, but there are 5 and 2"):
+    with pytest.raises(InputError, match="on the same questions, but there are 4 and 2"):
         scores["learnt"].quality(tofu_scores(learnt, tokenizer, fewer, max_new_tokens=1))

@@ -16,7 +16,7 @@ Ids = tuple[int, ...]
 
 
 def answers(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, batch_size: int = 32) -> list[str]:
-    """What the model writes after each prompt by greedy decoding, in the prompts' order, without blanks at the ends.
+    """What the model writes after each prompt by greedy decoding, in the prompts' order; the blank before the first word is part of it.
 
     Only prompts of one length are decoded together, so that there is no padding and an answer does not depend on the batch that its
     prompt is in (but for rounding, where two tokens are equally likely to the last digit).
@@ -84,5 +84,5 @@ def continued(
 
 
 def as_text(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Tokens as text, without special tokens and without blanks at the ends."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+    """Tokens as text, without special tokens."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
