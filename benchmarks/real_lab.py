@@ -23,7 +23,8 @@ from unlearn_lib.data.batches import encode, make_batches
 from unlearn_lib.data.files import sha256
 from unlearn_lib.data.nano import court
 from unlearn_lib.data.nano.draw import Draw
-from unlearn_lib.data.tofu import asked, authors, read_tofu
+from unlearn_lib.data.questions import asked
+from unlearn_lib.data.tofu import authors, read_tofu
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import evaluate
 from unlearn_lib.methods import METHODS
