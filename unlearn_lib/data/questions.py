@@ -77,3 +77,18 @@ def text_of(row: Mapping[str, Any], column: str, where: str) -> str:
             f"{where}: {column!r} must be a text that is not empty, but it is {shown(value)!r}; mend or remove the row"
         )
     return value
+
+
+def question_rows(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows of which each has a prompt and a completion.
+
+    Raises:
+        InputError: There are none, or one lacks a column.
+    """
+    found = list(rows)
+    if not found:
+        raise InputError("there are no questions to measure; give at least one")
+    for number, row in enumerate(found):
+        if not isinstance(row.get("prompt"), str) or not isinstance(row.get("completion"), str):
+            raise InputError(f"question {number} has no 'prompt' or no 'completion'; give both, as strings")
+    return found

@@ -6,7 +6,6 @@ model's own predictions. What repeats a text to forget is left out.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from unlearn_lib.data.batches import Example
 from unlearn_lib.data.overlap import near_duplicates
 from unlearn_lib.losses import IGNORED
-from unlearn_lib.metrics.generation import end_tokens, write_on
+from unlearn_lib.metrics.generation import end_tokens, same_length, write_on
 
 ATTEMPTS = 4
 """How often as many texts as are missing are drawn anew where those drawn repeat what is to be forgotten."""
@@ -46,7 +45,8 @@ def replay(
             wanted = [heads[(drawn + i) % len(heads)] for i in range(count - len(found))]
             if not wanted:
                 break
-            written = [text for group in _same_head(wanted, batch_size) for text in _written(model, group, longest)]
+            groups = same_length([head_length(head) for head in wanted], batch_size)
+            written = [text for group in groups for text in _written(model, [wanted[i] for i in group], longest)]
             drawn += len(wanted)
             near = set(near_duplicates(written, forget))
             found += [text for number, text in enumerate(written) if number not in near and text.scored]
@@ -56,15 +56,6 @@ def replay(
 def head_length(text: Example) -> int:
     """Tokens in front of the first one that is scored; the first token never is."""
     return 1 + next((number for number, label in enumerate(text.labels[1:]) if label != IGNORED), len(text.labels) - 1)
-
-
-def _same_head(texts: Sequence[Example], batch_size: int) -> Iterator[list[Example]]:
-    """The texts in groups with heads of the same length."""
-    groups: dict[int, list[Example]] = defaultdict(list)
-    for text in texts:
-        groups[head_length(text)].append(text)
-    for group in groups.values():
-        yield from (group[i : i + batch_size] for i in range(0, len(group), batch_size))
 
 
 def _written(model: Any, group: Sequence[Example], longest: int) -> Iterator[Example]:

@@ -58,7 +58,7 @@ class Questions:
         examples = [
             piece
             for number, (prompt, answer) in enumerate(asked)
-            for piece in pieces(replace(_encode(tokenizer, prompt, answer), row=number), length)
+            for piece in pieces(replace(encoded_answer(tokenizer, prompt, answer), row=number), length)
         ]
         self.asked = len(asked)
         # Sorted by length, so that little is spent on padding.
@@ -91,7 +91,12 @@ class Questions:
         return torch.tensor(right)
 
 
-def _encode(tokenizer: Any, prompt: str, answer: str) -> Example:
+def encoded_answer(tokenizer: Any, prompt: str, answer: str) -> Example:
+    """Prompt and answer as one text without an EOS, of which the answer is scored.
+
+    Raises:
+        InputError: The answer has no token that the model predicts.
+    """
     found = Encoder(tokenizer).answer(prompt, answer, f"the question {prompt!r:.60}", end=False)
     if not found.scored:
         raise InputError(

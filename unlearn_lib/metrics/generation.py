@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,16 @@ def until_end(written: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
     """What was written up to and with the first token that ends a text; all of it where there is none."""
     length = next((i + 1 for i, token in enumerate(written) if token in ends), len(written))
     return tuple(written[:length])
+
+
+def same_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """The positions of equal lengths together, in groups of at most `batch_size`: prompts of one length need no padding, which not every
+    model leaves out of account when it generates."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for position, length in enumerate(lengths):
+        groups[length].append(position)
+    for group in groups.values():
+        yield from (group[i : i + batch_size] for i in range(0, len(group), batch_size))
 
 
 def write_on(model: Any, prompts_Bk: Tensor, processors: list[Any] | None = None, **settings: Any) -> Tensor:
