@@ -36,6 +36,14 @@ def test_the_tail_against_owens_function(z: float, shape: float) -> None:
     assert math.exp(log_cdf(z, shape)) == pytest.approx(ndtr(z) - 2 * owens_t(z, shape), rel=1e-6)
 
 
+def test_the_tail_of_a_half_normal_falls_without_noise() -> None:
+    """Far in the tail log F is the log of the density over its slope, (1 + a^2) |z|, up to parts in (a z)^2."""
+    for z, shape in ((-0.5, 1e3), (-0.1, 1e7), (-30.0, 1e5)):
+        square = (1 + shape**2) * z * z
+        expected = -square / 2 - math.log(math.pi * shape * -z * math.sqrt(1 + shape**2) * math.sqrt(square))
+        assert log_cdf(z, shape) == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_tail_has_no_step_where_the_formula_changes() -> None:
     for shape in (-2.0, 0.7, 6.0):
         z = float(skewnorm.ppf(1e-3, shape))

@@ -8,6 +8,7 @@ import torch
 
 from unlearn_lib import InputError, QuestionTask, TrainingConfig, load_task
 from unlearn_lib.data.batches import encode
+from unlearn_lib.metrics import muse_scores as module
 from unlearn_lib.metrics.muse_scores import MuseScores, muse_scores
 from unlearn_lib.models import nano
 from unlearn_lib.training.loop import fit
@@ -77,13 +78,14 @@ def test_without_a_retrained_model_there_is_no_privleak(
     assert same == scores
 
 
-def test_a_retrained_model_that_tells_all_apart_gives_no_privleak(knower: Any, task: QuestionTask, tokenizer: Any) -> None:
-    found = muse_scores(knower, tokenizer, task, knower, **TOKENS)
-    if found.auc == 0:
-        assert found.privleak is None
-        assert "is 0, so that PrivLeak is not defined" in found.without_privleak
-    else:
-        assert found.privleak == 0.0
+def test_a_retrained_model_that_tells_all_apart_gives_no_privleak(
+    knower: Any, task: QuestionTask, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrained = fresh()
+    monkeypatch.setattr(module, "_auc", lambda model, *_: 0.0 if model is retrained else 0.4)
+    found = muse_scores(knower, tokenizer, task, retrained, **TOKENS)
+    assert (found.privleak, found.auc, found.auc_retrained) == (None, 0.4, 0.0)
+    assert "is 0, so that PrivLeak is not defined" in found.without_privleak
 
 
 def test_other_tasks_are_refused(knower: Any, tokenizer: Any) -> None:

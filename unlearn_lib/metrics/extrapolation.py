@@ -113,17 +113,25 @@ def log_cdf(z: float, shape: float) -> float:
     from scipy.special import erfcx, log_ndtr
     from scipy.stats import skewnorm
 
-    def log_density(x: float) -> float:
-        return float(np.log(2) - x * x / 2 - np.log(2 * np.pi) / 2 + log_ndtr(shape * x))
-
     value = float(skewnorm.cdf(z, shape))
-    at = log_density(z)
     # the derivative of log_ndtr at x is sqrt(2 / pi) / erfcx(-x / sqrt(2)), which neither underflows nor loses digits
     slope = float(-z + shape * np.sqrt(2 / np.pi) / erfcx(-shape * z / np.sqrt(2)))
     if value > TAIL or slope <= 0 or not np.isfinite(slope):
         return float(np.log(value)) if value > 0 else -np.inf
-    area, _ = quad(lambda v: np.exp(log_density(z - v / slope) - at), 0, 50)
+    at = np.log(2) - z * z / 2 - np.log(2 * np.pi) / 2 + log_ndtr(shape * z)
+    area, _ = quad(lambda v: np.exp(_log_ratio(z, -v / slope, shape)), 0, 50)
     return float(at - np.log(slope) + np.log(area))
+
+
+def _log_ratio(z: float, step: float, shape: float) -> float:
+    """log (f(z + step) / f(z)), without the difference of two large numbers where both are far in the tail."""
+    from scipy.special import erfcx, log_ndtr
+
+    half = step * (2 * z + step) / 2  # of the difference of the squares
+    here, there = shape * z, shape * (z + step)
+    if max(here, there) < 0:  # log_ndtr(x) is -x^2 / 2 + log(erfcx(-x / sqrt(2)) / 2)
+        return float(np.log(erfcx(-there / np.sqrt(2)) / erfcx(-here / np.sqrt(2))) - (1 + shape**2) * half)
+    return float(log_ndtr(there) - log_ndtr(here) - half)
 
 
 def _fit(reference_R: Any) -> tuple[float, float, float, float, float]:
