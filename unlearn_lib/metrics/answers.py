@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from unlearn_lib.data.batches import context_length
 from unlearn_lib.data.encoder import Encoder
 from unlearn_lib.errors import InputError
-from unlearn_lib.metrics.generation import end_tokens, same_length, write_on
+from unlearn_lib.metrics.generation import end_tokens, greedy_continuations
 
 Ids = tuple[int, ...]
 
@@ -41,7 +39,6 @@ def answers(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: 
     return [as_text(tokenizer, ids) for ids in written]
 
 
-@torch.no_grad()
 def continued(
     model: Any, prompts: Sequence[Ids], max_new_tokens: int, context: int, ends: Sequence[int], batch_size: int = 32
 ) -> list[Ids]:
@@ -66,21 +63,8 @@ def continued(
                 f"prompt {number} has {len(ids)} tokens, and the model's context holds {context}: a prompt has at least one token and "
                 "leaves room for one more; shorten the prompt or leave it out"
             )
-    found: list[Ids] = [()] * len(prompts)
-    for group in same_length([len(ids) for ids in prompts], batch_size):
-        k = len(prompts[group[0]])
-        written_BT = write_on(
-            model,
-            torch.tensor([prompts[i] for i in group], device=model.device),
-            do_sample=False,
-            max_new_tokens=min(max_new_tokens, context - k),
-            eos_token_id=list(dict.fromkeys(ends)) or None,
-            pad_token_id=ends[0] if ends else 0,
-        )
-        for i, row in zip(group, written_BT[:, k:].tolist(), strict=True):
-            stop = next((position for position, token in enumerate(row) if token in ends), len(row))
-            found[i] = tuple(row[:stop])
-    return found
+    written = greedy_continuations(model, prompts, max_new_tokens, ends=ends, batch_size=batch_size, context=context)
+    return [ids[:-1] if ids and ids[-1] in ends else ids for ids in written]
 
 
 def as_text(tokenizer: Any, ids: Sequence[int]) -> str:

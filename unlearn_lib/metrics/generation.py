@@ -62,42 +62,40 @@ def write_on(model: Any, prompts_Bk: Tensor, processors: list[Any] | None = None
 
 @torch.no_grad()
 def greedy_continuations(
-    model: Any, prompts: Sequence[tuple[int, ...]], n: int, *, ends: Sequence[int] | None = None, batch_size: int = 32
+    model: Any,
+    prompts: Sequence[tuple[int, ...]],
+    n: int,
+    *,
+    ends: Sequence[int] | None = None,
+    batch_size: int = 32,
+    context: int | None = None,
 ) -> list[tuple[int, ...]]:
     """The greedy continuation of every prompt, in order, each of at most n tokens, up to and with one that ends a text.
 
     Args:
         model: A causal language model in evaluation mode.
-        prompts: The prompts' tokens, at least one each; prompt and continuation have to fit the model's context.
+        prompts: The prompts' tokens, at least one each; without `context`, prompt and continuation have to fit the model's.
         n: Tokens of a continuation at most.
         ends: The tokens that end a text; by default those of the model's configurations.
         batch_size: Prompts of one length at a time, so that nothing is padded.
+        context: Tokens of prompt and continuation together at most, where that is less.
 
     Cost: a greedy generation of up to n tokens for every prompt.
     """
     ends = end_tokens(model) if ends is None else ends
     found: list[tuple[int, ...]] = [()] * len(prompts)
-    for group in _of_one_length(prompts, batch_size):
+    for group in same_length([len(prompt) for prompt in prompts], batch_size):
         written_BT = write_on(
             model,
             torch.tensor([prompts[i] for i in group], device=model.device),
             do_sample=False,
-            max_new_tokens=n,
+            max_new_tokens=n if context is None else min(n, context - len(prompts[group[0]])),
             pad_token_id=ends[0] if ends else 0,
-            eos_token_id=list(ends) or None,
+            eos_token_id=list(dict.fromkeys(ends)) or None,
         )
         for i, row in zip(group, written_BT.tolist(), strict=True):
             found[i] = until_end(row[len(prompts[i]) :], ends)
     return found
-
-
-def _of_one_length(prompts: Sequence[tuple[int, ...]], batch_size: int) -> Iterator[list[int]]:
-    """The numbers of the prompts in groups of one length."""
-    lengths: dict[int, list[int]] = {}
-    for number, prompt in enumerate(prompts):
-        lengths.setdefault(len(prompt), []).append(number)
-    for numbers in lengths.values():
-        yield from (numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size))
 
 
 @contextmanager
