@@ -36,7 +36,7 @@ from unlearn_lib.training.loop import derivatives
 MOST, DIGITS = 20, 12
 OTHERS = ("base", "original", "retrained")
 ALWAYS = {
-    "attacks with shadow models (LiRA)": "they take many models that were trained like this one; see unlearn_lib.metrics.lira",
+    "attacks with shadow models (LiRA)": "they take many models that are trained like this one; see unlearn_lib.audit.shadows",
     "copies of the texts elsewhere": "a model cannot say what is in backups, caches, logs or models that were derived from it",
 }
 
