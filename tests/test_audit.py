@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,15 @@ def test_one_measure_that_fails_leaves_the_others(
     assert [one.why for one in found.skipped if one.name == "audited: attack by gradient norms"] == [said]
     assert found.outcome == "like retraining"
     assert found.value("AUC, gradient norm", "forget against holdout") is None
+
+
+def test_a_model_that_has_diverged_is_refused(models: dict[str, Any], tokenizer: Any, rows: Any) -> None:
+    diverged = copy.deepcopy(models["other"])
+    with torch.no_grad():
+        diverged.get_output_embeddings().weight[0] = torch.nan
+    for role, given in (("audited", (diverged, None)), ("original", (models["other"], diverged))):
+        with pytest.raises(NumericsError, match=f"the {role} model gives forget text 1 the loss nan, so it has diverged"):
+            audit(given[0], tokenizer, **rows, original=given[1], settings=Settings(attacks=False))
 
 
 def test_an_interruption_ends_it(models: dict[str, Any], tokenizer: Any, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from unlearn_lib.data.files import sha256
 from unlearn_lib.data.given import rows_of
 from unlearn_lib.data.rows import row_sha256, whole_text
 from unlearn_lib.environment import provenance
-from unlearn_lib.errors import InputError
+from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.files import shown
 from unlearn_lib.metrics.distance import compare
 from unlearn_lib.metrics.exposure import exposures
@@ -77,6 +77,7 @@ def audit(
 
     Raises:
         InputError: Texts or models that cannot be used. A measure that fails is listed in `skipped` and ends nothing.
+        NumericsError: A loss is not finite.
 
     Cost: one forward pass over all texts for each model, whose scores all measures of likelihood share; and with attacks some
     hundred gradients for the audited and as many for the retrained model.
@@ -159,6 +160,7 @@ class _Run:
         """What a model says of all texts, and the measures that need the model itself."""
         self.guard.progress(f"{role}: one pass over all texts")
         self.observed[role] = observe(model, self.texts, self.settings.batch_size)
+        _refuse_divergence(role, self.observed[role])
         self.models.append(
             AuditedModel(
                 role=role,
@@ -220,6 +222,17 @@ class _Run:
                 f"the {role} model {given} has another vocabulary than the audited one, so they cannot be compared"
             )
         return other
+
+
+def _refuse_divergence(role: str, observed: Observed) -> None:
+    for name in observed.scores:
+        losses_n = observed.losses(name)
+        if not bool(losses_n.isfinite().all()):
+            wrong = int((~losses_n.isfinite()).nonzero()[0])
+            raise NumericsError(
+                f"the {role} model gives {name} text {wrong + 1} the loss {float(losses_n[wrong])}, so it has diverged, and nothing can be "
+                "measured of it; give a model whose weights are finite"
+            )
 
 
 def _forget_texts(texts: Texts, observed: Observed, show: bool) -> list[ForgetText]:
