@@ -77,9 +77,9 @@ def test_every_question_and_outcome_is_on_the_page() -> None:
         ("good bad bad good bad", 1),
         ("good good bad good bad", 2),
         ("good good good good bad", 3),
-        ("good good good unclear unclear", 5),
-        ("unclear good good good good", 6),
-        ("good unclear good good good", 6),
+        ("good good good unclear unclear", 6),
+        ("unclear good good good good", 7),
+        ("good unclear good good good", 7),
     ],
 )
 def test_the_outcomes_are_tried_in_the_order_of_the_page(answers: str, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,10 @@ def test_the_outcomes_are_tried_in_the_order_of_the_page(answers: str, place: in
     outcomes = [row[0].strip("*") for row in table("outcome")]
     assert verdict.judge([], [])[0] == outcomes[place]
     beside = Measure(family="knowledge", name="loss", role="retrained", texts="forget", value=1.0, n=9)
-    assert verdict.judge([beside], [])[0] == outcomes[4 if place == 5 else place]
+    assert verdict.judge([beside], [])[0] == outcomes[5 if place == 6 else place]
+    monkeypatch.setattr(verdict, "worn", lambda _: True)
+    worn = place == 6 and "unclear" in answers  # of what should stay
+    assert verdict.judge([beside], [])[0] == outcomes[4 if worn else place]
 
 
 def test_every_key_and_exit_code_is_on_the_page() -> None:
