@@ -93,7 +93,7 @@ def _table(rows: dict[str, Any]) -> list[str]:
         lines += [
             "",
             f"Computed on {elsewhere}, with an original and a retrained model of its own: {'; '.join(labels)}. Seconds are of that "
-            "machine, and the losses of the original differ in the third digit.",
+            "machine, and trainings on two machines do not end with the same digits.",
         ]
     return lines
 

@@ -41,6 +41,11 @@ LOOKS: dict[str, dict[str, Any]] = {
         "markerfacecolor": "none",
     },
     "gradient-ascent, Adam": {"label": "gradient ascent", "marker": "v", "color": COLOURS["gradient-ascent"]},
+    "fisher-removal, paper": {
+        "label": "Fisher Removal, the paper's setting",
+        "marker": "s",
+        "color": COLOURS["fisher-removal"],
+    },
     "gradient, one step": {"label": "the gradient, one step", "marker": MARKERS["gradient-ascent"], "color": "#666666"},
 }
 """How rows are drawn, by how their labels begin, the longer beginnings first."""
