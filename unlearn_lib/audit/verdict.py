@@ -194,8 +194,8 @@ def worn(evidence: Evidence) -> bool:
 
 
 def _reference_role(evidence: Evidence) -> str | None:
-    """The model that retained texts are compared with."""
-    return next((role for role in ("original", "retrained") if evidence.get("loss", "forget", role) is not None), None)
+    """The model that retained texts are compared with: the retrained one, which is what unlearning should come to, where there is one."""
+    return next((role for role in ("retrained", "original") if evidence.get("loss", "forget", role) is not None), None)
 
 
 def _worst(evidence: Evidence, role: str) -> tuple[Measure, Measure, float] | None:
