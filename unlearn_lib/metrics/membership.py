@@ -7,7 +7,7 @@ Of a text of T scored tokens, with the loss l = -(1/T) sum_t log p(y_t) and mean
     min-k        mean of the lowest share k of log p(y_t)                            arXiv 2310.16789
     min-k++      mean of the lowest share k of (log p(y_t) - mean_t) / std_t         arXiv 2404.02936
     reference    l under a reference model, minus l                                  arXiv 2012.07805
-    gradient     -|gradient of l|, the length over all trainable parameters          arXiv 2402.17012
+    gradient     -|gradient of l|, the length over all trainable parameters          arXiv 2506.12618
 
 All but the last are functions of what `score_texts` (of texts in pieces: `of_texts`) gives. `attack` measures how well a score
 tells members from other texts. All tensors are on the CPU in float64.
