@@ -106,7 +106,7 @@ class Lab:
 
     def _trained(self, name: str, examples: Any) -> Any:
         model = copy.deepcopy(self.base)
-        told = {"seed": self.seed, "examples": [e.input_ids for e in examples], **asdict(self.setting)}
+        told = {"seed": self.seed, "examples": [e.input_ids for e in examples], **self.setting.told()}
         checkpoint = self.workspace.checkpoint(f"{self.seed}-{name}-{key(told)[:8]}", key(told))
         fit(model, examples, self.setting.training, seed=self.seed, checkpoint=checkpoint)
         return model
@@ -239,10 +239,7 @@ class Bench:
             self._hashes["model_sha256"] = sha256(self.model / "model.safetensors")
             self._hashes["data_sha256"] = data_sha256(cell.setting.task, self.source)
         own = {name: value for name, value in asdict(cell).items() if name != "setting"}
-        setting = asdict(cell.setting)
-        if cell.setting.task == "tofu" and not cell.setting.split:  # the records from before there were others do not name them
-            del setting["task"], setting["split"]
-        return {"benchmark": "real", "numerics": NUMERICS, **setting, **own, **self._hashes}
+        return {"benchmark": "real", "numerics": NUMERICS, **cell.setting.told(), **own, **self._hashes}
 
     def get(self, cell: Cell) -> Record | None:
         """The record, if it is there."""

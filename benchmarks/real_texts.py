@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,6 +44,14 @@ class Setting:
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=5, learning_rate=1e-4, batch_size=4))
     task: str = "tofu"
     split: str = ""
+
+    def told(self) -> dict[str, Any]:
+        """Its fields for a record. Records from before there were other tasks name neither task nor split, which are left out as long as
+        they are the first ones."""
+        fields = asdict(self)
+        if self.task == "tofu" and not self.split:
+            del fields["task"], fields["split"]
+        return fields
 
     @property
     def retraining(self) -> float:
