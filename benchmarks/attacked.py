@@ -25,6 +25,7 @@ from equal_forgetting import ORIGINAL, Case, Setting, default_workspace
 from methods import FAMILIES
 
 from unlearn_lib.audit.audit import audit
+from unlearn_lib.audit.measures import AGAINST
 from unlearn_lib.audit.schema import Audit
 from unlearn_lib.audit.settings import Settings
 from unlearn_lib.checkpoints import NOT_FINISHED, Deadline, OutOfTimeError
@@ -53,7 +54,6 @@ ROWS = (
 )
 """Rows of methods.md by their labels, and two models that no method made."""
 SETTINGS = Settings(batch_size=32, relearning_rate=1e-3, relearning_steps=(1, 2, 3, 4, 5, 6, 8, 10, 15, 20))
-AGAINST = "forget against holdout"
 ATTACKS = ("loss", "zlib", "min-k 20 %", "min-k++ 20 %", "reference model", "gradient norm")
 BROUGHT_BACK = ("rounding to 8 bits", "rounding to 4 bits", "pruning of 30 % of the weights", "other prompts", "the logit lens")
 COLUMNS = {

@@ -6,7 +6,7 @@ At most two models are in memory at a time: the audited one, and one of those th
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from unlearn_lib.audit.measures import AGAINST, attacked, knowledge, leak, mean,
 from unlearn_lib.audit.observe import Observed, observe
 from unlearn_lib.audit.schema import Audit, AuditedModel, Curve, ForgetText, Measure, TextFile
 from unlearn_lib.audit.settings import Settings
-from unlearn_lib.audit.texts import Texts, read
+from unlearn_lib.audit.texts import DIGITS, Texts, best_known, read
 from unlearn_lib.audit.verdict import judge
 from unlearn_lib.curvature.risk import evaluating
 from unlearn_lib.data.batches import make_batches, sequence_length
@@ -33,7 +33,6 @@ from unlearn_lib.metrics.memorisation import extraction_strength
 from unlearn_lib.models.load import load_model
 from unlearn_lib.training.loop import derivatives
 
-MOST, DIGITS = 20, 12
 OTHERS = ("base", "original", "retrained")
 ALWAYS = {
     "attacks with shadow models (LiRA)": "they take many models that are trained like this one; see unlearn_lib.audit.shadows",
@@ -88,11 +87,9 @@ def audit(
     if isinstance(model, (str, Path)):
         names["audited"] = model
         model, tokenizer = load_model(model)
-    rows = {
-        name: rows_of(given, name)
-        for name, given in (("forget", forget), ("retain", retain), ("holdout", holdout))
-        if given is not None
-    }
+    sets = {"forget": forget, "retain": retain, "holdout": holdout}
+    given = {part: texts for part, texts in sets.items() if texts is not None}
+    rows = {part: rows_of(texts, part) for part, texts in given.items()}
     length = sequence_length(model, tokenizer, settings.max_length)
     texts = read(rows, tokenizer, length, settings.long_texts, settings.assistant_only)
     with derivatives(model), evaluating(model):
@@ -112,7 +109,7 @@ def audit(
         },
         forget_texts=_forget_texts(texts, found.observed["audited"], show_texts),
         models=found.models,
-        data={name: _file(given, texts.number(name), len(rows[name])) for name, given in _given(forget, retain, holdout)},
+        data={part: _file(source, texts.number(part), len(rows[part])) for part, source in given.items()},
         settings={**vars(settings), "max_length": length},
         environment=provenance(),
         warnings=list(texts.warnings),
@@ -237,7 +234,6 @@ def _refuse_divergence(role: str, observed: Observed) -> None:
 
 def _forget_texts(texts: Texts, observed: Observed, show: bool) -> list[ForgetText]:
     losses, strength = observed.losses("forget"), extraction_strength(observed.right("forget"))
-    order = sorted(range(len(losses)), key=lambda i: (-float(strength[i]), float(losses[i])))[:MOST]
     return [
         ForgetText(
             row=i + 1,
@@ -246,12 +242,8 @@ def _forget_texts(texts: Texts, observed: Observed, show: bool) -> list[ForgetTe
             extraction_strength=float(strength[i]),
             text=whole_text(texts.forget_rows[i]) if show else None,
         )
-        for i in order
+        for i in best_known(strength, losses)
     ]
-
-
-def _given(*sets: Any) -> Sequence[tuple[str, Any]]:
-    return [(name, given) for name, given in zip(("forget", "retain", "holdout"), sets, strict=True) if given is not None]
 
 
 def _file(given: Any, used: int, rows: int) -> TextFile:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -39,6 +40,12 @@ class Measure(Part):
     high: float | None = Field(default=None, description="The upper end.")
     n: int = Field(description="How many texts it rests on; of a comparison the smaller number.")
     unit: str = Field(default="", description="nats, share, ratio or steps; empty for a plain number.")
+
+
+def find(measures: Iterable[Measure], name: str, texts: str, role: str = "audited") -> Measure | None:
+    """The measure of that name, of those texts, of that model; None where it was not measured."""
+    wanted = (name, texts, role)
+    return next((one for one in measures if (one.name, one.texts, one.role) == wanted), None)
 
 
 class Finding(Part):
@@ -113,8 +120,7 @@ class Audit(Part):
 
     def value(self, name: str, texts: str, role: str = "audited") -> Measure | None:
         """The measure of this name, or None."""
-        wanted = (name, texts, role)
-        return next((one for one in self.measures if (one.name, one.texts, one.role) == wanted), None)
+        return find(self.measures, name, texts, role)
 
     @classmethod
     def read(cls, path: str | Path) -> Self:

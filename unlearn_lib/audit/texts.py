@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unlearn_lib.data.batches import Encoded, Example, LongTexts, encode
+from torch import Tensor
+
+from unlearn_lib.data.batches import Example, LongTexts, encode_set
 from unlearn_lib.data.examples import by_text
 from unlearn_lib.data.overlap import without
 from unlearn_lib.data.rows import Row
@@ -14,6 +16,13 @@ from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED
 
 SETS = ("forget", "retain", "holdout")
+MOST, DIGITS = 20, 12
+"""The forget texts that a report names at most, and how many digits of their SHA-256 it gives."""
+
+
+def best_known(strength_n: Tensor, loss_n: Tensor) -> list[int]:
+    """The numbers of the texts that a report names: those best known first, by extraction strength, then by loss."""
+    return sorted(range(len(loss_n)), key=lambda i: (-float(strength_n[i]), float(loss_n[i])))[:MOST]
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ def read(rows: Mapping[str, Sequence[Row]], tokenizer: Any, length: int, long_te
     for name in SETS:
         if name not in rows:
             continue
-        encoded = _encoded(name, rows[name], tokenizer, length, long_texts, assistant_only)
+        encoded = encode_set(name, rows[name], tokenizer, length, long_texts=long_texts, assistant_only=assistant_only)
         kept = without(encoded.texts, before)
         if not kept:
             raise InputError(f"every {name} text is in an earlier set, too, so nothing is left of it; check the files")
@@ -80,15 +89,6 @@ def of_sequences(
     given = {name: own for name, own in examples.items() if len(own)}
     scored = {name: [_scored(own, group, tokenizer) for group in by_text(own)] for name, own in given.items()}
     return Texts(given, scored, list(forget_rows), list(warnings))
-
-
-def _encoded(
-    name: str, rows: Sequence[Row], tokenizer: Any, length: int, long_texts: LongTexts, assistant_only: bool
-) -> Encoded:
-    try:
-        return encode(rows, tokenizer, length, long_texts=long_texts, assistant_only=assistant_only)
-    except InputError as error:
-        raise InputError(f"{name} {error}" if str(error).startswith("row ") else str(error)) from error
 
 
 def _scored(examples: Sequence[Example], group: Sequence[int], tokenizer: Any) -> str:

@@ -10,7 +10,9 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from unlearn_lib.audit.schema import Curve, Finding, Measure, Outcome
+from unlearn_lib.audit.measures import AGAINST as AGAINST
+from unlearn_lib.audit.measures import NEIGHBOURS
+from unlearn_lib.audit.schema import Curve, Finding, Measure, Outcome, find
 from unlearn_lib.unlearning.outcome import AUC, LOST, TRIFLE
 
 WORN = 0.1
@@ -25,7 +27,6 @@ BACK = 0.1
 WAY_BACK = "share of the way back"
 """The unit of what an attack brought back, from the loss of the attacked model to that of the original."""
 KNOWN = ("extraction strength", "memorisation accuracy", "greedy extraction")
-AGAINST = "forget against holdout"
 WORDS: dict[Outcome, str] = {
     "like retraining": "The model behaves on the forgotten texts as one that was retrained without them, by everything that was tried.",
     "forgotten": "The model no longer shows that it was trained on the forgotten texts, by everything that was tried; it was not compared "
@@ -49,8 +50,7 @@ class Evidence:
 
     def get(self, name: str, texts: str, role: str = "audited") -> Measure | None:
         """The measure of that name, of those texts, of that model; None where it was not measured."""
-        wanted = (name, texts, role)
-        return next((one for one in self.measures if (one.name, one.texts, one.role) == wanted), None)
+        return find(self.measures, name, texts, role)
 
     def attacks(self) -> list[Measure]:
         """The AUCs of all attacks on the audited model, the most successful first."""
@@ -164,7 +164,7 @@ def kept(evidence: Evidence) -> Finding:
     question = "Is what should stay still there?"
     role = _reference_role(evidence)
     if role is None:
-        told = evidence.get("AUC, loss", "retain against holdout")
+        told = evidence.get("AUC, loss", NEIGHBOURS)
         if told is None:
             return Finding(question=question, answer="unclear", says="There is no original or retrained model to compare with.")
         if told.high is not None and told.high < 0.5 + NOTABLE:

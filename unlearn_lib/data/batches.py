@@ -132,6 +132,14 @@ def encode(
     return Encoded(tuple(examples), cut, split, tuple(texts), encoder.unanswered)
 
 
+def encode_set(name: str, rows: Sequence[dict[str, Any]] | Any, tokenizer: Any, max_length: int, **reading: Any) -> Encoded:
+    """`encode`, whose errors on a row say of which set it is."""
+    try:
+        return encode(rows, tokenizer, max_length, **reading)
+    except InputError as error:
+        raise InputError(f"{name} {error}" if str(error).startswith("row ") else str(error)) from error
+
+
 def of_full_length(rows: Sequence[dict[str, Any]] | Any, length: int) -> Encoded:
     """Stand-ins for texts that no tokenizer has read: each is `length` times one number that is made from the text, so that equal
     texts are equal, and only they share tokens. For plans alone, which look at lengths; the numbers are no tokens of a model."""

@@ -12,7 +12,7 @@ import torch
 
 from unlearn_lib.curvature import Solution
 from unlearn_lib.curvature.risk import check_adapter
-from unlearn_lib.data.batches import Encoded, Example, Grouping, LongTexts, encode, of_full_length, sequence_length
+from unlearn_lib.data.batches import Encoded, Example, Grouping, LongTexts, encode_set, of_full_length, sequence_length
 from unlearn_lib.data.examples import by_text
 from unlearn_lib.data.given import rows_of
 from unlearn_lib.data.overlap import near_duplicates, without
@@ -283,10 +283,7 @@ def _encoded(name: str, rows: Any, tokenizer: Any, length: int, reading: Mapping
         raise InputError(f"the {name} set is empty; give at least one text")
     if tokenizer is None:
         return of_full_length(rows, length)
-    try:
-        return encode(rows, tokenizer, length, **reading)
-    except InputError as error:
-        raise InputError(f"{name} {error}" if str(error).startswith("row ") else str(error)) from error
+    return encode_set(name, rows, tokenizer, length, **reading)
 
 
 def _sequences(encoded: Encoded, texts: Sequence[Example]) -> list[Example]:

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from unlearn_lib.audit.texts import DIGITS, best_known
 from unlearn_lib.command.report.measure import Measured
 from unlearn_lib.data.batches import Example
 from unlearn_lib.data.rows import Row, row_sha256, whole_text
-
-MOST = 20
-DIGITS = 12
 
 
 def forget_texts(
@@ -33,11 +31,8 @@ def forget_texts(
         `before` and `after`.
     """
 
-    def known(i: int) -> tuple[float, float]:
-        return -float(before.extraction_n[i]), float(before.losses["forget"][i])
-
     found = []
-    for i in sorted(range(len(examples)), key=known)[:MOST]:
+    for i in best_known(before.extraction_n, before.losses["forget"]):
         entry: dict[str, Any] = {
             "row": i + 1,
             "tokens": len(examples[i].input_ids),
