@@ -41,6 +41,8 @@ from unlearn_lib.reproduction.runs.processes import KEEP_MEMORY
 from unlearn_lib.reproduction.runs.store import RunStore
 
 ROOT = Path(__file__).resolve().parents[1]
+WHAT = " ".join((__doc__ or "").split("\n\n")[3].split())
+"""What the pages say of what is measured."""
 SEEDS, TUNING_SEED = (0, 1, 2, 3, 4), 1000
 SWEPT_SEEDS = (0, 1)
 FAMILIES = ("neo", "opt")
@@ -389,8 +391,9 @@ def table(size: str, seeds: int | None, out: Path | None) -> None:
 
 def write(benchmark: Benchmark, out: Path) -> None:
     """The JSON file, and beside it the page."""
-    gathered = benchmark.gathered()
-    text = page(gathered, " ".join((__doc__ or "").split("\n\n")[3].split()), out.name)
+    gathered = json.loads(json.dumps(benchmark.gathered()))
+    attacked = json.loads((ROOT / "benchmarks" / "attacked.json").read_text(encoding="utf-8"))
+    text = page(gathered, WHAT, out.name, attacked)
     out.write_text(json.dumps(gathered, indent=1) + "\n", encoding="utf-8")
     out.with_suffix(".md").write_text(text, encoding="utf-8")
     click.echo(text)

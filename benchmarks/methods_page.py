@@ -20,12 +20,23 @@ COLUMNS = {
     "seconds": "seconds",
 }
 RATIOS = ("damage_ratio", "used_damage_ratio")
+ATTACKS = {"relearned": "relearnt", "rounding to 4 bits": "back by 4 bits"}
+"""What `attacked.json` has of a row, and the head of its column."""
+SAID = (
+    "Relearnt: the lowest forget loss of half of the forgotten texts within 20 steps of training on the other half, in nats; back by 4",
+    "bits: the share of the way back to the original's forget loss that rounding the weights brings. Both are means over the models of",
+    "attacked.md, which has more attacks; rows that were not attacked have none.",
+)
 
 
-def page(gathered: dict[str, Any], what: str, file: str) -> str:
-    """The tables of a file of results: means over seeds and, for the damage ratios, the standard deviation; and whether the tuned
-    values lie inside."""
+def page(gathered: dict[str, Any], what: str, file: str, attacked: dict[str, Any]) -> str:
+    """The tables of a file of results: means over seeds and, for the damage ratios, the standard deviation; what attacks bring back,
+    where `attacked` (the content of attacked.json) is of the same models; and whether the tuned values lie inside."""
     setting, rows = gathered["setting"], gathered["rows"]
+    brought = (
+        brought_back(rows, attacked) if attacked["setting"] == {name: setting[name] for name in attacked["setting"]} else {}
+    )
+    heads = [*COLUMNS.values(), *(ATTACKS.values() if brought else ()), "MiB", "tuned"]
     seeds = len(rows["original"][next(iter(rows["original"]))]["seeds"])
     where = "; ".join(
         f"{there['processor']}, torch {there['torch']}, {there['threads']} thread" for there in gathered["environments"]
@@ -42,17 +53,37 @@ def page(gathered: dict[str, Any], what: str, file: str) -> str:
         "token's distribution from the retrained model's, in nats. MiB: peak of live tensors beyond the model in one step. Seconds were",
         "taken with other processes on the machine; compare the costs. A negative ratio means that the method went on training the",
         "retained texts: their loss is then below the original's and retraining's, at the price of the held-out loss.",
+        *(SAID if brought else ()),
         "",
-        "| method | family | " + " | ".join(COLUMNS.values()) + " | MiB | tuned |",
-        "|---|---|" + "---|" * (len(COLUMNS) + 2),
+        "| method | family | " + " | ".join(heads) + " |",
+        "|---|---|" + "---|" * len(heads),
     ]
     for label, families in rows.items():
         for family, entry in families.items():
             cells = [_cell([run[name] for run in entry["seeds"] if name in run], name in RATIOS) for name in COLUMNS]
+            cells += [_cell(brought.get((label, family), {}).get(name, [])) for name in ATTACKS] if brought else []
             memory = f"{entry['peak_memory_bytes'] / 2**20:.0f}" if entry["peak_memory_bytes"] else ""
             chosen = ", ".join(f"{name} {value:g}" for name, value in (entry["chosen"] or {}).items())
             lines.append(f"| {named(label, entry['seeds'])} | {family} | " + " | ".join(cells) + f" | {memory} | {chosen} |")
     return "\n".join([*lines, *_written(gathered["written"]), *_tuned(rows), *_swept(gathered["sweep"])]) + "\n"
+
+
+def brought_back(rows: dict[str, Any], attacked: dict[str, Any]) -> dict[tuple[str, str], dict[str, list[float]]]:
+    """What attacks bring back in the rows of a table, by the row's label and the family; of retraining, what they find in the retrained
+    model itself."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+
+    def take(label: str, run: dict[str, Any], name: str, column: str) -> None:
+        if label in rows and column in run["numbers"]:
+            found.setdefault((label, run["family"]), {}).setdefault(name, []).append(run["numbers"][column])
+
+    for label, entry in attacked["rows"].items():
+        for run in entry["runs"]:
+            for name in ATTACKS:
+                take(label, run, name, name)
+            if label == "original":
+                take("retraining", run, "relearned", "relearned_control")
+    return found
 
 
 def named(label: str, seeds: list[dict[str, Any]]) -> str:

@@ -221,6 +221,31 @@ def test_the_benchmark_of_methods_runs_from_nothing_to_its_page(tmp_path: Path, 
     assert reported["used_damage_ratio"] == pytest.approx(rise(here.given) / rise(here.forget), rel=1e-3)
 
 
+@pytest.mark.parametrize(("file", "attacks"), [("methods", True), ("methods-large", False)])
+def test_the_pages_of_methods_are_those_of_their_records(file: str, attacks: bool) -> None:
+    """And what attacks bring back stands in the rows of the models that were attacked, and nowhere else."""
+    methods, pages = script("methods"), script("methods_page")
+    committed, attacked = (json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")) for name in (file, "attacked"))
+    page = (FOLDER / f"{file}.md").read_text(encoding="utf-8")
+    assert page == pages.page(committed, methods.WHAT, f"{file}.json", attacked)
+    table = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("| ")]
+    head = table[0]
+    assert ("relearnt" in head and "back by 4 bits" in head) == attacks
+    if not attacks:
+        return
+    cell = {(row[1], row[2]): row[head.index("relearnt")] for row in table if len(row) == len(head)}
+    runs = {(run["family"], run["seed"]): run["numbers"] for run in attacked["rows"]["npo, with KL term, 25 %"]["runs"]}
+    for family in ("neo", "opt"):
+        lowest = [numbers["relearned"] for (of, _), numbers in runs.items() if of == family]
+        assert cell["npo, with KL term, 25 %", family] == f"{sum(lowest) / len(lowest):.3f}"
+        assert (
+            float(cell["original", family])
+            < float(cell["constrained-newton, default", family])
+            < float(cell["retraining", family])
+        )
+    assert cell["newton (CG on Gauss-Newton, 32 texts), one step", "neo"] == ""
+
+
 def test_the_benchmark_of_attacks_runs_from_nothing_to_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At toy size: an original, a twin and a method are audited, the records are kept, and the page has their means."""
     attacked, cells = script("attacked"), script("equal_forgetting")
