@@ -24,7 +24,7 @@ import click
 from equal_forgetting import ORIGINAL, Case, Setting, default_workspace
 from methods import FAMILIES
 
-from unlearn_lib.audit.audit import audit
+from unlearn_lib.audit.auditing import audit
 from unlearn_lib.audit.measures import AGAINST
 from unlearn_lib.audit.schema import Audit
 from unlearn_lib.audit.settings import Settings

@@ -12,8 +12,8 @@ import torch
 from click.testing import CliRunner
 
 from unlearn_lib import TrainingConfig, train, unlearn
-from unlearn_lib.audit import audit as auditing
-from unlearn_lib.audit.audit import audit
+from unlearn_lib.audit import auditing
+from unlearn_lib.audit.auditing import audit
 from unlearn_lib.audit.page import render
 from unlearn_lib.audit.schema import Audit, json_schema_text
 from unlearn_lib.audit.settings import Settings
@@ -23,6 +23,7 @@ from unlearn_lib.data.nano import lambada
 from unlearn_lib.data.nano.draw import Draw
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
+from unlearn_lib.metrics.utility import perplexity
 from unlearn_lib.models import nano
 
 SETTINGS = Settings(relearning_rate=3e-3, relearning_steps=(1, 5), batch_size=16)
@@ -112,6 +113,39 @@ def test_the_numbers_are_those_of_the_measures(models: dict[str, Any], tokenizer
     assert kl is not None
     assert kl.value == pytest.approx(0.0, abs=1e-9)  # it is compared with itself
     assert found.value("TPR at 0.1 % FPR, loss", "forget against holdout") is None  # twenty texts cannot say
+
+
+def test_what_a_model_is_still_worth(models: dict[str, Any], tokenizer: Any, rows: Any) -> None:
+    """The slices are of all retained texts, their rises average to that of the loss, and they are zero for the original itself."""
+    quiet = Settings(attacks=False, batch_size=16)
+    found = audited("erased", models, tokenizer, rows, settings=quiet)
+    before, after = (torch.tensor(found.losses[role]["retain"]).double() for role in ("original", "audited"))
+    slices = [one for one in found.measures if one.name.startswith("rise of the loss") and one.role == "audited"]
+    assert len(slices) == 4
+    assert sum(one.n for one in slices) == 20
+    assert sum(one.n * one.value for one in slices) == pytest.approx(float((after - before).sum()), rel=1e-6)
+    bounds = [tuple(map(float, one.name.partition("nearness ")[2].split(" to "))) for one in slices]
+    assert bounds == sorted(bounds)
+    expected = perplexity(models["erased"].eval(), tokenizer, rows["holdout"])
+    told = found.value("perplexity", "holdout")
+    assert told is not None
+    assert (told.value, told.low, told.high) == pytest.approx((expected.value, *(expected.interval or ())), rel=1e-5)
+    assert found.value("perplexity", "forget") is None
+    itself = audited("original", models, tokenizer, rows, settings=quiet)
+    assert [one.value for one in itself.measures if one.name.startswith("rise") and one.role == "audited"] == [0.0] * 4
+    same, gone = (one.value("CKA distance from the original model", "forget") for one in (itself, found))
+    assert same is not None
+    assert gone is not None
+    assert same.value == pytest.approx(0.0, abs=1e-9) != pytest.approx(gone.value, abs=1e-3)
+
+
+def test_texts_in_pieces_have_one_nearness(models: dict[str, Any], tokenizer: Any, rows: Any) -> None:
+    """Read in pieces, the slices are still of texts."""
+    short = Settings(attacks=False, batch_size=16, max_length=32)
+    found = audited("erased", models, tokenizer, rows, settings=short)
+    assert len(tokenizer(rows["retain"][0]["text"])["input_ids"]) > 32
+    slices = [one for one in found.measures if one.name.startswith("rise of the loss") and one.role == "audited"]
+    assert sum(one.n for one in slices) == 20
 
 
 def test_nothing_depends_on_the_batches(models: dict[str, Any], tokenizer: Any, rows: Any) -> None:

@@ -151,6 +151,6 @@ def test_the_output_has_the_shape_of_the_example(printed: tuple[list[str], Audit
 
 def test_every_measure_that_is_taken_is_on_the_page(printed: tuple[list[str], Audit]) -> None:
     said = {name for row in table("kind") for name in names(row[1])}
-    beside = re.compile(r"^AUC, |^TPR at .* FPR, |^forget loss after | from the \w+ model$| \(at most .*\)$")
+    beside = re.compile(r"^AUC, |^TPR at .* FPR, |^forget loss after |, slice .*$| from the \w+ model$| \(at most .*\)$")
     assert {beside.sub("", one.name) for one in printed[1].measures} <= said
     assert said - {beside.sub("", one.name) for one in printed[1].measures} == {"reference model", "other prompts"}

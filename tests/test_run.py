@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from unlearn_lib import TrainingConfig, losses, save_model, text_losses, train
-from unlearn_lib.audit.audit import audit
+from unlearn_lib.audit.auditing import audit
 from unlearn_lib.audit.settings import Settings
 from unlearn_lib.audit.verdict import WORDS
 from unlearn_lib.command.cli import main

@@ -46,6 +46,17 @@ class Texts:
         """Whether every text is one sequence."""
         return all(len(by_text(examples)) == len(examples) for examples in self.examples.values())
 
+    def wholes(self, name: str) -> list[Example]:
+        """The texts of a set as one sequence each; where the pieces of a text overlap, a token stands in it twice."""
+        own = self.examples[name]
+        return [
+            Example(
+                tuple(token for position in group for token in own[position].input_ids),
+                tuple(label for position in group for label in own[position].labels),
+            )
+            for group in by_text(own)
+        ]
+
     def number(self, name: str) -> int:
         """How many texts of a set there are."""
         return len(by_text(self.examples[name])) if name in self.examples else 0

@@ -56,7 +56,7 @@ def audit(
     Writes OUT/report.json and OUT/report.html: verdict, measures with intervals, attacks, and what was not tested and why. The more
     models it is compared with, the more it can say: the retrained one is the reference for everything.
     """
-    from unlearn_lib.audit.audit import audit as examine
+    from unlearn_lib.audit.auditing import audit as examine
     from unlearn_lib.audit.page import render
     from unlearn_lib.audit.settings import Settings
     from unlearn_lib.data.files import read_rows

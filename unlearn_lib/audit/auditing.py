@@ -17,6 +17,7 @@ from unlearn_lib.audit.observe import Observed, observe
 from unlearn_lib.audit.schema import Audit, AuditedModel, Curve, ForgetText, Measure, TextFile
 from unlearn_lib.audit.settings import Settings
 from unlearn_lib.audit.texts import DIGITS, Texts, best_known, read
+from unlearn_lib.audit.usefulness import perplexities, slices
 from unlearn_lib.audit.verdict import judge
 from unlearn_lib.curvature.risk import evaluating
 from unlearn_lib.data.batches import make_batches, sequence_length
@@ -26,6 +27,7 @@ from unlearn_lib.data.rows import row_sha256, whole_text
 from unlearn_lib.environment import provenance
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.files import shown
+from unlearn_lib.metrics.cka import cka
 from unlearn_lib.metrics.distance import compare
 from unlearn_lib.metrics.exposure import exposures
 from unlearn_lib.metrics.membership import gradient_norms
@@ -145,6 +147,9 @@ class _Run:
                 guard.take(f"{role}: knowledge", knowledge, role, observed)
                 base = self.observed.get("base")
                 guard.take(f"{role}: attacks on membership", membership, role, observed, self.texts, base)
+                guard.take(f"{role}: perplexity", perplexities, role, observed)
+                if role != "original" and "original" in self.observed:
+                    guard.take(f"{role}: where the damage is", slices, role, observed, self.observed["original"], self.texts)
         if "retrained" in self.observed:
             guard.take("PrivLeak", leak, self.observed["audited"], self.observed["retrained"])
         if self.settings.attacks:
@@ -175,6 +180,7 @@ class _Run:
         if role == "base":
             return
         self.guard.take(f"distance from the {role} model", self._distance, role, other)
+        self.guard.take(f"distance of representations from the {role} model", self._representations, role, other)
         if role == "retrained" and self.settings.attacks:
             self._attack(role, other)
 
@@ -209,6 +215,18 @@ class _Run:
             found = compare(other, self.model, batches)
             for label, values_n in (("KL", found.kl_N), ("Jensen-Shannon", found.js_N)):
                 yield mean("distance", f"{label} from the {role} model", "audited", name, values_n, "nats")
+
+    def _representations(self, role: str, other: Any) -> Iterator[Measure]:
+        for name, examples in self.texts.examples.items():
+            last = cka(other, self.model, make_batches(examples, self.settings.batch_size, other.device))[-1]
+            yield Measure(
+                family="distance",
+                name=f"CKA distance from the {role} model",
+                role="audited",
+                texts=name,
+                value=1 - float(last),
+                n=self.texts.number(name),
+            )
 
     def _loaded(self, role: str, given: Any) -> Any:
         if not isinstance(given, (str, Path)):
