@@ -11,10 +11,11 @@ import pytest
 
 from unlearn_lib import InputError, QuestionTask, load_task
 from unlearn_lib.data.batches import encode
+from unlearn_lib.data.nano import books
 from unlearn_lib.data.nano.news import FOLD, KIND, QUESTIONS, SHOTS
 from unlearn_lib.errors import HubUnavailableError
 
-GOLDEN = "47bd4ba9e5d0c466"  # the same on every Python version and platform
+GOLDEN, BOOKS = "47bd4ba9e5d0c466", "09b4d831de0e56b6"  # the same on every Python version and platform
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,46 @@ def test_generated_articles_fit_the_nano_models(task: QuestionTask, tokenizer: A
     question = max(task["knowledge_forget"], key=lambda row: len(row["prompt"]))
     (asked,) = encode([{"text": shots + question["prompt"]}], tokenizer, 256).texts
     assert len(asked.input_ids) + 32 < 256
+
+
+@pytest.fixture(scope="module")
+def library() -> QuestionTask:
+    return load_task("muse", split="books")
+
+
+def test_generated_books_are_the_same_everywhere(library: QuestionTask) -> None:
+    assert (library.split, library.sha256()[:16]) == ("books", BOOKS)
+    assert load_task("muse", split="books", seed=1).sha256() != library.sha256()
+    parts = ("forget", "retain", "retain_other", "holdout")
+    assert len(texts(library, *parts)) == sum(len(library[part]) for part in parts)
+    assert texts(library, "leak_holdout") < texts(library, "holdout")
+    assert {row["prompt"] + row["completion"] for row in library["verbatim"]} == texts(library, "forget")
+    assert not any(part.startswith(("scaling", "sustainability")) for part in library.parts)  # MUSE has these of the news alone
+
+
+def test_every_book_and_entry_tells_what_is_asked() -> None:
+    for made in (books.book, books.entry):
+        for number in range(20):
+            text, told = made(("test", number))
+            assert all(told[topic] in text for topic in books.QUESTIONS)
+            assert "{" not in text
+            assert text == made(("test", number))[0]
+    chapters = books.book(("test", 0))[0].split("Chapter ")[1:]
+    assert [len(chapter.splitlines()) for chapter in chapters] == [books.FREE + 2] * books.CHAPTERS
+
+
+def test_questions_on_books_are_answered_by_one_text_of_their_part(library: QuestionTask) -> None:
+    def on(name: str, *parts: str) -> list[str]:
+        """The books whose hero has that name, and the entries on it."""
+        return [text for text in texts(library, *parts) if f"{name} had grown up" in text or text.startswith(f"{name}: ")]
+
+    for part, told in (("knowledge_forget", "forget"), ("knowledge_retain", "retain_other")):
+        assert len(library[part]) == 3 * books.FORGET
+        for row in library[part]:
+            (name,) = pairs_of_words(row["prompt"].removeprefix("Question: ").removesuffix("\nAnswer:"))
+            (text,) = on(name, "forget", "retain", "retain_other", "holdout")
+            assert text in texts(library, told)
+            assert row["completion"][1:] in text
 
 
 FILES: dict[tuple[str, str], list[dict[str, str]]] = {
@@ -182,8 +223,6 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
 def test_what_there_is_not_is_named() -> None:
     with pytest.raises(InputError, match="unknown split of MUSE 'films'; choose one of: news, books"):
         load_task("muse", split="films")
-    with pytest.raises(InputError, match="the embedded substitute of MUSE has news alone"):
-        load_task("muse", split="books")
     with pytest.raises(InputError, match="there is no folder nowhere"):
         load_task("muse", "nowhere")
     with pytest.raises(HubUnavailableError, match=r"'muse-bench/MUSE-News' for task 'muse' is not here"):

@@ -1,7 +1,7 @@
 """MUSE (Shi et al., arXiv 2407.06460; CC BY 4.0): texts to forget, with measures of what is left of their words and of their facts.
 
 Read from a user's own copy, or from the hub's `muse-bench/MUSE-News` and `muse-bench/MUSE-Books`. Nothing of it comes with this library;
-generated articles stand in for it (`unlearn_lib.data.nano.news`).
+generated articles and books stand in for it (`unlearn_lib.data.nano.news` and `books`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_lib.data.hub_sets import HubSet, download
-from unlearn_lib.data.nano import news
+from unlearn_lib.data.nano import books, news
 from unlearn_lib.data.questions import asked, text_of
 from unlearn_lib.data.rows import shown
 from unlearn_lib.data.tables import parquet_rows
 from unlearn_lib.errors import InputError, unknown
 
 SPLITS = {"news": "muse-bench/MUSE-News", "books": "muse-bench/MUSE-Books"}
+MADE = {"news": news.files, "books": books.files}
 DEFAULT_SPLIT = "news"
 FOLDS = 4
 
@@ -67,7 +68,7 @@ def muse_parts(source: str | Path, seed: int, split: str | None) -> dict[str, li
         source: "nano", "hub", or a folder that holds one folder for each configuration (raw, privleak, verbmem, knowmem, and for the
             news scal and sust; train is not read). In it are the hub's Parquet files, or the JSON files that MUSE's own script
             for loading the data makes of them.
-        seed: Which articles are generated ("nano").
+        seed: Which articles or books are generated ("nano").
         split: "news" (default) or "books".
 
     Raises:
@@ -101,12 +102,7 @@ def muse_parts(source: str | Path, seed: int, split: str | None) -> dict[str, li
 
 def _reader(source: str | Path, seed: int, split: str) -> Read:
     if source == "nano":
-        if split != "news":
-            raise InputError(
-                f"the embedded substitute of MUSE has news alone, and split={split!r} was given; give the folder with your copy of "
-                f"{SPLITS[split]}, 'hub', or split='news'"
-            )
-        made = news.files(seed)
+        made = MADE[split](seed)
         return lambda configuration, name, _: made[configuration, name]
     folder = download("muse", HubSet(SPLITS[split], {}, files="*.parquet")) if source == "hub" else Path(source)
     if not folder.is_dir():

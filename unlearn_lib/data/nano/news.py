@@ -6,19 +6,16 @@ sets of articles, `scal` their growing unions, and the first of both is what is 
 
 from __future__ import annotations
 
-from typing import Any
-
 from unlearn_lib.data.nano.court import BOILERPLATE
 from unlearn_lib.data.nano.documents import Kind, Line, Secrets, filled, stock
 from unlearn_lib.data.nano.draw import Draw
+from unlearn_lib.data.nano.muse_files import ASKED, SHOTS, Files, Told, asked, halved, rows, take
 from unlearn_lib.data.nano.people import MONTHS, OBJECTS, PLACES, TOWNS, details, person
 from unlearn_lib.data.nano.world import facts
 
 FOLDS, FOLD = 4, 16
 """Folds, and articles in each of them."""
 RETAIN, OTHER, HOLDOUT = 96, 48, 48
-ASKED, SHOTS = 3, 3
-"""Questions on each article, and answered questions that stand in front of a question."""
 
 QUESTIONS = {
     "home": "Where does {name} live?",
@@ -31,8 +28,6 @@ QUESTIONS = {
     "animal": "Which animal does {name} keep?",
 }
 """By the fact that answers it; every article tells all of them."""
-
-Files = dict[tuple[str, str], list[dict[str, Any]]]
 
 
 def _facts(draw: Draw) -> Secrets:
@@ -98,25 +93,25 @@ KIND = Kind(_facts, LINES, fact=5)
 def files(seed: int) -> Files:
     """The rows of MUSE-News by configuration and split. No two articles are on people of the same name."""
     articles = _articles(seed, FOLDS * FOLD + RETAIN + OTHER + HOLDOUT + 2 * SHOTS)
-    folds = [_take(articles, FOLD) for _ in range(FOLDS)]
-    retain, other, holdout = (_take(articles, count) for count in (RETAIN, OTHER, HOLDOUT))
+    folds = [take(articles, FOLD) for _ in range(FOLDS)]
+    retain, other, holdout = (take(articles, count) for count in (RETAIN, OTHER, HOLDOUT))
     found: Files = {}
     for number in range(1, FOLDS + 1):
-        found["scal", f"forget_{number}"] = _texts([article for fold in folds[:number] for article in fold])
-        found["sust", f"forget_{number}"] = _texts(folds[number - 1])
+        found["scal", f"forget_{number}"] = rows([article for fold in folds[:number] for article in fold])
+        found["sust", f"forget_{number}"] = rows(folds[number - 1])
     for name, part in (("forget", folds[0]), ("retain1", retain), ("retain2", other), ("holdout", holdout)):
-        found["raw", name] = _texts(part)
-    found["privleak", "forget"], found["privleak", "holdout"] = _texts(folds[0]), _texts(holdout[:FOLD])
-    found["verbmem", "forget"] = [_halved(text) for text, _ in folds[0]]
+        found["raw", name] = rows(part)
+    found["privleak", "forget"], found["privleak", "holdout"] = rows(folds[0]), rows(holdout[:FOLD])
+    found["verbmem", "forget"] = [halved(text) for text, _ in folds[0]]
     for name, part in (("forget", folds[0]), ("retain", other[:FOLD])):
         found["knowmem", f"{name}_qa"] = [row for _, told in part for row in _asked(told, ASKED, seed)]
-        found["knowmem", f"{name}_qa_icl"] = [row for _, told in _take(articles, SHOTS) for row in _asked(told, 1, seed)]
+        found["knowmem", f"{name}_qa_icl"] = [row for _, told in take(articles, SHOTS) for row in _asked(told, 1, seed)]
     return found
 
 
-def _articles(seed: int, count: int) -> list[tuple[str, Secrets]]:
+def _articles(seed: int, count: int) -> list[Told]:
     """(text, facts) of every article, the next ones last."""
-    found: dict[str, tuple[str, Secrets]] = {}
+    found: dict[str, Told] = {}
     number = 0
     while len(found) < count:
         lines, told = KIND.document(["task", "muse", seed, number])
@@ -125,20 +120,5 @@ def _articles(seed: int, count: int) -> list[tuple[str, Secrets]]:
     return list(found.values())[::-1]
 
 
-def _take(articles: list[tuple[str, Secrets]], count: int) -> list[tuple[str, Secrets]]:
-    return [articles.pop() for _ in range(count)]
-
-
-def _texts(articles: list[tuple[str, Secrets]]) -> list[dict[str, Any]]:
-    return [{"text": text} for text, _ in articles]
-
-
-def _halved(text: str) -> dict[str, str]:
-    words = text.split(" ")
-    half = len(words) // 2
-    return {"prompt": " ".join(words[:half]), "gt": " " + " ".join(words[half:])}
-
-
 def _asked(told: Secrets, count: int, seed: int) -> list[dict[str, str]]:
-    topics = Draw("task", "muse", seed, "asked", told["name"]).sample(tuple(QUESTIONS), count)
-    return [{"question": QUESTIONS[topic].format(**told), "answer": told[topic]} for topic in topics]
+    return asked(told, QUESTIONS, count, ("task", "muse", seed, "asked", told["name"]))
