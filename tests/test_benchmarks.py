@@ -7,6 +7,7 @@ import pickle
 import statistics
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 
 from unlearn_lib import TrainingConfig, text_losses
 from unlearn_lib.data.batches import Example
+from unlearn_lib.metrics.document_classifier import Attack
 from unlearn_lib.reproduction.exhibits import exam_frontier
 from unlearn_lib.reproduction.runs.store import RunStore
 
@@ -369,3 +371,46 @@ def test_every_script_of_the_benchmarks_is_run_by_a_test() -> None:
 def test_the_ways_it_compares_agree() -> None:
     for row in script("curvature").algebra(8, 5000, "cpu"):
         assert row["error_against_float64"] < 1e-4
+
+
+def test_the_benchmark_of_inference_runs_from_nothing_to_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At toy size: both attacks are made on every model, the records are kept, and the page has them."""
+    inference = script("inference")
+    monkeypatch.setattr(inference, "document_audit", partial(inference.document_audit, attack=Attack(trees=20)))
+    training = TrainingConfig(4, 3e-3, 4)
+    settings = {
+        "books": inference.Setting("books", "nano/opt-s", 2, 6, 8, training=training),
+        "shadows": inference.Setting("shadows", "nano/opt-s", 4, 4, 4, 4, training=training),
+    }
+    ascent = {
+        "ascent": {
+            "method": "gradient-ascent",
+            "options": {"step": 1e-3, "epochs": 40, "optimizer": "adam", "stop": "calibrate", "retain_limit": None},
+        }
+    }
+    store = inference.RunStore(tmp_path / "records")
+    for setting in settings.values():
+        inference.compute(store, setting, 0, ascent, tmp_path / "models", inference.Deadline(None))
+        inference.compute(store, setting, 0, ascent, tmp_path / "models", inference.Deadline(1e-9))  # it is there
+    assert not any((tmp_path / "models").iterdir())
+    found = inference.gathered(store, ascent, settings)
+    books, shadows = (found[name]["seeds"]["0"] for name in ("books", "shadows"))
+    assert list(books) == [inference.ORIGINAL, inference.RETRAINED, inference.BASE, "ascent"]
+    assert books[inference.ORIGINAL]["forget_loss"] < books[inference.RETRAINED]["forget_loss"]
+    assert books["ascent"]["forget_loss"] == pytest.approx(books[inference.RETRAINED]["forget_loss"], rel=0.05)
+    assert all(0 <= row[name] <= 1 for row in books.values() for name in ("loss", "documents", "members"))
+    assert "shadows" not in shadows[inference.RETRAINED]
+    assert 0 <= shadows["ascent"]["shadows"] <= 1
+    page = inference.page(found)
+    assert page.count("| ascent |") == 2
+    assert f"| {books['ascent']['forget_loss']:.2f} |" in page
+
+
+def test_the_committed_page_of_inference_is_that_of_its_records() -> None:
+    inference = script("inference")
+    committed = json.loads((FOLDER / "inference.json").read_text(encoding="utf-8"))
+    assert inference.gathered(inference._store(), inference.tuned()) == committed
+    assert (FOLDER / "inference.md").read_text(encoding="utf-8") == inference.page(committed)
+    assert {name: set(entry["seeds"]) for name, entry in committed.items()} == {
+        name: {"0", "1", "2"} for name in inference.SETTINGS
+    }

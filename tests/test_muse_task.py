@@ -12,7 +12,8 @@ import pytest
 from unlearn_lib import InputError, QuestionTask, load_task
 from unlearn_lib.data.batches import encode
 from unlearn_lib.data.nano import books
-from unlearn_lib.data.nano.news import FOLD, KIND, QUESTIONS, SHOTS
+from unlearn_lib.data.nano.muse_files import SHOTS
+from unlearn_lib.data.nano.news import FOLD, KIND, QUESTIONS
 from unlearn_lib.errors import HubUnavailableError
 
 GOLDEN, BOOKS = "47bd4ba9e5d0c466", "09b4d831de0e56b6"  # the same on every Python version and platform

@@ -9,6 +9,7 @@ no field may be missing or be there besides, and no number stands for a truth va
     methods             the benchmark of methods (`benchmarks/methods.py`)
     real                the same of a real language model (`benchmarks/real.py`)
     attacked            the audit of the methods' models (`benchmarks/attacked.py`)
+    inference           attacks on whole documents, and with shadow models (`benchmarks/inference.py`)
 """
 
 from __future__ import annotations
@@ -387,14 +388,57 @@ class AttackedRecord(TypedDict):
     provenance: Provenance
 
 
+@with_config(STRICT)
+class Told(TypedDict):
+    """A method of a row of the benchmark of methods, with its options."""
+
+    method: str
+    options: dict[str, Option]
+
+
+@with_config(STRICT)
+class InferenceConfig(TypedDict):
+    """One seed of an experiment of attacks on documents or with shadow models."""
+
+    benchmark: Literal["inference"]
+    numerics: int
+    experiment: str
+    model: str
+    forget: int
+    retain: int
+    others: int
+    shadows: int
+    training: Training
+    seed: int
+    methods: dict[str, Told]
+
+
+@with_config(STRICT)
+class InferenceOutcome(TypedDict):
+    """The numbers of the table by row and column."""
+
+    rows: dict[str, dict[str, float]]
+
+
+@with_config(STRICT)
+class InferenceRecord(TypedDict):
+    """The record of one seed of such an experiment."""
+
+    config: InferenceConfig
+    results: InferenceOutcome
+    timing: dict[str, float]
+    provenance: Provenance
+
+
 ScenarioRecord = CyclesRecord | CaseRecord
-Record = ScenarioRecord | BenchmarkRecord | RealRecord | AttackedRecord
+Record = ScenarioRecord | BenchmarkRecord | RealRecord | AttackedRecord | InferenceRecord
 KINDS: dict[str, TypeAdapter[Any]] = {
     "forgetting-cycles": TypeAdapter(CyclesRecord),
     "case-study": TypeAdapter(CaseRecord),
     "methods": TypeAdapter(BenchmarkRecord),
     "real": TypeAdapter(RealRecord),
     "attacked": TypeAdapter(AttackedRecord),
+    "inference": TypeAdapter(InferenceRecord),
 }
 """The schema of a record, by the `scenario` or `benchmark` that its configuration names."""
 DETAILS: dict[str, set[str]] = {
