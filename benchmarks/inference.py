@@ -12,8 +12,8 @@ Shadows: a nano model learns 96 questions and forgets 32 of them; 32 further one
 retained questions and a random half of the other 64; LiRA looks at the original with them. For each method they unlearn
 that half by the method, and U-LiRA asks of the unlearned model which of the 64 questions was unlearned, and which never seen.
 
-Methods go as far as the retrained model's loss on what is forgotten, with the options that the benchmark of methods found for this
-family. AUC: the chance that a forgotten text has a higher score than one that was never seen; 0.5 cannot tell.
+Methods go as far as the retrained model's loss on what is forgotten, with the options that the benchmark of methods found for medium
+models of this family. AUC: the chance that a forgotten text has a higher score than one that was never seen; 0.5 cannot tell.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Setting:
 
 
 SETTINGS = {
-    "books": Setting("books", f"nano/{FAMILY}-m", forget=12, retain=36, others=48),
+    "books": Setting("books", f"nano/{FAMILY}-s", forget=12, retain=36, others=48),
     "shadows": Setting("shadows", f"nano/{FAMILY}-s", forget=32, retain=64, others=32, shadows=8),
 }
 Rows = list[dict[str, Any]]
