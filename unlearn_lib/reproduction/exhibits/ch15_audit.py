@@ -1,4 +1,4 @@
-"""Chapter 15: what is left of forgotten texts, of the models of the benchmark of attacks (`benchmarks/attacked.py`)."""
+"""Chapter 15: what is left of forgotten texts, of the models of the benchmarks of attacks (`benchmarks/attacked.py`, `inference.py`)."""
 
 from __future__ import annotations
 
@@ -106,6 +106,17 @@ def figure(lines: pd.DataFrame) -> Any:
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.set_xlabel("forget loss; open: before, full: lowest while trained on the other half")
     return drawn
+
+
+def inference(report: Mapping[str, Any], experiment: str) -> pd.DataFrame:
+    """A line for every seed and row of an experiment of `benchmarks/inference.json`, with its numbers."""
+    return pd.DataFrame(
+        [
+            {"row": SHORT.get(row, row), "seed": int(seed), **numbers}
+            for seed, rows in report[experiment]["seeds"].items()
+            for row, numbers in rows.items()
+        ]
+    )
 
 
 def made_from(report: Mapping[str, Any]) -> dict[str, Any]:
