@@ -3,14 +3,14 @@
     python benchmarks/inference.py run [--minutes 9]   compute what is missing into results/inference/ (resumes; exit code 75: call again)
     python benchmarks/inference.py table               results/inference/ -> benchmarks/inference.json and inference.md
 
-Books: a nano model learns 48 generated books (the stand-in of MUSE's), of which it forgets 12 as wholes; 48 further ones it never sees.
-Random forests learn to tell the 48 from the others by the original's token probabilities (Meeus et al.), and read them again under
-each model; every book is scored by the forest of the fold that it was held out of. All 12 forgotten books are ranked against the 48
+Books: a nano model learns 32 generated books (the stand-in of MUSE's), of which it forgets 8 as wholes; 32 further ones it never sees.
+Random forests learn to tell the 32 from the others by the original's token probabilities (Meeus et al.), and read them again under
+each model; every book is scored by the forest of the fold that it was held out of. All 8 forgotten books are ranked against the 32
 others, across folds.
 
-Shadows: a nano model learns 96 questions and forgets 32 of them; 32 further ones it never sees. Eight shadow models learn the 64
-retained questions and a random half of the other 64; LiRA looks at the original with them. For each method they unlearn
-that half by the method, and U-LiRA asks of the unlearned model which of the 64 questions was unlearned, and which never seen.
+Shadows: a nano model learns 64 questions and forgets 24 of them; 24 further ones it never sees. Eight shadow models learn the 40
+retained questions and a random half of the other 48; LiRA looks at the original with them. For each method they unlearn
+that half by the method, and U-LiRA asks of the unlearned model which of the 48 questions was unlearned, and which never seen.
 
 Methods go as far as the retrained model's loss on what is forgotten, with the options that the benchmark of methods found for medium
 models of this family. AUC: the chance that a forgotten text has a higher score than one that was never seen; 0.5 cannot tell.
@@ -77,12 +77,12 @@ class Setting:
     retain: int
     others: int
     shadows: int = 0
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=16, learning_rate=1e-3, batch_size=8))
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=12, learning_rate=2e-3, batch_size=8))
 
 
 SETTINGS = {
-    "books": Setting("books", f"nano/{FAMILY}-s", forget=12, retain=36, others=48),
-    "shadows": Setting("shadows", f"nano/{FAMILY}-s", forget=32, retain=64, others=32, shadows=8),
+    "books": Setting("books", f"nano/{FAMILY}-s", forget=8, retain=24, others=32),
+    "shadows": Setting("shadows", f"nano/{FAMILY}-s", forget=24, retain=40, others=24, shadows=8),
 }
 Rows = list[dict[str, Any]]
 
