@@ -35,7 +35,8 @@ class Passes:
 class Inputs:
     """What a method works on. `forget`, `retain` are D- and D+; `holdout` texts of the same kind that were never trained on;
     `base()` loads the checkpoint that retraining starts from. At most `batch_size` sequences, and `batch_tokens` positions where it is
-    given, go through the model at a time. `passes` counts forward passes, for all that share it."""
+    given, go through the model at a time. `passes` counts forward passes, for all that share it. `tokenizer` is the model's, for methods
+    that bring texts of their own; None in a plan without one."""
 
     forget: Sequence[Example]
     retain: Sequence[Example]
@@ -46,6 +47,7 @@ class Inputs:
     batch_size: int = 8
     batch_tokens: int | None = None
     passes: Passes = field(default_factory=Passes)
+    tokenizer: Any = None
 
     @property
     def grouping(self) -> Grouping:

@@ -14,6 +14,8 @@ from unlearn_lib.files import as_os_error, by_umask, in_utf8, shown
 from unlearn_lib.hub import hub_reachable
 from unlearn_lib.models import gpu, nano
 from unlearn_lib.models.adapters import WEIGHTS, adapter_settings, is_adapter, load_adapter
+from unlearn_lib.models.forms import FILE as FORM
+from unlearn_lib.models.forms import is_form, load_form
 from unlearn_lib.models.gguf_files import SUFFIX, gguf_file, load_gguf
 from unlearn_lib.models.hub_cache import in_cache, weights_folder, weights_revision
 from unlearn_lib.models.suited import check_causal, check_config, check_generation, check_tokenizer, read_generation, refused
@@ -31,7 +33,7 @@ from unlearn_lib.models.weights import (
 RECIPES = {"nano": nano.RECIPE, "gpu": gpu.RECIPE}
 """The sets of models that this repository trains, by the first part of their names."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-CONFIGS = ("config.json", "adapter_config.json")
+CONFIGS = ("config.json", "adapter_config.json", FORM)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def load_model(
         name_or_path: An embedded model (`nano/neo-s|m|l`, `nano/opt-s|m|l`), one that was trained on this machine (`gpu/...`), a
             local folder in the Hugging Face layout, a GGUF file or a folder with one, or a name on the hub. A folder with a peft
             adapter is loaded on its base, and only the adapter is trainable; the tokenizer is the adapter's own where it has one.
-            The weights of a GGUF file are dequantised.
+            The weights of a GGUF file are dequantised. A folder of a form (see `unlearn_lib.models.forms`) gives the model that a
+            method left behind which changes more than weights.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, ...
         dtype: `"float32"` (default), `"float64"` or `"bfloat16"`.
         revision: Branch, tag or commit on the hub.
@@ -147,7 +150,11 @@ def load_model(
             )
         # "main" by name: for None transformers would not look for converted weights
         options |= {"revision": revision or "main", "local_files_only": offline}
-    if place.local and is_adapter(place.model):
+    if place.local and is_form(place.model):
+        with refused(place.said):
+            model, tokenizer = load_form(place.model, lambda name: load_model(name, device=str(chosen), dtype=dtype))
+            check_causal(model)
+    elif place.local and is_adapter(place.model):
 
         def of_base(base: str) -> tuple[Any, Any]:
             return load_model(base, device=str(chosen), dtype=dtype)

@@ -271,6 +271,7 @@ def prepare(model: Any, tokenizer: Any, request: Request) -> Prepared:
         holdout=held_out[0],
         batch_size=request.batch_size,
         batch_tokens=request.batch_tokens,
+        tokenizer=tokenizer,
     )
     warnings = _warnings(sets, kept, unseen, length)
     reading = {"max_length": length, **reading}
