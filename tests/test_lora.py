@@ -21,6 +21,10 @@ METHODS_AND_OPTIONS: dict[str, dict[str, Any]] = {
     "gradient-difference": {"learning_rate": 1e-2},
     "npo": {"learning_rate": 1e-2},
     "finetune": {"learning_rate": 1e-2},
+    "wga": {"learning_rate": 1e-2},
+    "undial": {"learning_rate": 1e-2},
+    "dpo": {"learning_rate": 1e-2},
+    "rmu": {"learning_rate": 1e-2},
 }
 
 

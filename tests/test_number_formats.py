@@ -22,6 +22,10 @@ QUICK: dict[str, dict[str, Any]] = {
     "kfac-newton": {"step": 0.1, "steps": 1},
     "woodbury-newton": {"step": 0.1},
     "constrained-newton": {"steps": 2, "target_loss": 12.0, "retain_limit": None},
+    "wga": {"epochs": 2},
+    "undial": {"epochs": 2},
+    "dpo": {"epochs": 2},
+    "rmu": {"epochs": 2},
 }
 
 

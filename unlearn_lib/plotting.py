@@ -25,6 +25,10 @@ COLOURS = {
     "woodbury-newton": "#777777",
     "dp-sgd": "#AA4499",
     "unseen": "#999999",
+    "wga": "#88CCEE",
+    "undial": "#DDCC77",
+    "dpo": "#CC6677",
+    "rmu": "#AA7744",
 }
 MARKERS = {
     "original": "x",
@@ -44,6 +48,10 @@ MARKERS = {
     "woodbury-newton": "d",
     "dp-sgd": "8",
     "unseen": ".",
+    "wga": "1",
+    "undial": "2",
+    "dpo": "3",
+    "rmu": "4",
 }
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",

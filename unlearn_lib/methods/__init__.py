@@ -8,6 +8,7 @@ from typing import Any
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.methods.base import Inputs, Method, Outcome
 from unlearn_lib.methods.constrained_newton import ConstrainedNewton
+from unlearn_lib.methods.dpo import DPO
 from unlearn_lib.methods.fisher_forgetting import FisherForgetting
 from unlearn_lib.methods.fisher_removal import FisherRemoval
 from unlearn_lib.methods.gradient_ascent import GradientAscent
@@ -16,6 +17,9 @@ from unlearn_lib.methods.kfac_newton import KFACNewton
 from unlearn_lib.methods.newton import Newton
 from unlearn_lib.methods.npo import NPO, SimNPO
 from unlearn_lib.methods.retrain import Finetune, Retrain
+from unlearn_lib.methods.rmu import RMU
+from unlearn_lib.methods.undial import UNDIAL
+from unlearn_lib.methods.wga import WGA
 from unlearn_lib.methods.woodbury_newton import WoodburyNewton
 
 METHODS: dict[str, type[Method]] = {
@@ -33,6 +37,10 @@ METHODS: dict[str, type[Method]] = {
         Newton,
         KFACNewton,
         WoodburyNewton,
+        WGA,
+        UNDIAL,
+        DPO,
+        RMU,
     )
 }
 
@@ -62,8 +70,12 @@ def choose(name: str, options: Mapping[str, Any], given: Collection[str]) -> Met
 
 
 __all__ = [
+    "DPO",
     "METHODS",
     "NPO",
+    "RMU",
+    "UNDIAL",
+    "WGA",
     "ConstrainedNewton",
     "Finetune",
     "FisherForgetting",

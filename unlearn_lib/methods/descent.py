@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -31,11 +31,12 @@ ADAM_BETAS = (0.9, 0.98)  # Jang et al. 2023
 
 @dataclass
 class Step:
-    """What a loss may look at: the batches of this step, and the frozen original model where it is needed."""
+    """What a loss may look at: the batches of this step, the frozen original model where it is needed, and the seed of the run."""
 
     forget: Batch
     retain: Batch | None
     original: Any
+    seed: int = 0
 
 
 class DescentMethod(Calibrated):
@@ -70,6 +71,11 @@ class DescentMethod(Calibrated):
         """Of how many texts a step takes the original model's predictions."""
         return 0
 
+    def looks_at(self, model: Any, inputs: Inputs) -> Callable[[Sequence[Example], int], Sequence[Example]]:
+        """What gives, from the texts to forget in a step and the step's number, the texts that its loss is taken on: the same ones,
+        unless a method sets others beside them."""
+        return lambda texts, step: texts
+
     @property
     @abstractmethod
     def rate(self) -> float:
@@ -96,10 +102,14 @@ class DescentMethod(Calibrated):
 
     def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         inputs, _ = self.split(inputs)
-        forget = inputs.forget_batches(self.forget_batch_size)
-        batches = [collate(piece, model.device) for batch in forget for piece in self._pieces(batch, inputs)]
+        forget, look = inputs.forget_batches(self.forget_batch_size), self.looks_at(model, inputs)
+        batches = [
+            collate(look(piece, number), model.device)
+            for number, batch in enumerate(forget)
+            for piece in self._pieces(batch, inputs)
+        ]
         steps = self.epochs * len(forget)
-        texts = self.epochs * len(inputs.forget)
+        texts = self.epochs * sum(len(batch["labels"]) for batch in batches)
         if self.uses_retain:
             size = min(self.retain_batch_size, len(inputs.retain))
             texts += steps * size
@@ -118,17 +128,21 @@ class DescentMethod(Calibrated):
         original = copy.deepcopy(model).requires_grad_(False) if self.uses_original else None
         self.prepare(model, inputs, outcome)
         optimizer, retain = self.make_optimizer(trainable(model)), self._retain_batches(inputs, model.device)
-        batches = inputs.forget_batches(self.forget_batch_size)
+        batches, look = inputs.forget_batches(self.forget_batch_size), self.looks_at(model, inputs)
         steps = self.epochs * len(batches)
         for number in range(steps):
             batch = batches[number % len(batches)]
             kept = next(retain) if self.uses_retain else None
-            pieces = [Step(collate(piece, model.device), kept, original) for piece in self._pieces(batch, inputs)]
+            pieces = [
+                Step(collate(look(piece, number), model.device), kept, original, inputs.seed)
+                for piece in self._pieces(batch, inputs)
+            ]
             start = Start(model)
             loss = self._one_step(model, optimizer, pieces)
             moved = start.moved()
-            outcome.gradient_evaluations += len(batch) + (len(kept["labels"]) if kept is not None else 0)
-            inputs.passes.forward += self.looked_up(len(batch), len(kept["labels"]) if kept is not None else 0)
+            forget, held = sum(len(step.forget["labels"]) for step in pieces), len(kept["labels"]) if kept is not None else 0
+            outcome.gradient_evaluations += forget + held
+            inputs.passes.forward += self.looked_up(forget, held)
             outcome.history.append({"loss": loss, "step_norm": dot(moved, moved) ** 0.5})
             if inputs.progress is not None:
                 inputs.progress(number + 1, steps, loss)
@@ -181,7 +195,9 @@ class DescentMethod(Calibrated):
 
 
 class RetainTerm(DescentMethod):
-    """What gradient-difference, NPO and SimNPO share: a term that holds on to D+.
+    """What gradient-difference, NPO and others share: a term that holds on to D+.
+
+    A method whose `needs` do not name D+ takes it where `retain_weight` is not 0, and then requires it.
 
     Options:
         learning_rate: The learning rate of the optimiser.
@@ -203,6 +219,13 @@ class RetainTerm(DescentMethod):
         return self.learning_rate
 
     @property
+    def uses_retain(self) -> bool:
+        return "retain" in self.needs or self.retain_weight > 0
+
+    def required(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*(["retain"] if self.uses_retain else []), *super().required()]))
+
+    @property
     def uses_original(self) -> bool:
         return self.retain_loss == "kl"
 
@@ -214,12 +237,13 @@ class RetainTerm(DescentMethod):
         """The term that forgets."""
 
     def loss(self, model: Any, step: Step) -> Tensor:
-        return self.forget_weight * self.forget_loss(model, step) + self.retain_weight * self._kept(model, step)
+        loss = self.forget_weight * self.forget_loss(model, step)
+        return loss if step.retain is None else loss + self.retain_weight * self.kept(model, step.retain, step.original)
 
-    def _kept(self, model: Any, step: Step) -> Tensor:
-        assert step.retain is not None
+    def kept(self, model: Any, retain: Batch, original: Any) -> Tensor:
+        """The term that holds on to D+."""
         if self.retain_loss == "nll":
-            return sequence_losses(model, step.retain).mean()
+            return sequence_losses(model, retain).mean()
         with torch.no_grad():
-            before = log_probs(step.original, step.retain)
-        return sequence_divergences(before, log_probs(model, step.retain), step.retain).mean()
+            before = log_probs(original, retain)
+        return sequence_divergences(before, log_probs(model, retain), retain).mean()

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from unlearn_lib.losses import Batch, sequence_losses, token_logits, token_nll
+from unlearn_lib.losses import sequence_losses, summed_losses
 from unlearn_lib.methods.descent import RetainTerm, Step
 
 
@@ -40,8 +40,8 @@ class NPO(RetainTerm):
 
     def forget_loss(self, model: Any, step: Step) -> Tensor:
         with torch.no_grad():
-            reference_B = _summed_nll(step.original, step.forget)
-        return -2 / self.beta * logsigmoid(self.beta * (_summed_nll(model, step.forget) - reference_B)).mean()
+            reference_B = summed_losses(step.original, step.forget)
+        return -2 / self.beta * logsigmoid(self.beta * (summed_losses(model, step.forget) - reference_B)).mean()
 
 
 class SimNPO(RetainTerm):
@@ -62,8 +62,3 @@ class SimNPO(RetainTerm):
 
     def forget_loss(self, model: Any, step: Step) -> Tensor:
         return -2 / self.beta * logsigmoid(self.beta * (sequence_losses(model, step.forget) - self.delta)).mean()
-
-
-def _summed_nll(model: Any, batch: Batch) -> Tensor:
-    """`[B]`"""
-    return token_nll(token_logits(model, batch), batch["labels"])[0].sum(-1)
