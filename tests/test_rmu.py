@@ -14,9 +14,19 @@ from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED
 from unlearn_lib.methods import RMU, Inputs
 from unlearn_lib.methods.rmu import unit_vector
+from unlearn_lib.models import nano
 from unlearn_lib.models.layers import down_projection, reading
 
 ASKED = [{"prompt": f"Who is number {i}? Do say.", "completion": f" It is the {i}th of them all."} for i in range(8)]
+
+
+def small(layers: int, width: int = 8) -> Any:
+    """Llama, on which the source's models build."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": width, "intermediate_size": 12, "num_hidden_layers": layers, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=nano.VOCABULARY, attn_implementation="eager", **shape)).eval()
 
 
 def states(model: Any, rows: Any, tokenizer: Any, layer: int, every: bool = False) -> list[Tensor]:
@@ -39,15 +49,20 @@ def zero_but(g: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
     return {name: value if any(part in name for part in names) else torch.zeros_like(value) for name, value in g.items()}
 
 
-@pytest.mark.parametrize(("family", "end"), [("opt", "fc2"), ("neo", "mlp.c_proj")])
+@pytest.mark.parametrize(("family", "end"), [("opt", "fc2"), ("neo", "mlp.c_proj"), ("llama", "mlp.down_proj")])
 @pytest.mark.parametrize("rows", ["texts", "asked"])
 def test_one_step_of_the_projection(family: str, end: str, rows: str, tiny: Any, tokenizer: Any, texts: Any) -> None:
     """The retain term has no gradient at the original."""
-    given, model = texts if rows == "texts" else ASKED, tiny(family)
+    given = texts if rows == "texts" else ASKED
+
+    def make() -> Any:
+        return small(2, 16).double() if family == "llama" else tiny(family)
+
+    model = make()
     u = 6.5 * unit_vector(16, 0)
     forget = states(model, given[FORGET], tokenizer, 0)
     g = gradient_or_zero(3.0 * squared(forget, [u.expand_as(state) for state in forget]), model)
-    found = one_step(lambda: tiny(family), tokenizer, given, "rmu", layer=0, forget_weight=3.0)
+    found = one_step(make, tokenizer, given, "rmu", layer=0, forget_weight=3.0)
     assert_same(found, zero_but(g, f"0.{end}.weight"))
 
 
@@ -101,29 +116,19 @@ def test_the_retain_term_keeps_the_states(memorised: Any, tokenizer: Any, texts:
     assert moved() < 0.1 * moved(retain_weight=0.0)
 
 
+def test_the_sources_weight_holds_a_small_model(memorised: Any, tokenizer: Any, texts: Any) -> None:
+    def rise(**options: Any) -> float:
+        sets = {"forget": texts[:5], "retain": texts[5:24]}
+        found = unlearn(memorised, tokenizer, **sets, method="rmu", learning_rate=0.03, epochs=30, layer=1, **options)
+        return float(found.losses_after["forget"].mean() - found.losses_before["forget"].mean())
+
+    assert rise() < 0.2
+    assert rise(retain_weight=1.0) > 1.0
+
+
 def changed(before: Any, after: Any) -> set[str]:
     new = dict(after.named_parameters())
     return {name for name, p in before.named_parameters() if not torch.equal(p, new[name])}
-
-
-def small(layers: int, family: str = "llama") -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
-
-    torch.manual_seed(0)
-    if family == "opt":
-        return OPTForCausalLM(
-            OPTConfig(
-                vocab_size=4096,
-                hidden_size=8,
-                ffn_dim=8,
-                num_hidden_layers=layers,
-                num_attention_heads=2,
-                word_embed_proj_dim=8,
-                attn_implementation="eager",
-            )
-        ).eval()
-    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": layers, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=4096, **shape)).eval()
 
 
 @pytest.mark.parametrize(
@@ -152,8 +157,8 @@ def test_which_layers(
 
 def test_what_requires_a_gradient_afterwards(tokenizer: Any, texts: Any) -> None:
     """A weight that the caller has frozen is not trained, and all flags are as they were, also of the model that was worked on."""
-    model = small(4, "opt")
-    frozen = "model.decoder.layers.0.fc2.weight"
+    model = small(4)
+    frozen = "model.layers.0.mlp.down_proj.weight"
     model.get_parameter(frozen).requires_grad_(False)
     examples = encode(texts[:6], tokenizer, 40).examples
     inputs = Inputs(examples[:2], examples[2:], None, 0)
@@ -162,7 +167,7 @@ def test_what_requires_a_gradient_afterwards(tokenizer: Any, texts: Any) -> None
     assert planned.detail == "5 steps with adamw on 1 weights up to layer 1"
     assert [(name, p.requires_grad) for name, p in model.named_parameters()] == flags
     outcome = RMU(layer=1).run(model, inputs)
-    assert outcome.details["trained"] == ["model.decoder.layers.1.fc2.weight"]
+    assert outcome.details["trained"] == ["model.layers.1.mlp.down_proj.weight"]
     assert [(name, p.requires_grad) for name, p in outcome.model.named_parameters()] == flags
 
 

@@ -30,7 +30,7 @@ class DPO(RetainTerm):
     """A refusal is preferred to what the text to forget says. Every text to forget takes two gradients, with a refusal and as it is.
 
     Options:
-        beta: Inverse temperature (OpenUnlearning: 0.1).
+        beta: Inverse temperature (OpenUnlearning: 0.1). The smaller it is, the further texts are forgotten before the loss is flat.
         refusals: "own" for the twenty of this library, or the path of a file of texts, one refusal in a row, in the column `text`.
         prompt_tokens: Of a text to forget without a prompt the first so many tokens count as one, and are not forgotten themselves.
     """
