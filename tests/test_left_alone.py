@@ -33,6 +33,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "newton": {"step": 0.1, "max_steps": 2},
     "kfac-newton": {"step": 0.1, "steps": 1},
     "woodbury-newton": {"step": 0.1},
+    "memflex": {"epochs": 1, "sigma": 0.0},
 }
 # steps that no model survives; constrained Newton measures how far it goes
 FATAL: dict[str, dict[str, Any]] = {

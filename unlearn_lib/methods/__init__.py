@@ -13,6 +13,7 @@ from unlearn_lib.methods.fisher_removal import FisherRemoval
 from unlearn_lib.methods.gradient_ascent import GradientAscent
 from unlearn_lib.methods.gradient_difference import GradientDifference
 from unlearn_lib.methods.kfac_newton import KFACNewton
+from unlearn_lib.methods.memflex import MemFlex
 from unlearn_lib.methods.newton import Newton
 from unlearn_lib.methods.npo import NPO, SimNPO
 from unlearn_lib.methods.retrain import Finetune, Retrain
@@ -33,6 +34,7 @@ METHODS: dict[str, type[Method]] = {
         Newton,
         KFACNewton,
         WoodburyNewton,
+        MemFlex,
     )
 }
 
@@ -72,6 +74,7 @@ __all__ = [
     "GradientDifference",
     "Inputs",
     "KFACNewton",
+    "MemFlex",
     "Method",
     "Newton",
     "Outcome",
