@@ -26,6 +26,7 @@ COLOURS = {
     "dp-sgd": "#AA4499",
     "unseen": "#999999",
     "memflex": "#6B8E23",
+    "sisa": "#8B4513",
 }
 MARKERS = {
     "original": "x",
@@ -46,6 +47,7 @@ MARKERS = {
     "dp-sgd": "8",
     "unseen": ".",
     "memflex": "$M$",
+    "sisa": "$S$",
 }
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",

@@ -17,6 +17,7 @@ from unlearn_lib.methods.memflex import MemFlex
 from unlearn_lib.methods.newton import Newton
 from unlearn_lib.methods.npo import NPO, SimNPO
 from unlearn_lib.methods.retrain import Finetune, Retrain
+from unlearn_lib.methods.sisa import Sisa
 from unlearn_lib.methods.woodbury_newton import WoodburyNewton
 
 METHODS: dict[str, type[Method]] = {
@@ -35,6 +36,7 @@ METHODS: dict[str, type[Method]] = {
         KFACNewton,
         WoodburyNewton,
         MemFlex,
+        Sisa,
     )
 }
 
@@ -80,6 +82,7 @@ __all__ = [
     "Outcome",
     "Retrain",
     "SimNPO",
+    "Sisa",
     "WoodburyNewton",
     "choose",
 ]
