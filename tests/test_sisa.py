@@ -104,6 +104,18 @@ def test_after_slice_k_a_shard_has_been_trained_on_slices_1_to_k(folder: Path, b
             assert all(torch.equal(p, kept[name]) for name, p in model.named_parameters())
 
 
+def test_the_base_is_left_as_it_is(base: Any, texts: Any, tokenizer: Any, fingerprint: Any, tmp_path: Path) -> None:
+    model = copy.deepcopy(base).train()
+    model.lm_head.requires_grad_(False)
+    options: dict[str, Any] = {"shards": 1, "slices": 2, "config": CONFIG}
+    ensemble = train_sisa(model, tokenizer, texts[:4], folder=tmp_path / "new", **options)
+    assert fingerprint(model) == fingerprint(base) != fingerprint(ensemble.shards[0])
+    assert model.training
+    assert not model.lm_head.weight.requires_grad
+    with pytest.raises(FileExistsError, match="nothing is overwritten"):
+        train_sisa(model, tokenizer, texts[:4], folder=tmp_path / "new", **options)
+
+
 def test_every_text_is_in_one_slice(folder: Path, texts: Any, tokenizer: Any) -> None:
     everywhere = [in_place(folder, texts, tokenizer, Place(shard, number)) for shard in (1, 2, 3) for number in (1, 2)]
     assert sorted(row["text"] for rows in everywhere for row in rows) == sorted(row["text"] for row in texts[ROWS])
@@ -338,6 +350,7 @@ def test_a_folder_that_is_gone_or_its_own_is_refused(folder: Path, texts: Any, t
     [
         ({"shards": 0}, "at least one shard and one slice, got shards=0 and slices=2"),
         ({"slices": -1}, "got shards=3 and slices=-1"),
+        ({"average": "votes"}, "unknown value of average 'votes'; choose one of: probabilities, logits"),
         ({"base": "ensemble"}, "the base of an ensemble is a plain model, and this is a SisaForCausalLM"),
         ({"base": "adapter"}, r"and this is a PeftModel; merge .* \(merge_and_unload\)"),
     ],

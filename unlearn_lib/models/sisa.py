@@ -24,7 +24,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.losses import wide_log_softmax
 from unlearn_lib.models.forms import LoadModel
-from unlearn_lib.models.sisa_records import BASE, Place, Records, SisaSettings, only_trained, put, trained
+from unlearn_lib.models.sisa_records import BASE, Average, Place, Records, SisaSettings, only_trained, put, trained
 
 
 class SisaForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -74,7 +74,7 @@ class SisaForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self.records.write(Path(save_directory), self.weights())
 
 
-def combined(logits: Sequence[Tensor], average: str) -> Tensor:
+def combined(logits: Sequence[Tensor], average: Average) -> Tensor:
     """The logits of an ensemble from those of its models, `[..., V]` each."""
     if average == "logits":
         return torch.stack([one.to(torch.promote_types(one.dtype, torch.float32)) for one in logits]).mean(0)

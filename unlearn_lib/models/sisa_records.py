@@ -26,6 +26,8 @@ from unlearn_lib.models.sisa_texts import Text, read_hashes, read_texts, text_ha
 
 FORM = "sisa"
 BASE = "base"
+Average = Literal["probabilities", "logits"]
+"""What of the shards is averaged."""
 
 
 class Place(NamedTuple):
@@ -46,7 +48,7 @@ class SisaSettings(BaseModel):
 
     shards: int = Field(ge=1)
     slices: int = Field(ge=1)
-    average: Literal["probabilities", "logits"]
+    average: Average
     seed: int
     dtype: Literal["float32", "float64"]
     trained: tuple[str, ...]

@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 
@@ -26,7 +26,7 @@ from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.data.batches import Example, LongTexts, encode, sequence_length
 from unlearn_lib.data.examples import by_text
 from unlearn_lib.data.given import rows_of
-from unlearn_lib.errors import InputError
+from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.files import by_umask, new_folder
 from unlearn_lib.losses import without_autocast
 from unlearn_lib.models.forms import write_form
@@ -34,6 +34,7 @@ from unlearn_lib.models.load import load_model, save_model
 from unlearn_lib.models.sisa_records import (
     BASE,
     FORM,
+    Average,
     Place,
     SisaSettings,
     only_trained,
@@ -56,7 +57,7 @@ def train_sisa(
     config: TrainingConfig | None = None,
     seed: int = 0,
     folder: str | Path,
-    average: Literal["probabilities", "logits"] = "probabilities",
+    average: Average = "probabilities",
     max_length: int | None = None,
     long_texts: LongTexts = "split",
     assistant_only: bool = True,
@@ -84,7 +85,7 @@ def train_sisa(
         The ensemble, as `load_model(folder)` gives it, on the base's device.
 
     Raises:
-        InputError: A number below 1, no texts, a base that is an adapter or an ensemble itself, a shard without texts.
+        InputError: A number below 1, another average, no texts, a base that is an adapter or an ensemble itself, a shard without texts.
         NumericsError: As `fit`.
         FileExistsError: There is something in the folder already.
 
@@ -94,6 +95,8 @@ def train_sisa(
 
     if shards < 1 or slices < 1:
         raise InputError(f"an ensemble has at least one shard and one slice, got shards={shards} and slices={slices}")
+    if average not in get_args(Average):
+        raise unknown("value of average", average, get_args(Average))
     model = load_model(base)[0] if isinstance(base, (str, Path)) else base
     if hasattr(model, "peft_config") or isinstance(model, SisaForCausalLM):
         raise InputError(
