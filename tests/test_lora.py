@@ -25,6 +25,7 @@ METHODS_AND_OPTIONS: dict[str, dict[str, Any]] = {
     "undial": {"learning_rate": 1e-2},
     "dpo": {"learning_rate": 1e-2},
     "rmu": {"learning_rate": 1e-2},
+    "memflex": {"learning_rate": 1e-2, "scale": "quantile", "mu": 0.9, "sigma": 0.1},
 }
 
 

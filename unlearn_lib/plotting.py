@@ -29,6 +29,8 @@ COLOURS = {
     "undial": "#DDCC77",
     "dpo": "#CC6677",
     "rmu": "#AA7744",
+    "memflex": "#6B8E23",
+    "sisa": "#8B4513",
 }
 MARKERS = {
     "original": "x",
@@ -52,6 +54,8 @@ MARKERS = {
     "undial": "2",
     "dpo": "3",
     "rmu": "4",
+    "memflex": "$M$",
+    "sisa": "$S$",
 }
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",

@@ -14,10 +14,12 @@ from unlearn_lib.methods.fisher_removal import FisherRemoval
 from unlearn_lib.methods.gradient_ascent import GradientAscent
 from unlearn_lib.methods.gradient_difference import GradientDifference
 from unlearn_lib.methods.kfac_newton import KFACNewton
+from unlearn_lib.methods.memflex import MemFlex
 from unlearn_lib.methods.newton import Newton
 from unlearn_lib.methods.npo import NPO, SimNPO
 from unlearn_lib.methods.retrain import Finetune, Retrain
 from unlearn_lib.methods.rmu import RMU
+from unlearn_lib.methods.sisa import Sisa
 from unlearn_lib.methods.undial import UNDIAL
 from unlearn_lib.methods.wga import WGA
 from unlearn_lib.methods.woodbury_newton import WoodburyNewton
@@ -41,6 +43,8 @@ METHODS: dict[str, type[Method]] = {
         UNDIAL,
         DPO,
         RMU,
+        MemFlex,
+        Sisa,
     )
 }
 
@@ -84,11 +88,13 @@ __all__ = [
     "GradientDifference",
     "Inputs",
     "KFACNewton",
+    "MemFlex",
     "Method",
     "Newton",
     "Outcome",
     "Retrain",
     "SimNPO",
+    "Sisa",
     "WoodburyNewton",
     "choose",
 ]

@@ -285,13 +285,13 @@ def adapter_base(folder: Path) -> str:
 def stored_formats(name_or_path: str | Path) -> dict[str, torch.dtype]:
     """The number formats that the weights of a model have in its files, by name, and the main one under the name "".
 
-    Empty where the files are not on this machine, and of a GGUF file. Of an adapter: its own weights.
+    Empty where the files are not on this machine, of a GGUF file, and of a form. Of an adapter: its own weights.
     """
     place = find(name_or_path)
     if place.quantised:
         return {}
     folder = Path(place.model) if place.local else weights_folder(place.name)
-    if folder is None:
+    if folder is None or is_form(folder):  # the weights of a form have other names than those of its model
         return {}
     stored = stored_tensors(folder, WEIGHTS) if is_adapter(folder) else stored_tensors(folder)
     known = {plain_name(name): FORMATS[tensor.format] for name, tensor in stored.items() if tensor.format in FORMATS}
