@@ -33,6 +33,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "newton": {"step": 0.1, "max_steps": 2},
     "kfac-newton": {"step": 0.1, "steps": 1},
     "woodbury-newton": {"step": 0.1},
+    "sophia": {"epochs": 1, "retain_loss": "kl"},
+    "task-vector": {"scale": 1.0, "epochs": 1, "learning_rate": 1e-3},
 }
 # steps that no model survives; constrained Newton measures how far it goes
 FATAL: dict[str, dict[str, Any]] = {

@@ -21,6 +21,8 @@ METHODS_AND_OPTIONS: dict[str, dict[str, Any]] = {
     "gradient-difference": {"learning_rate": 1e-2},
     "npo": {"learning_rate": 1e-2},
     "finetune": {"learning_rate": 1e-2},
+    "sophia": {"learning_rate": 1e-2},
+    "task-vector": {"learning_rate": 1e-2},
 }
 
 

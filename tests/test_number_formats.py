@@ -22,6 +22,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "kfac-newton": {"step": 0.1, "steps": 1},
     "woodbury-newton": {"step": 0.1},
     "constrained-newton": {"steps": 2, "target_loss": 12.0, "retain_limit": None},
+    "sophia": {"epochs": 2, "learning_rate": 1e-3},
+    "task-vector": {"scale": 1.0, "epochs": 1},
 }
 
 

@@ -25,6 +25,8 @@ COLOURS = {
     "woodbury-newton": "#777777",
     "dp-sgd": "#AA4499",
     "unseen": "#999999",
+    "sophia": "#6699CC",
+    "task-vector": "#DDCC77",
 }
 MARKERS = {
     "original": "x",
@@ -44,6 +46,8 @@ MARKERS = {
     "woodbury-newton": "d",
     "dp-sgd": "8",
     "unseen": ".",
+    "sophia": "1",
+    "task-vector": "2",
 }
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",

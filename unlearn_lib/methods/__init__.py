@@ -16,6 +16,8 @@ from unlearn_lib.methods.kfac_newton import KFACNewton
 from unlearn_lib.methods.newton import Newton
 from unlearn_lib.methods.npo import NPO, SimNPO
 from unlearn_lib.methods.retrain import Finetune, Retrain
+from unlearn_lib.methods.sophia import Sophia
+from unlearn_lib.methods.task_vector import TaskVector
 from unlearn_lib.methods.woodbury_newton import WoodburyNewton
 
 METHODS: dict[str, type[Method]] = {
@@ -33,6 +35,8 @@ METHODS: dict[str, type[Method]] = {
         Newton,
         KFACNewton,
         WoodburyNewton,
+        Sophia,
+        TaskVector,
     )
 }
 
@@ -77,6 +81,8 @@ __all__ = [
     "Outcome",
     "Retrain",
     "SimNPO",
+    "Sophia",
+    "TaskVector",
     "WoodburyNewton",
     "choose",
 ]
