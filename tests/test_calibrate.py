@@ -255,6 +255,7 @@ def test_the_limit_holds_on_retained_texts_that_were_not_given(seed: int, by_hea
         ("fisher-forgetting", {"step": "calibrate", "solver": "diagonal"}),
         ("gradient-difference", {"stop": "calibrate", "learning_rate": 5e-3, "epochs": 3}),
         ("npo", {"stop": "calibrate", "learning_rate": 5e-3, "epochs": 3}),
+        ("sophia", {"stop": "calibrate", "learning_rate": 5e-3, "epochs": 3}),
     ],
 )
 def test_no_step_is_computed_from_the_checked_texts(

@@ -40,6 +40,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "dpo": {"epochs": 1},
     "rmu": {"epochs": 1},
     "memflex": {"epochs": 1, "sigma": 0.0},
+    "sophia": {"epochs": 1, "retain_loss": "kl"},
+    "task-vector": {"scale": 1.0, "epochs": 1, "learning_rate": 1e-3},
 }
 # steps that no model survives; constrained Newton measures how far it goes, and behind the layers that RMU trains there is a norm
 FATAL: dict[str, dict[str, Any]] = {

@@ -26,6 +26,8 @@ METHODS_AND_OPTIONS: dict[str, dict[str, Any]] = {
     "dpo": {"learning_rate": 1e-2},
     "rmu": {"learning_rate": 1e-2},
     "memflex": {"learning_rate": 1e-2, "scale": "quantile", "mu": 0.9, "sigma": 0.1},
+    "sophia": {"learning_rate": 1e-2},
+    "task-vector": {"learning_rate": 1e-2},
 }
 
 

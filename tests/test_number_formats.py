@@ -29,6 +29,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "dpo": {"epochs": 2},
     "rmu": {"epochs": 2},
     "memflex": {"epochs": 2, "scale": "quantile", "mu": 0.5, "sigma": 0.2},
+    "sophia": {"epochs": 2, "learning_rate": 1e-3},
+    "task-vector": {"scale": 1.0, "epochs": 1},
 }
 
 

@@ -31,6 +31,8 @@ COLOURS = {
     "rmu": "#AA7744",
     "memflex": "#6B8E23",
     "sisa": "#8B4513",
+    "sophia": "#6699CC",
+    "task-vector": "#DDCC77",
 }
 MARKERS = {
     "original": "x",
@@ -56,6 +58,8 @@ MARKERS = {
     "rmu": "4",
     "memflex": "$M$",
     "sisa": "$S$",
+    "sophia": "1",
+    "task-vector": "2",
 }
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",

@@ -20,6 +20,8 @@ from unlearn_lib.methods.npo import NPO, SimNPO
 from unlearn_lib.methods.retrain import Finetune, Retrain
 from unlearn_lib.methods.rmu import RMU
 from unlearn_lib.methods.sisa import Sisa
+from unlearn_lib.methods.sophia import Sophia
+from unlearn_lib.methods.task_vector import TaskVector
 from unlearn_lib.methods.undial import UNDIAL
 from unlearn_lib.methods.wga import WGA
 from unlearn_lib.methods.woodbury_newton import WoodburyNewton
@@ -45,6 +47,8 @@ METHODS: dict[str, type[Method]] = {
         RMU,
         MemFlex,
         Sisa,
+        Sophia,
+        TaskVector,
     )
 }
 
@@ -95,6 +99,8 @@ __all__ = [
     "Retrain",
     "SimNPO",
     "Sisa",
+    "Sophia",
+    "TaskVector",
     "WoodburyNewton",
     "choose",
 ]

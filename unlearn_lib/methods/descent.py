@@ -88,6 +88,15 @@ class DescentMethod(Calibrated):
     def loss(self, model: Any, step: Step) -> Tensor:
         """The scalar that the optimiser lowers."""
 
+    def before_step(
+        self, model: Any, optimizer: torch.optim.Optimizer, pieces: Sequence[Step], inputs: Inputs, outcome: Outcome
+    ) -> None:
+        """Called before every step, when the gradient is there, for what an optimiser needs beside it. Costs go to `outcome`."""
+
+    def observed(self, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        """What the history says of a step beside its loss and its length."""
+        return {}
+
     def finished(self, model: Any, inputs: Inputs, outcome: Outcome) -> bool:
         """Asked after every pass over D-: whether to stop early."""
         return False
@@ -99,6 +108,11 @@ class DescentMethod(Calibrated):
         if self.optimizer == "adam":
             return torch.optim.Adam(params.values(), lr=self.rate, betas=ADAM_BETAS)
         return torch.optim.AdamW(params.values(), lr=self.rate, weight_decay=0.0)
+
+    @property
+    def vectors(self) -> int:
+        """How many vectors of the parameters are there at a step: where it starts, the gradient, and the optimiser's own."""
+        return {"sgd": 2, "adam": 4, "adamw": 4}[self.optimizer]
 
     def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         inputs, _ = self.split(inputs)
@@ -115,8 +129,7 @@ class DescentMethod(Calibrated):
             texts += steps * size
             batches.append(collate(sorted(inputs.retain, key=lambda example: -len(example.input_ids))[:size], model.device))
         copies = 2 if self.uses_original else 1
-        vectors = {"sgd": 2, "adam": 4, "adamw": 4}[self.optimizer]
-        memory = copies * model_bytes(model) + backward_bytes(model, batches) + vectors * vector_bytes(model)
+        memory = copies * model_bytes(model) + backward_bytes(model, batches) + self.vectors * vector_bytes(model)
         return MethodPlan(texts, memory, f"{steps} steps with {self.optimizer}")
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
@@ -138,12 +151,14 @@ class DescentMethod(Calibrated):
                 for piece in self._pieces(batch, inputs)
             ]
             start = Start(model)
-            loss = self._one_step(model, optimizer, pieces)
+            loss = self._gradient(model, optimizer, pieces)
+            self.before_step(model, optimizer, pieces, inputs, outcome)
+            optimizer.step()
             moved = start.moved()
             forget, held = sum(len(step.forget["labels"]) for step in pieces), len(kept["labels"]) if kept is not None else 0
             outcome.gradient_evaluations += forget + held
             inputs.passes.forward += self.looked_up(forget, held)
-            outcome.history.append({"loss": loss, "step_norm": dot(moved, moved) ** 0.5})
+            outcome.history.append({"loss": loss, "step_norm": dot(moved, moved) ** 0.5, **self.observed(optimizer)})
             if inputs.progress is not None:
                 inputs.progress(number + 1, steps, loss)
             if target is not None and self._crossed(model, start, moved, target, outcome):
@@ -158,8 +173,8 @@ class DescentMethod(Calibrated):
         """The texts of one step in parts that go through the model at a time; a loss with a retain term is taken in one."""
         return [batch] if self.uses_retain else list(inputs.grouping.groups(batch))
 
-    def _one_step(self, model: Any, optimizer: torch.optim.Optimizer, pieces: list[Step]) -> float:
-        """A step of the optimiser on the loss over all pieces, a mean over their texts; returns that loss."""
+    def _gradient(self, model: Any, optimizer: torch.optim.Optimizer, pieces: list[Step]) -> float:
+        """Give the optimiser the gradient of the loss over all pieces, a mean over their texts; returns that loss."""
         optimizer.zero_grad()
         texts, total = sum(len(step.forget["labels"]) for step in pieces), 0.0
         for step in pieces:
@@ -168,7 +183,6 @@ class DescentMethod(Calibrated):
                 raise NumericsError(f"the loss of {self.name} became {loss.item()}; lower the learning rate ({self.rate:g})")
             loss.backward()
             total += loss.item()
-        optimizer.step()
         return total
 
     def _crossed(self, model: Any, start: Start, moved: Vector, target: Target, outcome: Outcome) -> bool:
