@@ -25,6 +25,7 @@ COLOURS = {
     "woodbury-newton": "#777777",
     "dp-sgd": "#AA4499",
     "unseen": "#999999",
+    "eul": "#DDAA33",
 }
 MARKERS = {
     "original": "x",
@@ -44,6 +45,7 @@ MARKERS = {
     "woodbury-newton": "d",
     "dp-sgd": "8",
     "unseen": ".",
+    "eul": "1",
 }
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
