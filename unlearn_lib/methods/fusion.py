@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unlearn_lib.curvature.precision import in_full
 from unlearn_lib.curvature.risk import evaluating
 from unlearn_lib.data.batches import LongTexts, encode, make_batches, sequence_length
 from unlearn_lib.data.given import rows_of
@@ -74,7 +75,7 @@ def layer_moments(
     length = sequence_length(model, tokenizer, max_length)
     examples = encode(given, tokenizer, length, long_texts=long_texts, assistant_only=assistant_only).examples
     found: dict[str, Tensor] = {}
-    with evaluating(model), _inputs_seen(model) as seen:
+    with evaluating(model), in_full(model.parameters()), _inputs_seen(model) as seen:
         for batch in make_batches(examples, batch_size, model.device):
             token_logits(model, batch)
             kept = batch["attention_mask"].flatten().bool()

@@ -2,8 +2,8 @@
 
 The folder holds `unlearning_layers.safetensors` and `unlearn_form.json`, which names the base and says what the layers of every
 stage are like. The base is named where it lies under its name with the very same weights, and written into the folder, as `base/`,
-where it does not: because it was trained after it was loaded, or was never saved. Layers have a nonlinearity inside, so they cannot be
-folded into the weights, and the loaded model has them as modules.
+where it does not: because it was trained or rounded after it was loaded, or was never saved. Layers have a nonlinearity inside, so
+they cannot be folded into the weights, and the loaded model has them as modules.
 """
 
 from __future__ import annotations
@@ -89,11 +89,13 @@ def base_weights(model: Any) -> dict[str, Tensor]:
 
 
 def same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Whether two models have the same weights to the last bit, in the formats of the first."""
-    return one.keys() == other.keys() and all(
-        tensor.shape == other[name].shape and torch.equal(tensor.cpu(), other[name].to("cpu", tensor.dtype))
-        for name, tensor in one.items()
-    )
+    """Whether two models have the same weights to the last digit, in whatever formats."""
+
+    def equal(a: Tensor, b: Tensor) -> bool:
+        wide = torch.promote_types(a.dtype, b.dtype)
+        return a.shape == b.shape and torch.equal(a.to("cpu", wide), b.to("cpu", wide))
+
+    return one.keys() == other.keys() and all(equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def load(folder: Path, settings: dict[str, Any], load_model: LoadModel) -> tuple[Any, Any]:
@@ -142,14 +144,13 @@ def _fill(model: Any, folder: Path) -> None:
 
 def _base_name(model: Any) -> str | None:
     """The name under which `load_model` finds the base with the same weights; None where there is none."""
-    from unlearn_lib.models.load import DTYPES, load_model, own_name
+    from unlearn_lib.models.load import load_model, own_name
 
     name = own_name(getattr(model, "name_or_path", "") or "")
     if not name:
         return None
-    dtype = next((word for word, dtype in DTYPES.items() if dtype == model.dtype), "float32")
-    try:
-        found, _ = load_model(name, device="cpu", dtype=dtype)
+    try:  # no narrower than it may be loaded again: a base that was rounded is another one
+        found, _ = load_model(name, device="cpu", dtype="float64" if model.dtype == torch.float64 else "float32")
     except (InputError, HubUnavailableError):
         return None
     return name if same_weights(base_weights(model), base_weights(found)) else None
