@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from test_bottlenecks import IDS, learn, logits
 
-from unlearn_lib import load_model, save_model
+from unlearn_lib import load_model, save_model, unlearn
 from unlearn_lib.command.cli import main
 from unlearn_lib.data.files import write_rows
 from unlearn_lib.errors import InputError
@@ -73,7 +73,6 @@ def test_a_base_that_was_trained_since_is_saved_with_them(saved_base: Path, tmp_
     plain, _ = load_model(tmp_path / "there" / "base", device="cpu", dtype="float64")
     assert torch.equal(logits(plain), logits(without_layers(model)))
     # what comes from the folder is written into it again as what it is
-    learn(again, 5)
     save_model(again, tokenizer, tmp_path / "there")
     assert form_of(tmp_path / "there")["base"] == "./base"
     assert torch.equal(logits(load_model(tmp_path / "there", device="cpu", dtype="float64")[0]), logits(again))
@@ -90,17 +89,20 @@ def test_a_base_that_was_never_saved_is_saved_with_them(tiny: Any, tokenizer: An
     assert type(without_layers(again)) is type(tiny("opt"))
 
 
-def test_an_adapter_can_be_the_base(saved_base: Path, tmp_path: Path) -> None:
+def test_an_adapter_can_be_the_base(saved_base: Path, texts: Any, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     base, tokenizer = load_model(saved_base, device="cpu", dtype="float64")
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "c_fc", "c_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
-    model = peft.get_peft_model(base, config).double().eval()
-    add_stage(model, Shape())
-    learn(model)
+    adapted = peft.get_peft_model(base, config).double().eval()
+    model = unlearn(adapted, tokenizer, forget=texts[:3], retain=texts[3:6], method="eul", epochs=2, learning_rate=0.1).model
+    assert not torch.allclose(logits(model), logits(adapted), rtol=1e-2)
     save_model(model, tokenizer, tmp_path / "out")
     assert not (tmp_path / "out" / "base" / "model.safetensors").exists()  # the adapter alone
     again, _ = load_model(tmp_path / "out", device="cpu", dtype="float64")
     torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=1e-6 * float(logits(model).abs().max()))
+    assert [name for name, p in without_layers(again).named_parameters() if p.requires_grad] == [
+        name for name, p in adapted.named_parameters() if p.requires_grad
+    ]
 
 
 def test_a_plain_model_takes_the_place_of_a_form(saved_base: Path, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def _fill(model: Any, folder: Path) -> None:
             "the layers are for another base, or not all of them were saved: save them again with save_model"
         )
     for name, p in wanted.items():
-        p.data = stored[name].to(p.device, model.dtype)
+        p.data = stored[name].to(p.device, model.dtype, copy=True)  # the file may be written again while the model is there
 
 
 def _base_name(model: Any) -> str | None:
