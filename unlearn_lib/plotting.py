@@ -32,7 +32,8 @@ COLOURS = {
     "memflex": "#6B8E23",
     "sisa": "#8B4513",
     "sophia": "#6699CC",
-    "task-vector": "#DDCC77",
+    "task-vector": "#997700",
+    "eul": "#DDAA33",
 }
 MARKERS = {
     "original": "x",
@@ -58,8 +59,9 @@ MARKERS = {
     "rmu": "4",
     "memflex": "$M$",
     "sisa": "$S$",
-    "sophia": "1",
-    "task-vector": "2",
+    "sophia": "$H$",
+    "task-vector": "$V$",
+    "eul": "$U$",
 }
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",

@@ -183,6 +183,7 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
         result = carry_out(
             prepared, model, tokenizer, progress, sets=sets, losses_before=losses_before, in_place=True, measure=look
         )
+    formats = formats_to_write(result.model, stored, job.dtype)  # with those of weights that the method has added
     if rounded:
         round_weights(result.model, formats)
         look(result.model, sets, grouping)

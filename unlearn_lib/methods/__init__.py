@@ -9,6 +9,7 @@ from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.methods.base import Inputs, Method, Outcome
 from unlearn_lib.methods.constrained_newton import ConstrainedNewton
 from unlearn_lib.methods.dpo import DPO
+from unlearn_lib.methods.eul import EUL
 from unlearn_lib.methods.fisher_forgetting import FisherForgetting
 from unlearn_lib.methods.fisher_removal import FisherRemoval
 from unlearn_lib.methods.gradient_ascent import GradientAscent
@@ -49,6 +50,7 @@ METHODS: dict[str, type[Method]] = {
         Sisa,
         Sophia,
         TaskVector,
+        EUL,
     )
 }
 
@@ -79,6 +81,7 @@ def choose(name: str, options: Mapping[str, Any], given: Collection[str]) -> Met
 
 __all__ = [
     "DPO",
+    "EUL",
     "METHODS",
     "NPO",
     "RMU",

@@ -277,9 +277,13 @@ def adapter_base(folder: Path) -> str:
     Raises:
         InputError: peft is not installed; the adapter does not say, or cannot be used, see `adapter_settings`.
     """
-    base = str(adapter_settings(folder)["base_model_name_or_path"])
-    own = (name for recipe in RECIPES.values() for name in recipe.specs if Path(base) == recipe.model_folder(name))
-    return next(own, base)
+    return own_name(str(adapter_settings(folder)["base_model_name_or_path"]))
+
+
+def own_name(place: str) -> str:
+    """The name of a model of this library whose folder this is, which lies elsewhere on another machine; else what was given."""
+    own = (name for recipe in RECIPES.values() for name in recipe.specs if Path(place) == recipe.model_folder(name))
+    return next(own, place)
 
 
 def stored_formats(name_or_path: str | Path) -> dict[str, torch.dtype]:
@@ -288,7 +292,7 @@ def stored_formats(name_or_path: str | Path) -> dict[str, torch.dtype]:
     Empty where the files are not on this machine, of a GGUF file, and of a form. Of an adapter: its own weights.
     """
     place = find(name_or_path)
-    if place.quantised:
+    if place.quantised or is_form(place.model):
         return {}
     folder = Path(place.model) if place.local else weights_folder(place.name)
     if folder is None or is_form(folder):  # the weights of a form have other names than those of its model
@@ -300,7 +304,8 @@ def stored_formats(name_or_path: str | Path) -> dict[str, torch.dtype]:
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """Write model (safetensors) and tokenizer so that `AutoModelForCausalLM.from_pretrained(folder)` loads them; of a peft model
-    the adapter alone. The files are readable as the umask says.
+    the adapter alone, and of a form (see `unlearn_lib.models.forms`) what it consists of, which `load_model` loads. The files are
+    readable as the umask says.
 
     Raises:
         OSError: They cannot be written (a full disk, ...).
@@ -311,8 +316,12 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
         with by_umask(path), warnings.catch_warnings():
             # peft says when it writes the embedding, too; that it does is right
             warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
+            (path / FORM).unlink(missing_ok=True)  # of another model that was here before
             model.save_pretrained(path)
             tokenizer.save_pretrained(path)
+            if is_form(path):  # a plain model that it holds in a folder inside loads by itself, too
+                for config in path.glob("*/config.json"):
+                    tokenizer.save_pretrained(config.parent)
     except Exception as error:
         plain = as_os_error(error)
         if plain is None or plain is error:

@@ -6,6 +6,7 @@ learning rates nearly every step is. So what is narrower than float32 is widened
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +20,11 @@ Formats = Mapping[str, torch.dtype]
 
 
 def formats(model: Any) -> Formats:
-    """The number format of every parameter and buffer, by name."""
-    return {name: tensor.dtype for name, tensor in _tensors(model)}
+    """The number format of every parameter and buffer, by name, and under the name "" the one that most of its numbers have."""
+    numbers: Counter[torch.dtype] = Counter()
+    for _, tensor in _tensors(model):
+        numbers[tensor.dtype] += tensor.numel() * tensor.is_floating_point()
+    return {name: tensor.dtype for name, tensor in _tensors(model)} | {"": numbers.most_common(1)[0][0]}
 
 
 def widen(model: Any) -> None:
@@ -34,12 +38,14 @@ def widen(model: Any) -> None:
 def give_back(model: Any, wanted: Formats) -> None:
     """Turn every parameter and buffer into its own format, in place; what has it already is not touched.
 
+    What has no format of its own, because a method has added it to the model, gets the one under the name "", where there is one.
+
     Raises:
         NumericsError: A parameter is outside of its format's range.
     """
     lost = []
     for name, tensor in _tensors(model):
-        own = wanted.get(name, tensor.dtype)
+        own = wanted.get(name, wanted.get("", tensor.dtype) if tensor.is_floating_point() else tensor.dtype)
         if tensor.dtype != own:
             wide, tensor.data = tensor.data, tensor.data.to(own)
             if not torch.equal(torch.isfinite(tensor), torch.isfinite(wide)):
