@@ -25,6 +25,7 @@ COLOURS = {
     "woodbury-newton": "#777777",
     "dp-sgd": "#AA4499",
     "unseen": "#999999",
+    "certified-newton": "#DDCC77",
 }
 MARKERS = {
     "original": "x",
@@ -44,6 +45,7 @@ MARKERS = {
     "woodbury-newton": "d",
     "dp-sgd": "8",
     "unseen": ".",
+    "certified-newton": "1",
 }
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",

@@ -7,6 +7,7 @@ from typing import Any
 
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.methods.base import Inputs, Method, Outcome
+from unlearn_lib.methods.certified_newton import CertifiedNewton
 from unlearn_lib.methods.constrained_newton import ConstrainedNewton
 from unlearn_lib.methods.fisher_forgetting import FisherForgetting
 from unlearn_lib.methods.fisher_removal import FisherRemoval
@@ -33,6 +34,7 @@ METHODS: dict[str, type[Method]] = {
         Newton,
         KFACNewton,
         WoodburyNewton,
+        CertifiedNewton,
     )
 }
 
@@ -64,6 +66,7 @@ def choose(name: str, options: Mapping[str, Any], given: Collection[str]) -> Met
 __all__ = [
     "METHODS",
     "NPO",
+    "CertifiedNewton",
     "ConstrainedNewton",
     "Finetune",
     "FisherForgetting",

@@ -23,7 +23,9 @@ VERSION = 1
 LoadModel = Callable[[str], tuple[Any, Any]]
 """Loads another model by its name or folder, with its tokenizer, on the device and in the number format that were asked for."""
 
-FORMS: dict[str, str] = {}
+FORMS: dict[str, str] = {
+    "certified": "unlearn_lib.models.certified",
+}
 """The module that has `load(folder, settings, load_model) -> (model, tokenizer)`, by the form's name; imported when it is needed."""
 
 

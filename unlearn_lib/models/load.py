@@ -285,10 +285,10 @@ def adapter_base(folder: Path) -> str:
 def stored_formats(name_or_path: str | Path) -> dict[str, torch.dtype]:
     """The number formats that the weights of a model have in its files, by name, and the main one under the name "".
 
-    Empty where the files are not on this machine, and of a GGUF file. Of an adapter: its own weights.
+    Empty where the files are not on this machine, of a GGUF file, and of a form. Of an adapter: its own weights.
     """
     place = find(name_or_path)
-    if place.quantised:
+    if place.quantised or (place.local and is_form(place.model)):
         return {}
     folder = Path(place.model) if place.local else weights_folder(place.name)
     if folder is None:
