@@ -130,10 +130,15 @@ def test_a_hundred_removals_never_leave_more_than_the_bound(penalty: Any) -> Non
     assert len(state.texts) == 30
 
 
-def test_the_worst_case_alone_can_be_spent() -> None:
+def test_what_is_spent_is_the_bound_that_was_asked_for() -> None:
     state = trained(random_texts(20), weight_decay=1.0)
     after, entry, _ = CertifiedNewton(bound="worst").step(state, [3])
-    assert after.spent == state.spent + entry["worst_bound"] + entry["solver_residual"]
+    assert after.spent == pytest.approx(state.spent + entry["worst_bound"] + entry["solver_residual"])
+    once, first, _ = CertifiedNewton(bound="measured").step(state, [3])
+    twice, second, _ = CertifiedNewton(bound="measured").step(once, [3])
+    assert [once.spent, twice.spent] == pytest.approx([first["residual"], second["residual"]])
+    assert twice.spent > float(torch.func.grad(plain_objective)(twice.head_Vd, twice).norm())
+    assert twice.spent < entry["data_bound"]
 
 
 @pytest.mark.parametrize("penalty", ["fixed", "per-text"])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from certified import suited
 
 from unlearn_lib import TrainingConfig, train, unlearn
 from unlearn_lib.checkpoints import Checkpoint, OutOfTimeError
@@ -33,6 +34,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "newton": {"step": 0.1, "max_steps": 2},
     "kfac-newton": {"step": 0.1, "steps": 1},
     "woodbury-newton": {"step": 0.1},
+    "certified-newton": {"max_steps": 5},
 }
 # steps that no model survives; constrained Newton measures how far it goes
 FATAL: dict[str, dict[str, Any]] = {
@@ -91,7 +93,7 @@ def states() -> tuple[Any, ...]:
 
 
 def test_every_method_is_tried() -> None:
-    assert set(QUICK) == {*FATAL, "constrained-newton"} == set(METHODS)
+    assert set(QUICK) == {*FATAL, "constrained-newton", "certified-newton"} == set(METHODS)
 
 
 @pytest.mark.parametrize("method", ["retrain", "finetune"])
@@ -197,6 +199,7 @@ def test_every_tensor_of_a_mixed_model_keeps_its_format(method: str, tokenizer: 
     model.model.norm.float()
     model.lm_head.float()
     model.model.norm.weight.requires_grad_(False)
+    model = suited(method, model, tokenizer, rows["forget"] + rows["retain"])
     given = {name: tensor.clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     assert {tensor.dtype for tensor in given.values()} == {torch.bfloat16, torch.float32}
     result = unlearn(model, tokenizer, **rows, base=copy.deepcopy(model), method=method, **QUICK[method]).model
@@ -209,7 +212,7 @@ def test_every_tensor_of_a_mixed_model_keeps_its_format(method: str, tokenizer: 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_flags_and_gradients_are_left_as_they_are(method: str, small: Any, tokenizer: Any, rows: Any) -> None:
-    model = small(0.1)
+    model = suited(method, small(0.1), tokenizer, rows["forget"] + rows["retain"])
     model.model.decoder.embed_positions.requires_grad_(False)
     model.model.decoder.layers[0].self_attn.train()  # and nothing around it
     for p in model.parameters():
@@ -253,7 +256,7 @@ def test_where_gradients_are_switched_off_it_works_all_the_same(
     def result() -> Any:
         return unlearn(model, tokenizer, **rows, base=base, method=method, **QUICK[method]).model
 
-    model, base = small(), small(seed=1)
+    model, base = suited(method, small(), tokenizer, rows["forget"] + rows["retain"]), small(seed=1)
     expected = fingerprint(result())
     with torch.inference_mode(), torch.no_grad():
         found = result()

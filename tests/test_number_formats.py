@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from certified import suited
 
 from unlearn_lib import unlearn
 from unlearn_lib.methods import METHODS
@@ -22,11 +23,13 @@ QUICK: dict[str, dict[str, Any]] = {
     "kfac-newton": {"step": 0.1, "steps": 1},
     "woodbury-newton": {"step": 0.1},
     "constrained-newton": {"steps": 2, "target_loss": 12.0, "retain_limit": None},
+    "certified-newton": {},
 }
 
 
 def forget(model: Any, name: str, tokenizer: Any, texts: list[dict[str, str]]) -> Any:
     sets = {"forget": texts[:4], "retain": texts[4:16], "holdout": texts[16:24]}
+    model = suited(name, model, tokenizer, texts[:16])
     return unlearn(model, tokenizer, **sets, base=model, method=name, **QUICK[name]).model
 
 
