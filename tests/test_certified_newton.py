@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from unlearn_lib import load_model, save_model, sequence_losses, unlearn
+from unlearn_lib import load_model, save_model, sequence_losses, train_certified_head, unlearn
 from unlearn_lib.curvature.precision import KeepFloat64
 from unlearn_lib.data.batches import collate, encode
 from unlearn_lib.errors import InputError, NumericsError
@@ -18,7 +18,7 @@ from unlearn_lib.methods.certificate import allowed_residual, epsilon_spent
 from unlearn_lib.models.certified import certify
 from unlearn_lib.models.forms import FILE
 from unlearn_lib.models.head_features import is_tied
-from unlearn_lib.training.certified import train_certified_head
+from unlearn_lib.models.load import stored_formats
 from unlearn_lib.unlearning.request import Request
 from unlearn_lib.unlearning.unlearn import prepare
 
@@ -174,6 +174,7 @@ def test_a_saved_folder_gives_all_back(model: Any, tokenizer: Any, rows: Any, tm
     expected, found = (unlearn(one, tokenizer, **options) for one in (after, loaded))
     assert fingerprint(found.model) == fingerprint(expected.model)
     assert found.details == expected.details
+    assert stored_formats(tmp_path / "b") == {}
     assert not any(name in json.loads((tmp_path / "b" / FILE).read_text()) for name in ("noise", "head"))
 
 

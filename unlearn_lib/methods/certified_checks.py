@@ -29,7 +29,7 @@ def certificate_of(model: Any) -> Certificate:
     if not isinstance(model, CertifiedModel):
         raise InputError(
             "the model has no head that texts can be removed from with a certificate; train one on its body with "
-            "unlearn_lib.training.certified.train_certified_head, on texts that the body never saw, and give the model that it returns "
+            "unlearn_lib.train_certified_head, on texts that the body never saw, and give the model that it returns "
             "(save_model and load_model keep its state)"
         )
     return model.certificate

@@ -35,6 +35,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from unlearn_lib.curvature import ConjugateGradients, EmpiricalFisher, NotConvergedError, Reason, Solution, solve
 from unlearn_lib.curvature.meter import Meter
@@ -139,21 +140,16 @@ class CertifiedNewton(Method):
             raise NotConvergedError(solution)
         assert isinstance(solution.value, dict)
         D_Vd = solution.value[WEIGHT]
-        radius, noise = max(gone.largest_norm(), stay.largest_norm()), float(state.noise_Vd.norm())
-        rest = noise + state.spent
-        bounds = {
-            "data_bound": data_bound(stay, D_Vd),
-            "source_bound": source_bound(stay, D_Vd),
-            "worst_bound": worst_bound(n, gone.texts, radius, before, after, rest=rest, solver=solution.residual),
-        }
+        bounds = _bounds(state, gone, stay, D_Vd, solution.residual)
         left = solution.residual * float(v_Vd.norm())
         sums = {name: state.spent + left + bound for name, bound in bounds.items()}
         new = replace(
             state, head_Vd=(W_Vd + D_Vd).cpu(), texts=state.texts.without(numbers), removed=state.removed + gone.texts
         )
         residual = float(new.gradient(stay).norm())
-        sums["measured_bound"] = residual + ROUNDING * (math.sqrt(2) * radius * n + noise)
-        if not residual <= sums["data_bound"] + sums["measured_bound"] - residual:
+        rounding = ROUNDING * (math.sqrt(2) * stay.largest_norm() * n + float(state.noise_Vd.norm()))
+        sums["measured_bound"] = residual + rounding
+        if not residual <= sums["data_bound"] + rounding:
             raise NumericsError(
                 f"the gradient after the step has the norm {residual:.3g}, above its bound {sums['data_bound']:.3g}, so something that the "
                 "bound rests on does not hold (the stored state was changed, or its numbers are too large for float64); train the head "
@@ -219,6 +215,18 @@ class CertifiedNewton(Method):
         norm = HeadRisk(state.texts).spectral_norm()
         root = math.sqrt(1 + norm**2 / (2 * state.convexity(n)))
         return min(self.max_steps, math.ceil((root + 1) / 2 * math.log(2 * root / self.tolerance)))
+
+
+def _bounds(state: Certificate, gone: HeadRisk, stay: HeadRisk, D_Vd: Tensor, solver: float) -> dict[str, float]:
+    """The three bounds of |R| for a step D whose linear solve has the relative residual `solver`."""
+    n, radius = gone.texts + stay.texts, max(gone.largest_norm(), stay.largest_norm())
+    before, after = state.convexity(n), state.convexity(stay.texts)
+    rest = float(state.noise_Vd.norm()) + state.spent
+    return {
+        "data_bound": data_bound(stay, D_Vd),
+        "source_bound": source_bound(stay, D_Vd),
+        "worst_bound": worst_bound(n, gone.texts, radius, before, after, rest=rest, solver=solver),
+    }
 
 
 def _gradients(model: Any, inputs: Inputs) -> EmpiricalFisher:
