@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from certified import LOOPED, suited
 
 import unlearn_lib
 from unlearn_lib import TrainingConfig, text_losses, train
@@ -162,15 +163,16 @@ def test_bad_calls(options: dict[str, Any], message: str, arguments: dict[str, A
         unlearn(**{**arguments, **options})
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.form])
+@pytest.mark.parametrize("method", LOOPED)
 def test_every_method_has_a_plan(method: str, arguments: dict[str, Any], memorised: Any) -> None:
     """At least as many gradients as were taken, and not many times more."""
-    options: dict[str, Any] = {"max_steps": 5} if method == "newton" else {}
+    options: dict[str, Any] = {"max_steps": 5} if method in ("newton", "certified-newton") else {}
+    model = suited(method, memorised, arguments["tokenizer"], [*arguments["forget"], *arguments["retain"]])
     if "retain_limit" in METHODS[method].model_fields:
         options["retain_limit"] = None
-    given = {**arguments, "method": method, "base": memorised}
+    given = {**arguments, "model": model, "method": method, "base": memorised}
     prepared = prepared_for(**given, options=options)
-    needs = prepared.method.plan(memorised, prepared.inputs)
+    needs = prepared.method.plan(model, prepared.inputs)
     taken = unlearn(**given, **options).cost.gradient_evaluations
     assert 0.9 * taken <= needs.gradient_evaluations <= 3 * taken
     assert needs.peak_memory_bytes > sum(p.numel() * 4 for p in memorised.parameters())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from certified import LOOPED, suited
 
 from unlearn_lib import TrainingConfig, train, unlearn
 from unlearn_lib.checkpoints import Checkpoint, OutOfTimeError
@@ -19,7 +20,6 @@ from unlearn_lib.models import nano
 from unlearn_lib.training.loop import fit
 from unlearn_lib.training.private import PrivacyConfig, train_private
 
-ANY_MODEL = [name for name, method in METHODS.items() if not method.form]
 """The methods that take any model; those of one saved form have tests of their own."""
 # one or two short steps of each method
 QUICK: dict[str, dict[str, Any]] = {
@@ -43,11 +43,12 @@ QUICK: dict[str, dict[str, Any]] = {
     "sophia": {"epochs": 1, "retain_loss": "kl"},
     "task-vector": {"scale": 1.0, "epochs": 1, "learning_rate": 1e-3},
     "eul": {"epochs": 1},
+    "certified-newton": {"max_steps": 5},
 }
 # steps that no model survives; constrained Newton measures how far it goes, and behind the layers that RMU trains there is a norm
 FATAL: dict[str, dict[str, Any]] = {
     name: {key: 1e30 if key == "step" else 1e10}
-    for name in ANY_MODEL
+    for name in LOOPED
     for key in METHODS[name].model_fields
     if key in ("step", "learning_rate") and name != "rmu"
 }
@@ -103,7 +104,7 @@ def states() -> tuple[Any, ...]:
 
 
 def test_every_method_is_tried() -> None:
-    assert set(QUICK) == {*FATAL, "constrained-newton", "rmu"} == set(ANY_MODEL)
+    assert set(QUICK) == {*FATAL, "constrained-newton", "certified-newton", "rmu"} == set(LOOPED)
 
 
 @pytest.mark.parametrize("method", ["retrain", "finetune"])
@@ -202,13 +203,14 @@ def test_weights_that_do_not_fit_into_the_format_are_refused(small: Any, tokeniz
         train(model, tokenizer, rows["retain"], TrainingConfig(epochs=1, learning_rate=1e5))
 
 
-@pytest.mark.parametrize("method", ANY_MODEL)
+@pytest.mark.parametrize("method", LOOPED)
 def test_every_tensor_of_a_mixed_model_keeps_its_format(method: str, tokenizer: Any, rows: Any) -> None:
     """Final norm, head and the buffer of rotary frequencies are in float32, all else in bfloat16."""
     model = llama(torch.bfloat16)
     model.model.norm.float()
     model.lm_head.float()
     model.model.norm.weight.requires_grad_(False)
+    model = suited(method, model, tokenizer, rows["forget"] + rows["retain"])
     given = {name: tensor.clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     assert {tensor.dtype for tensor in given.values()} == {torch.bfloat16, torch.float32}
     result = unlearn(model, tokenizer, **rows, base=copy.deepcopy(model), method=method, **QUICK[method]).model
@@ -220,9 +222,9 @@ def test_every_tensor_of_a_mixed_model_keeps_its_format(method: str, tokenizer: 
     assert all(torch.equal(tensor, given[name]) for name, tensor in [*model.named_parameters(), *model.named_buffers()])
 
 
-@pytest.mark.parametrize("method", ANY_MODEL)
+@pytest.mark.parametrize("method", LOOPED)
 def test_flags_and_gradients_are_left_as_they_are(method: str, small: Any, tokenizer: Any, rows: Any) -> None:
-    model = small(0.1)
+    model = suited(method, small(0.1), tokenizer, rows["forget"] + rows["retain"])
     model.model.decoder.embed_positions.requires_grad_(False)
     model.model.decoder.layers[0].self_attn.train()  # and nothing around it
     for p in model.parameters():
@@ -245,7 +247,7 @@ def test_gradients_of_the_caller_do_not_enter_training(small: Any, tokenizer: An
     assert fingerprint(stale) == fingerprint(clean)
 
 
-@pytest.mark.parametrize("method", ANY_MODEL)
+@pytest.mark.parametrize("method", LOOPED)
 def test_a_frozen_model_is_refused(method: str, small: Any, tokenizer: Any, rows: Any) -> None:
     with pytest.raises(InputError, match=r"no parameter of the model requires a gradient.*requires_grad_\(True\)"):
         unlearn(small().requires_grad_(False), tokenizer, **rows, base=small(), method=method, **QUICK[method])
@@ -259,14 +261,14 @@ def test_training_a_frozen_model_is_refused(small: Any, tokenizer: Any, rows: An
         train_private(model, tokenizer, rows["retain"], PrivacyConfig(1.0))
 
 
-@pytest.mark.parametrize("method", ANY_MODEL)
+@pytest.mark.parametrize("method", LOOPED)
 def test_where_gradients_are_switched_off_it_works_all_the_same(
     method: str, small: Any, tokenizer: Any, rows: Any, fingerprint: Any
 ) -> None:
     def result() -> Any:
         return unlearn(model, tokenizer, **rows, base=base, method=method, **QUICK[method]).model
 
-    model, base = small(), small(seed=1)
+    model, base = suited(method, small(), tokenizer, rows["forget"] + rows["retain"]), small(seed=1)
     expected = fingerprint(result())
     with torch.inference_mode(), torch.no_grad():
         found = result()

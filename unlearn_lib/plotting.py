@@ -34,6 +34,7 @@ COLOURS = {
     "sophia": "#6699CC",
     "task-vector": "#997700",
     "eul": "#DDAA33",
+    "certified-newton": "#117777",
 }
 MARKERS = {
     "original": "x",
@@ -62,6 +63,7 @@ MARKERS = {
     "sophia": "$H$",
     "task-vector": "$V$",
     "eul": "$U$",
+    "certified-newton": "$C$",
 }
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",

@@ -7,6 +7,7 @@ from typing import Any
 
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.methods.base import Inputs, Method, Outcome
+from unlearn_lib.methods.certified_newton import CertifiedNewton
 from unlearn_lib.methods.constrained_newton import ConstrainedNewton
 from unlearn_lib.methods.dpo import DPO
 from unlearn_lib.methods.eul import EUL
@@ -51,6 +52,7 @@ METHODS: dict[str, type[Method]] = {
         Sophia,
         TaskVector,
         EUL,
+        CertifiedNewton,
     )
 }
 
@@ -87,6 +89,7 @@ __all__ = [
     "RMU",
     "UNDIAL",
     "WGA",
+    "CertifiedNewton",
     "ConstrainedNewton",
     "Finetune",
     "FisherForgetting",

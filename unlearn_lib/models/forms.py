@@ -26,6 +26,7 @@ LoadModel = Callable[[str], tuple[Any, Any]]
 FORMS: dict[str, str] = {
     "sisa": "unlearn_lib.models.sisa",
     "eul": "unlearn_lib.models.unlearning_layers",
+    "certified": "unlearn_lib.models.certified",
 }
 """The module that has `load(folder, settings, load_model) -> (model, tokenizer)`, by the form's name; imported when it is needed."""
 

@@ -292,7 +292,7 @@ def stored_formats(name_or_path: str | Path) -> dict[str, torch.dtype]:
     Empty where the files are not on this machine, of a GGUF file, and of a form. Of an adapter: its own weights.
     """
     place = find(name_or_path)
-    if place.quantised or is_form(place.model):
+    if place.quantised or (place.local and is_form(place.model)):
         return {}
     folder = Path(place.model) if place.local else weights_folder(place.name)
     if folder is None or is_form(folder):  # the weights of a form have other names than those of its model
