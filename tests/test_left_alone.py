@@ -16,6 +16,7 @@ from unlearn_lib.data.batches import encode
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.methods import METHODS
 from unlearn_lib.models import nano
+from unlearn_lib.models.forms import given_part
 from unlearn_lib.training.loop import fit
 from unlearn_lib.training.private import PrivacyConfig, train_private
 
@@ -33,10 +34,13 @@ QUICK: dict[str, dict[str, Any]] = {
     "newton": {"step": 0.1, "max_steps": 2},
     "kfac-newton": {"step": 0.1, "steps": 1},
     "woodbury-newton": {"step": 0.1},
+    "delta-unlearning": {"small": "nano/opt-s", "epochs": 1},
 }
+NEEDED: dict[str, dict[str, Any]] = {"delta-unlearning": {"small": "nano/opt-s"}}
+"""Options without which a method cannot be called."""
 # steps that no model survives; constrained Newton measures how far it goes
 FATAL: dict[str, dict[str, Any]] = {
-    name: {key: 1e30 if key == "step" else 1e10}
+    name: {**NEEDED.get(name, {}), key: 1e30 if key == "step" else 1e10}
     for name in METHODS
     for key in METHODS[name].model_fields
     if key in ("step", "learning_rate")
@@ -200,7 +204,8 @@ def test_every_tensor_of_a_mixed_model_keeps_its_format(method: str, tokenizer: 
     given = {name: tensor.clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     assert {tensor.dtype for tensor in given.values()} == {torch.bfloat16, torch.float32}
     result = unlearn(model, tokenizer, **rows, base=copy.deepcopy(model), method=method, **QUICK[method]).model
-    found = dict([*result.named_parameters(), *result.named_buffers()])
+    inside = result.get_submodule(given_part(result))  # the result itself, but of a form
+    found = dict([*inside.named_parameters(), *inside.named_buffers()])
     assert {name: tensor.dtype for name, tensor in found.items()} == {name: tensor.dtype for name, tensor in given.items()}
     for name, _ in [*model.named_buffers(), ("model.norm.weight", None)]:
         assert torch.equal(found[name], given[name]), name
@@ -218,6 +223,10 @@ def test_flags_and_gradients_are_left_as_they_are(method: str, small: Any, token
     result = unlearn(model, tokenizer, **rows, base=small(0.1, 1), method=method, **QUICK[method]).model
     assert all(torch.equal(p.grad, torch.full_like(p, 7.0)) for p in model.parameters())
     assert all(p.grad is None for p in result.parameters())
+    if part := given_part(result):  # the given model is held as a black box
+        inside, result = result.get_submodule(part), model
+        assert not any(module.training for module in inside.modules())
+        assert not any(p.requires_grad for p in inside.parameters())
     for one in (model, result):
         assert {name: module.training for name, module in one.named_modules()} == modes
         assert [name for name, p in one.named_parameters() if not p.requires_grad] == ["model.decoder.embed_positions.weight"]

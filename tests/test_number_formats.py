@@ -22,6 +22,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "kfac-newton": {"step": 0.1, "steps": 1},
     "woodbury-newton": {"step": 0.1},
     "constrained-newton": {"steps": 2, "target_loss": 12.0, "retain_limit": None},
+    "delta-unlearning": {"small": "nano/opt-s", "epochs": 2},
 }
 
 

@@ -25,6 +25,7 @@ COLOURS = {
     "woodbury-newton": "#777777",
     "dp-sgd": "#AA4499",
     "unseen": "#999999",
+    "delta-unlearning": "#DDCC77",
 }
 MARKERS = {
     "original": "x",
@@ -44,6 +45,7 @@ MARKERS = {
     "woodbury-newton": "d",
     "dp-sgd": "8",
     "unseen": ".",
+    "delta-unlearning": "1",
 }
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",

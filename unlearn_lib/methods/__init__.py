@@ -8,6 +8,7 @@ from typing import Any
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.methods.base import Inputs, Method, Outcome
 from unlearn_lib.methods.constrained_newton import ConstrainedNewton
+from unlearn_lib.methods.delta_unlearning import DeltaUnlearning
 from unlearn_lib.methods.fisher_forgetting import FisherForgetting
 from unlearn_lib.methods.fisher_removal import FisherRemoval
 from unlearn_lib.methods.gradient_ascent import GradientAscent
@@ -33,6 +34,7 @@ METHODS: dict[str, type[Method]] = {
         Newton,
         KFACNewton,
         WoodburyNewton,
+        DeltaUnlearning,
     )
 }
 
@@ -65,6 +67,7 @@ __all__ = [
     "METHODS",
     "NPO",
     "ConstrainedNewton",
+    "DeltaUnlearning",
     "Finetune",
     "FisherForgetting",
     "FisherRemoval",

@@ -22,7 +22,7 @@ from unlearn_lib.data.batches import Example, collate
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses
 from unlearn_lib.methods.base import Inputs, Outcome
-from unlearn_lib.methods.plan import MethodPlan, backward_bytes, model_bytes, vector_bytes
+from unlearn_lib.methods.plan import MethodPlan, backward_bytes, largest, model_bytes, vector_bytes
 from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, walk
 from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
 
@@ -96,18 +96,24 @@ class DescentMethod(Calibrated):
 
     def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         inputs, _ = self.split(inputs)
-        forget = inputs.forget_batches(self.forget_batch_size)
-        batches = [collate(piece, model.device) for batch in forget for piece in self._pieces(batch, inputs)]
-        steps = self.epochs * len(forget)
+        steps = self.epochs * len(inputs.forget_batches(self.forget_batch_size))
         texts = self.epochs * len(inputs.forget)
         if self.uses_retain:
-            size = min(self.retain_batch_size, len(inputs.retain))
-            texts += steps * size
-            batches.append(collate(sorted(inputs.retain, key=lambda example: -len(example.input_ids))[:size], model.device))
+            texts += steps * min(self.retain_batch_size, len(inputs.retain))
+        batches = self.largest_step(inputs, model.device)
         copies = 2 if self.uses_original else 1
         vectors = {"sgd": 2, "adam": 4, "adamw": 4}[self.optimizer]
         memory = copies * model_bytes(model) + backward_bytes(model, batches) + vectors * vector_bytes(model)
         return MethodPlan(texts, memory, f"{steps} steps with {self.optimizer}")
+
+    def largest_step(self, inputs: Inputs, device: torch.device) -> list[Batch]:
+        """The largest batch of D- that goes through the model at a time, and of D+ where the loss has a retain term."""
+        forget = inputs.forget_batches(self.forget_batch_size)
+        found = [largest([collate(piece, device) for batch in forget for piece in self._pieces(batch, inputs)])]
+        if self.uses_retain:
+            size = min(self.retain_batch_size, len(inputs.retain))
+            found.append(collate(sorted(inputs.retain, key=lambda example: -len(example.input_ids))[:size], device))
+        return found
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
         outcome = Outcome(model)

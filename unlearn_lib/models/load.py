@@ -277,21 +277,25 @@ def adapter_base(folder: Path) -> str:
     Raises:
         InputError: peft is not installed; the adapter does not say, or cannot be used, see `adapter_settings`.
     """
-    base = str(adapter_settings(folder)["base_model_name_or_path"])
-    own = (name for recipe in RECIPES.values() for name in recipe.specs if Path(base) == recipe.model_folder(name))
-    return next(own, base)
+    return own_name(str(adapter_settings(folder)["base_model_name_or_path"]))
+
+
+def own_name(path: str) -> str:
+    """The name of the model of this library whose folder this is; any other path or name as it is."""
+    own = (name for recipe in RECIPES.values() for name in recipe.specs if Path(path) == recipe.model_folder(name))
+    return next(own, path)
 
 
 def stored_formats(name_or_path: str | Path) -> dict[str, torch.dtype]:
     """The number formats that the weights of a model have in its files, by name, and the main one under the name "".
 
-    Empty where the files are not on this machine, and of a GGUF file. Of an adapter: its own weights.
+    Empty where the files are not on this machine, of a GGUF file, and of a form. Of an adapter: its own weights.
     """
     place = find(name_or_path)
     if place.quantised:
         return {}
     folder = Path(place.model) if place.local else weights_folder(place.name)
-    if folder is None:
+    if folder is None or is_form(folder):  # the weights of a form have other names than those of its model
         return {}
     stored = stored_tensors(folder, WEIGHTS) if is_adapter(folder) else stored_tensors(folder)
     known = {plain_name(name): FORMATS[tensor.format] for name, tensor in stored.items() if tensor.format in FORMATS}
@@ -300,7 +304,7 @@ def stored_formats(name_or_path: str | Path) -> dict[str, torch.dtype]:
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """Write model (safetensors) and tokenizer so that `AutoModelForCausalLM.from_pretrained(folder)` loads them; of a peft model
-    the adapter alone. The files are readable as the umask says.
+    the adapter alone, of the model of a form a folder that `load_model` loads. The files are readable as the umask says.
 
     Raises:
         OSError: They cannot be written (a full disk, ...).
@@ -312,9 +316,16 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
             # peft says when it writes the embedding, too; that it does is right
             warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
             model.save_pretrained(path)
-            tokenizer.save_pretrained(path)
+            for place in _with_parts(path):
+                tokenizer.save_pretrained(place)
     except Exception as error:
         plain = as_os_error(error)
         if plain is None or plain is error:
             raise
         raise plain from error
+
+
+def _with_parts(folder: Path) -> list[Path]:
+    """A folder, and of that of a form the folders of the models that it holds, each of which needs the tokenizer, too."""
+    inside = {path.parent for config in CONFIGS for path in folder.rglob(config)} if is_form(folder) else set()
+    return [folder, *sorted(inside - {folder})]

@@ -14,6 +14,7 @@ import torch
 
 from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.errors import NumericsError
+from unlearn_lib.models.forms import given_part
 
 Formats = Mapping[str, torch.dtype]
 
@@ -29,6 +30,22 @@ def widen(model: Any) -> None:
         for _, tensor in _tensors(model):
             if _narrow(tensor):
                 tensor.data = tensor.data.float()
+
+
+def formats_in(result: Any, given: Formats) -> dict[str, torch.dtype]:
+    """The formats that the tensors of a result are to have, by their names there.
+
+    Args:
+        result: What a method made of the given model. Where it holds that as a part (see `unlearn_lib.models.forms`), the parameters
+            beside that part get the format of the given model's first one, which transformers calls the model's own.
+        given: The formats of the given model's tensors, by their names in it.
+    """
+    part = given_part(result)
+    if not part:
+        return dict(given)
+    first = next(iter(given.values()))
+    beside = {name: first for name, _ in result.named_parameters() if not name.startswith(f"{part}.")}
+    return {**beside, **{f"{part}.{name}": own for name, own in given.items()}}
 
 
 def give_back(model: Any, wanted: Formats) -> None:

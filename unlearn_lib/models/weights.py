@@ -125,6 +125,41 @@ def unwrapped(folder: Path, stored: Mapping[str, Stored]) -> dict[str, torch.Ten
     return {plain_name(name): tensor for path in _files(folder, WEIGHTS) for name, tensor in load_file(path).items()}
 
 
+def holds(folder: Path, model: Any) -> bool:
+    """Whether every weight of a model stands in a checkpoint with the same value, and nothing else does. A weight that the model has in
+    another number format is the same if no digit was lost.
+
+    Args:
+        folder: Of the checkpoint; it need not be there.
+        model: The model, on any device.
+
+    Raises:
+        InputError: Files that are damaged.
+
+    Cost: the files are read, one tensor at a time.
+    """
+    from safetensors import safe_open
+
+    if not (folder / WEIGHTS).is_file() and not (folder / f"{WEIGHTS}.index.json").is_file():
+        return False
+    own = dict(model.state_dict())
+    found: set[int] = set()
+    for path in _files(folder, WEIGHTS):
+        with safe_open(path, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (no mapping)
+                mine = own.get(plain_name(name))
+                if mine is None or not _same(mine.cpu(), opened.get_tensor(name)):
+                    return False
+                found.add(mine.data_ptr())
+    # of weights that are tied, and of embeddings that several layers share, one is stored
+    return all(tensor.data_ptr() in found for tensor in own.values())
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    wide = torch.promote_types(one.dtype, other.dtype)
+    return torch.equal(one.to(wide), other.to(wide))
+
+
 def plain_name(name: str) -> str:
     """A stored name without what wrappers have added to it."""
     return re.sub(r"^(module\.)+", "", WRAPPERS.sub("", name))

@@ -1,0 +1,51 @@
+"""The parts of a form that are whole models: named where they are stored, or written into the form's folder.
+
+A model that was trained after it was loaded still has the name that it was loaded by. So a name is only trusted where every number
+that is stored under it is the one that the model has.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from unlearn_lib.errors import InputError
+from unlearn_lib.models.adapters import is_adapter
+from unlearn_lib.models.forms import is_form, relative
+from unlearn_lib.models.hub_cache import weights_folder
+from unlearn_lib.models.load import find, own_name
+from unlearn_lib.models.weights import holds
+
+
+def keep_part(model: Any, folder: str | Path, name: str) -> str:
+    """How the file of a form names a part of its model.
+
+    Args:
+        model: The part.
+        folder: Of the form.
+        name: Of a folder inside, where the part is written unless it is stored elsewhere as it is.
+
+    Returns:
+        A name for `unlearn_lib.models.forms.named`: that of a model of this library or of the hub, an absolute path, or `./name`.
+
+    Raises:
+        OSError: It cannot be written.
+
+    Cost: the stored weights are read once.
+    """
+    if (stored := _stored_as(model)) is not None:
+        return relative(folder, stored)
+    model.save_pretrained(Path(folder) / name)
+    return f"./{name}"
+
+
+def _stored_as(model: Any) -> str | None:
+    """The name under which exactly this model is stored; None where there is none."""
+    try:
+        place = find(own_name(str(getattr(model, "name_or_path", None) or "")))
+    except InputError:  # it was made in memory, or its folder is gone
+        return None
+    where = Path(place.model) if place.local else weights_folder(place.name)
+    if where is None or place.quantised or is_form(where) or is_adapter(where) or not holds(where, model):
+        return None
+    return str(where.resolve()) if Path(place.name).is_dir() else place.name
