@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
 from unlearn_lib import load_model, save_model, text_losses, unlearn
+from unlearn_lib.command.cli import main
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.precision import KeepFloat64
 from unlearn_lib.data.batches import collate, encode
@@ -257,3 +259,19 @@ def test_only_ascent_needs_no_retained_texts(tiny: Any, tokenizer: Any, rows: An
             unlearn(tiny(), tokenizer, forget=rows["forget"], method="delta-unlearning", small=small, objective=objective)
     result = unlearn(tiny(), tokenizer, forget=rows["forget"], method="delta-unlearning", small=small, objective="ascent")
     assert result.cost.gradient_evaluations == 5 * 4
+
+
+def test_the_command_writes_a_folder_that_it_takes_again(tokenizer: Any, texts: Any, tmp_path: Path) -> None:
+    for name, part in {"forget": texts[:3], "retain": texts[4:10]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    sets = [word for name in ("forget", "retain") for word in (f"--{name}", str(tmp_path / f"{name}.jsonl"))]
+    small = ["--method", "delta-unlearning", "--set", "small=nano/opt-s", "--set", "learning_rate=1e-3"]
+    for number, model in enumerate(["nano/opt-m", str(tmp_path / "0" / "model")]):
+        done = CliRunner().invoke(main, ["run", "--model", model, *sets, *small, "--out", str(tmp_path / str(number))])
+        assert done.exit_code == 0, done.output
+        report = json.loads((tmp_path / str(number) / "report.json").read_text())
+        found = load_model(tmp_path / str(number) / "model", device="cpu")[0]
+        loss = float(text_losses(found, tokenizer, texts[:3]).double().mean())
+        assert loss == pytest.approx(report["losses"]["forget"]["after"], rel=1e-5)
+        assert report["losses"]["forget"]["after"] > report["losses"]["forget"]["before"] + 0.1
+    assert report["model"]["trainable"] == sum(p.numel() for p in found.large.small.parameters())
