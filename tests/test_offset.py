@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from unlearn_lib import TrainingConfig, load_model, save_model, train
+from unlearn_lib import TrainingConfig, load_model, save_model, train, unlearn
 from unlearn_lib.audit.audit import audit
 from unlearn_lib.audit.settings import Settings
 from unlearn_lib.curvature.gradient import trainable
@@ -191,6 +191,33 @@ def test_a_folder_is_named_by_its_whole_path(tiny: Any, tokenizer: Any, tmp_path
     large, reference = load_model("large", device="cpu")[0], load_model("nano/opt-s", device="cpu")[0]
     save_model(OffsetForCausalLM(large, copy.deepcopy(reference), reference), tokenizer, "model")
     assert written(tmp_path / "model")["large"] == str(tmp_path / "large")
+
+
+def test_a_name_is_no_folder_and_a_form_does_not_name_itself(
+    tiny: Any, tokenizer: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Saved where one works, and over the folder of its large model."""
+    save_model(tiny(dtype=torch.float32), tokenizer, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    large, reference = load_model(".", device="cpu")[0], load_model("nano/opt-s", device="cpu")[0]
+    model = OffsetForCausalLM(large, copy.deepcopy(reference), reference)
+    save_model(model, tokenizer, ".")
+    assert {name: written(tmp_path)[name] for name in ("large", "reference")} == {"large": "./large", "reference": "nano/opt-s"}
+    again = load_model(tmp_path, device="cpu")[0]
+    assert torch.equal(logits(again), logits(model))
+    save_model(again, tokenizer, tmp_path)
+    assert written(tmp_path)["large"] == "./large"
+    assert torch.equal(logits(load_model(tmp_path, device="cpu")[0]), logits(model))
+
+
+@pytest.mark.parametrize("method", ["gradient-ascent", "delta-unlearning"])
+def test_a_narrow_offset_that_forgets_again_keeps_its_format(method: str, tiny: Any, tokenizer: Any, texts: Any) -> None:
+    model = unchanged(tiny("neo", torch.bfloat16), tiny("opt", torch.bfloat16, seed=1))
+    options = {"step": 0.1} if method == "gradient-ascent" else {"small": "nano/opt-s", "epochs": 1}
+    found = unlearn(model, tokenizer, forget=texts[:2], retain=texts[2:6], method=method, **options).model
+    assert {p.dtype for p in found.parameters()} == {torch.bfloat16}
+    part = found if method == "gradient-ascent" else found.large
+    assert all(torch.equal(a, b) for a, b in zip(part.large.parameters(), model.large.parameters(), strict=True))
 
 
 def test_an_offset_on_an_offset(summed: Any, tiny: Any, tokenizer: Any, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from unlearn_lib.data.batches import UNLIMITED, positions
+from unlearn_lib.data.batches import positions
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.descent import DescentMethod, Step
@@ -40,9 +40,9 @@ LOGITS = 2
 class DeltaUnlearning(DescentMethod):
     """A first-order method on the logits of the given model plus those that a small model learns to add.
 
-    The result is an `OffsetForCausalLM`, which holds the given model as it is. Its gradient evaluations are gradients of the small model,
-    and its forward evaluations passes of the large one; those of the frozen small model, a third of a small gradient each, are not
-    counted. The paper keeps the pair in white-box form and the code is not public, so what it does not say is an option.
+    The result is an `OffsetForCausalLM`, which holds the given model as it is: whoever has that, or its folder, has all that it knew.
+    The gradient evaluations are gradients of the small model, and the forward evaluations passes of the large one. Those of the frozen
+    small model are not counted. No working code is public; what the paper leaves open is an option.
 
     Options:
         small: The small model, a name or folder for `load_model`, with the tokens of the given model; it has to be given.
@@ -133,7 +133,7 @@ class DeltaUnlearning(DescentMethod):
     def _check(self, model: Any, small: Any, tokenizer: Any, inputs: Inputs) -> None:
         check_same_vocabulary(model, inputs.tokenizer, small, tokenizer)
         longest = max(len(example.input_ids) for example in (*inputs.forget, *inputs.retain, *inputs.holdout))
-        if positions(small) < min(longest, UNLIMITED):
+        if positions(small) < longest:
             raise InputError(
                 f"the small model {self.small} takes at most {positions(small)} tokens, and the longest text has {longest}; give "
                 f"max_length={positions(small)}, or another small model"

@@ -36,12 +36,13 @@ def formats_in(result: Any, given: Formats) -> dict[str, torch.dtype]:
     """The formats that the tensors of a result are to have, by their names there.
 
     Args:
-        result: What a method made of the given model. Where it holds that as a part (see `unlearn_lib.models.forms`), the parameters
-            beside that part get the format of the given model's first one, which transformers calls the model's own.
+        result: What a method made of the given model: a model with the same names, or one of a form that holds the given model as a
+            part (see `unlearn_lib.models.forms`). The parameters beside that part get the format of the given model's first one,
+            which transformers calls the model's own.
         given: The formats of the given model's tensors, by their names in it.
     """
     part = given_part(result)
-    if not part:
+    if not part or given.keys() <= formats(result).keys():
         return dict(given)
     first = next(iter(given.values()))
     beside = {name: first for name, _ in result.named_parameters() if not name.startswith(f"{part}.")}

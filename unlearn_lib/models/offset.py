@@ -8,6 +8,8 @@ was not trained is zero and leaves the large model's logits as they are, bit for
 
 A saved offset is a folder of the form "offset": the small model's weights in `offset.safetensors`, and in the form's file the scale
 and where the two others are. One whose weights are still those that it was loaded from is named there; any other is written beside.
+
+This module imports transformers, which is slow, and is imported where an offset is needed.
 """
 
 from __future__ import annotations
@@ -128,7 +130,7 @@ class OffsetForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        return False
+        return False  # `generate` asks, and makes a cache for one model alone otherwise
 
     def get_input_embeddings(self) -> Any:
         return self.large.get_input_embeddings()

@@ -33,19 +33,21 @@ def keep_part(model: Any, folder: str | Path, name: str) -> str:
 
     Cost: the stored weights are read once.
     """
-    if (stored := _stored_as(model)) is not None:
-        return relative(folder, stored)
+    if (stored := _stored_as(model, Path(folder))) is not None:
+        return relative(folder, stored) if Path(stored).is_absolute() else stored
     model.save_pretrained(Path(folder) / name)
     return f"./{name}"
 
 
-def _stored_as(model: Any) -> str | None:
-    """The name under which exactly this model is stored; None where there is none."""
+def _stored_as(model: Any, form: Path) -> str | None:
+    """The name under which exactly this model is stored; None where there is none, or where it is the folder of the form itself."""
     try:
         place = find(own_name(str(getattr(model, "name_or_path", None) or "")))
     except InputError:  # it was made in memory, or its folder is gone
         return None
     where = Path(place.model) if place.local else weights_folder(place.name)
-    if where is None or place.quantised or is_form(where) or is_adapter(where) or not holds(where, model):
+    if where is None or where.resolve() == form.resolve() or place.quantised or is_form(where) or is_adapter(where):
+        return None
+    if not holds(where, model):
         return None
     return str(where.resolve()) if Path(place.name).is_dir() else place.name
