@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,53 @@ def test_greedy_text_is_the_argmax_of_the_sum(summed: Any) -> None:
     (found,) = greedy_continuations(summed, [tuple(IDS[0].tolist())], 6, ends=())
     assert found == tuple(ids[0, IDS.shape[1] :].tolist())
     assert not torch.equal(summed.large.generate(IDS[:1], max_new_tokens=6, do_sample=False, pad_token_id=0), ids)
+
+
+@pytest.fixture
+def llama() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=1024, hidden_size=16, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2,
+        initializer_range=0.5, attn_implementation="eager",
+    )  # fmt: skip
+    return LlamaForCausalLM(config).double().eval()
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}])
+def test_with_a_cache_it_writes_what_it_writes_without(settings: dict[str, Any], summed: Any, llama: Any) -> None:
+    """Three families, with different numbers of layers, and every model is asked for new tokens alone."""
+    for model in (summed, OffsetForCausalLM(llama, summed.small, summed.reference, 0.5)):
+        lengths: list[int] = []
+        count = partial(_count, lengths)
+        hooks = [one.register_forward_pre_hook(count, with_kwargs=True) for one in (model.large, model.reference, model.small)]
+        own = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None, **settings}
+        cached = model.generate(IDS, attention_mask=MASK, **own)
+        assert lengths == [6] * 3 + [1] * 3 * 7
+        for hook in hooks:
+            hook.remove()
+        assert torch.equal(cached, model.generate(IDS, attention_mask=MASK, use_cache=False, **own))
+        assert len(set(cached[0, 6:].tolist())) > 1
+
+
+def _count(lengths: list[int], _: Any, __: Any, kwargs: Any) -> None:
+    lengths.append(kwargs["input_ids"].shape[1])
+
+
+def test_a_model_without_keys_and_values_is_read_anew_for_every_token(summed: Any, tiny: Any) -> None:
+    outer = unchanged(summed, tiny("opt", seed=9))
+    settings = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(
+        outer.generate(IDS, attention_mask=MASK, **settings), summed.generate(IDS, attention_mask=MASK, **settings)
+    )
+
+
+def test_a_cache_for_another_model_is_refused(summed: Any) -> None:
+    from transformers import DynamicCache
+
+    with pytest.raises(InputError, match="not one for all models of this sum"):
+        summed.generate(IDS, past_key_values=DynamicCache(config=summed.large.config), max_new_tokens=2)
 
 
 def test_it_is_causal_and_its_context_is_the_shorter_one(tiny: Any) -> None:

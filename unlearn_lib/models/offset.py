@@ -24,11 +24,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutput
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from unlearn_lib.errors import InputError
 from unlearn_lib.models.adapters import own_tokenizer
 from unlearn_lib.models.forms import LoadModel, named, write_form
+from unlearn_lib.models.joint_cache import joint_cache, own_caches
 from unlearn_lib.models.load import load_tokenizer
 from unlearn_lib.models.parts import keep_part
 from unlearn_lib.models.suited import check_same_vocabulary, read_generation
@@ -41,7 +42,8 @@ class OffsetForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """The sum of a large model and an offset, as a causal language model of transformers.
 
     Its parameters are those of `large`, `small` and `reference`; only those of `small` require a gradient. Dropout is never on in the
-    other two. There is no key-value cache: `generate` takes the whole text through the three models for every token.
+    other two. `generate` keeps the keys and values of all three; where one of them has none, or is a peft model or an offset itself, it
+    takes the whole text through the three for every token.
 
     Args:
         large: The black box; it is frozen and put into evaluation mode, in place.
@@ -84,6 +86,7 @@ class OffsetForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        past_key_values: Any = None,
         use_cache: bool | None = None,
         return_dict: bool | None = None,
         large_logits: Tensor | None = None,
@@ -92,20 +95,22 @@ class OffsetForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
 
         Args:
             input_ids, attention_mask, position_ids, labels: `[B, T]`, as of every causal language model.
-            use_cache, return_dict: Without effect: there is no cache, and the result is always an object.
+            past_key_values: A cache of `joint_cache` for the large, the reference and the small model, which is filled.
+            use_cache, return_dict: Without effect: a cache is used where one is given, and the result is always an object.
             large_logits: What the large model says, `[B, T, V]`, where that is known; it is not asked then.
 
         Raises:
-            InputError: The small models give logits of another shape than the large one.
+            InputError: The small models give logits of another shape than the large one; a cache of another kind.
         """
-        given = {"attention_mask": attention_mask, "position_ids": position_ids}
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         given = {name: value for name, value in given.items() if value is not None}
-        inputs = {"input_ids": input_ids, **given, "use_cache": False}
+        caches = [None] * 3 if past_key_values is None else own_caches(past_key_values, self._models)
+        large, reference, small = ({**given, "past_key_values": own, "use_cache": own is not None} for own in caches)
         with torch.no_grad():
             if large_logits is None:
-                large_logits = self.large(**inputs).logits
-            before = self.reference(**inputs).logits
-        now = self.small(**inputs).logits
+                large_logits = self.large(**large).logits
+            before = self.reference(**reference).logits
+        now = self.small(**small).logits
         if now.shape != large_logits.shape:
             raise InputError(
                 f"the large model gives logits of shape {tuple(large_logits.shape)} and the small one of shape {tuple(now.shape)}, which "
@@ -115,22 +120,33 @@ class OffsetForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         offset = self.scale * (now.to(wide) - before.to(wide))
         logits = (large_logits.to(wide) + offset).to(large_logits.dtype)
         loss = None if labels is None else self.loss_function(logits, labels, vocab_size=logits.shape[-1])
-        return CausalLMOutput(loss=loss, logits=logits)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+
+    @property
+    def _models(self) -> tuple[Any, Any, Any]:
+        return self.large, self.reference, self.small
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
+        self, input_ids: Tensor, next_sequence_length: int | None = None, past_key_values: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """The whole text so far. What is padded on the left begins at position 0 behind the padding, as in transformers."""
-        inputs: dict[str, Any] = {"input_ids": input_ids}
-        if attention_mask is not None:
-            inputs["attention_mask"] = attention_mask
-            if not bool(attention_mask.all()) and all(_takes_positions(model) for model in (self.large, self.reference)):
-                inputs["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
-        return inputs
+        """What `generate` gives to `forward`: new tokens alone where there is a cache, else the whole text; and their positions (those
+        behind padding on the left begin at 0) where all three models take positions."""
+        length = None if past_key_values is None else next_sequence_length
+        inputs = super().prepare_inputs_for_generation(input_ids, length, past_key_values, **kwargs)
+        names = {"input_ids", "attention_mask", "past_key_values"}
+        if all(_takes_positions(model) for model in self._models):
+            names.add("position_ids")
+        return {name: value for name, value in inputs.items() if name in names}
+
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *_: Any) -> None:
+        # of transformers, which would make a cache for one model alone
+        if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
+            cache = joint_cache(self._models)
+            model_kwargs |= {} if cache is None else {"past_key_values": cache}
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        return False  # `generate` asks, and makes a cache for one model alone otherwise
+        return False  # an offset on this model keeps no cache
 
     def get_input_embeddings(self) -> Any:
         return self.large.get_input_embeddings()
