@@ -233,6 +233,20 @@ def test_models_that_changed_since_they_were_loaded_are_written(summed: Any, tok
     assert torch.equal(logits(load_model(tmp_path / "made", dtype="float64")[0]), logits(summed))
 
 
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_saving_does_not_depend_on_files_elsewhere(damage: str, tiny: Any, tokenizer: Any, tmp_path: Path) -> None:
+    save_model(tiny(dtype=torch.float32), tokenizer, tmp_path / "large")
+    large, reference = load_model(tmp_path / "large", device="cpu")[0], load_model("nano/opt-s", device="cpu")[0]
+    model, weights = unchanged(large, reference), tmp_path / "large" / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    else:
+        weights.unlink()
+    save_model(model, tokenizer, tmp_path / "model")
+    assert written(tmp_path / "model")["large"] == "./large"
+    assert torch.equal(logits(load_model(tmp_path / "model", device="cpu")[0]), logits(model))
+
+
 def test_a_folder_is_named_by_its_whole_path(tiny: Any, tokenizer: Any, tmp_path: Path, monkeypatch: Any) -> None:
     save_model(tiny(dtype=torch.float32), tokenizer, tmp_path / "large")
     monkeypatch.chdir(tmp_path)

@@ -57,7 +57,7 @@ def stored_tensors(folder: Path, file: str = WEIGHTS) -> dict[str, Stored]:
     from safetensors import SafetensorError, safe_open
 
     tensors: dict[str, Stored] = {}
-    for path in _files(folder, file):
+    for path in weight_files(folder, file):
         try:
             with safe_open(path, "pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 (no mapping)
@@ -92,7 +92,12 @@ def check_fetched(folder: Path) -> None:
                 )
 
 
-def _files(folder: Path, file: str) -> list[Path]:
+def weight_files(folder: Path, file: str = WEIGHTS) -> list[Path]:
+    """The safetensors of a checkpoint: the one file, or those that its index names.
+
+    Raises:
+        InputError: There are none, or they are not all there.
+    """
     single, index = folder / file, folder / f"{file}.index.json"
     if single.is_file():
         return [single]
@@ -122,42 +127,7 @@ def unwrapped(folder: Path, stored: Mapping[str, Stored]) -> dict[str, torch.Ten
         return None
     from safetensors.torch import load_file
 
-    return {plain_name(name): tensor for path in _files(folder, WEIGHTS) for name, tensor in load_file(path).items()}
-
-
-def holds(folder: Path, model: Any) -> bool:
-    """Whether every weight of a model stands in a checkpoint with the same value, and nothing else does. A weight that the model has in
-    another number format is the same if no digit was lost.
-
-    Args:
-        folder: Of the checkpoint; it need not be there.
-        model: The model, on any device.
-
-    Raises:
-        InputError: Files that are damaged.
-
-    Cost: the files are read, one tensor at a time.
-    """
-    from safetensors import safe_open
-
-    if not (folder / WEIGHTS).is_file() and not (folder / f"{WEIGHTS}.index.json").is_file():
-        return False
-    own = dict(model.state_dict())
-    found: set[int] = set()
-    for path in _files(folder, WEIGHTS):
-        with safe_open(path, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 (no mapping)
-                mine = own.get(plain_name(name))
-                if mine is None or not _same(mine.cpu(), opened.get_tensor(name)):
-                    return False
-                found.add(mine.data_ptr())
-    # of weights that are tied, and of embeddings that several layers share, one is stored
-    return all(tensor.data_ptr() in found for tensor in own.values())
-
-
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    wide = torch.promote_types(one.dtype, other.dtype)
-    return torch.equal(one.to(wide), other.to(wide))
+    return {plain_name(name): tensor for path in weight_files(folder, WEIGHTS) for name, tensor in load_file(path).items()}
 
 
 def plain_name(name: str) -> str:
