@@ -166,7 +166,11 @@ def test_bad_calls(options: dict[str, Any], message: str, arguments: dict[str, A
 @pytest.mark.parametrize("method", LOOPED)
 def test_every_method_has_a_plan(method: str, arguments: dict[str, Any], memorised: Any) -> None:
     """At least as many gradients as were taken, and not many times more."""
-    options: dict[str, Any] = {"max_steps": 5} if method in ("newton", "certified-newton") else {}
+    options: dict[str, Any] = {
+        "newton": {"max_steps": 5},
+        "certified-newton": {"max_steps": 5},
+        "delta-unlearning": {"small": "nano/opt-s"},
+    }.get(method, {})
     model = suited(method, memorised, arguments["tokenizer"], [*arguments["forget"], *arguments["retain"]])
     if "retain_limit" in METHODS[method].model_fields:
         options["retain_limit"] = None

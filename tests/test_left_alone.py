@@ -17,6 +17,7 @@ from unlearn_lib.data.batches import encode
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.methods import METHODS
 from unlearn_lib.models import nano
+from unlearn_lib.models.forms import given_part
 from unlearn_lib.training.loop import fit
 from unlearn_lib.training.private import PrivacyConfig, train_private
 
@@ -44,10 +45,13 @@ QUICK: dict[str, dict[str, Any]] = {
     "task-vector": {"scale": 1.0, "epochs": 1, "learning_rate": 1e-3},
     "eul": {"epochs": 1},
     "certified-newton": {"max_steps": 5},
+    "delta-unlearning": {"small": "nano/opt-s", "epochs": 1},
 }
+NEEDED: dict[str, dict[str, Any]] = {"delta-unlearning": {"small": "nano/opt-s"}}
+"""Options without which a method cannot be called."""
 # steps that no model survives; constrained Newton measures how far it goes, and behind the layers that RMU trains there is a norm
 FATAL: dict[str, dict[str, Any]] = {
-    name: {key: 1e30 if key == "step" else 1e10}
+    name: {**NEEDED.get(name, {}), key: 1e30 if key == "step" else 1e10}
     for name in LOOPED
     for key in METHODS[name].model_fields
     if key in ("step", "learning_rate") and name != "rmu"
@@ -214,7 +218,8 @@ def test_every_tensor_of_a_mixed_model_keeps_its_format(method: str, tokenizer: 
     given = {name: tensor.clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     assert {tensor.dtype for tensor in given.values()} == {torch.bfloat16, torch.float32}
     result = unlearn(model, tokenizer, **rows, base=copy.deepcopy(model), method=method, **QUICK[method]).model
-    found = dict([*result.named_parameters(), *result.named_buffers()])
+    inside = result.get_submodule(given_part(result))  # the result itself, but of a form
+    found = dict([*inside.named_parameters(), *inside.named_buffers()])
     assert {name: found[name].dtype for name in given} == {name: tensor.dtype for name, tensor in given.items()}
     assert {found[name].dtype for name in found.keys() - given.keys()} <= {torch.bfloat16}  # added by the method
     for name, _ in [*model.named_buffers(), ("model.norm.weight", None)]:
@@ -233,6 +238,10 @@ def test_flags_and_gradients_are_left_as_they_are(method: str, small: Any, token
     result = unlearn(model, tokenizer, **rows, base=small(0.1, 1), method=method, **QUICK[method]).model
     assert all(torch.equal(p.grad, torch.full_like(p, 7.0)) for p in model.parameters())
     assert all(p.grad is None for p in result.parameters())
+    if part := given_part(result):  # the given model is held as a black box
+        inside, result = result.get_submodule(part), model
+        assert not any(module.training for module in inside.modules())
+        assert not any(p.requires_grad for p in inside.parameters())
     for one in (model, result):
         assert {name: one.get_submodule(name).training for name in modes} == modes  # beside those that the method has added
         assert [name for name, p in one.named_parameters() if not p.requires_grad] == ["model.decoder.embed_positions.weight"]

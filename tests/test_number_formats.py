@@ -32,6 +32,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "task-vector": {"scale": 1.0, "epochs": 1},
     "eul": {"epochs": 2},
     "certified-newton": {},
+    "delta-unlearning": {"small": "nano/opt-s", "epochs": 2},
 }
 
 

@@ -35,6 +35,7 @@ COLOURS = {
     "task-vector": "#997700",
     "eul": "#DDAA33",
     "certified-newton": "#117777",
+    "delta-unlearning": "#5566AA",
 }
 MARKERS = {
     "original": "x",
@@ -64,6 +65,7 @@ MARKERS = {
     "task-vector": "$V$",
     "eul": "$U$",
     "certified-newton": "$C$",
+    "delta-unlearning": "$D$",
 }
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",

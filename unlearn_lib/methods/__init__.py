@@ -9,6 +9,7 @@ from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.methods.base import Inputs, Method, Outcome
 from unlearn_lib.methods.certified_newton import CertifiedNewton
 from unlearn_lib.methods.constrained_newton import ConstrainedNewton
+from unlearn_lib.methods.delta_unlearning import DeltaUnlearning
 from unlearn_lib.methods.dpo import DPO
 from unlearn_lib.methods.eul import EUL
 from unlearn_lib.methods.fisher_forgetting import FisherForgetting
@@ -53,6 +54,7 @@ METHODS: dict[str, type[Method]] = {
         TaskVector,
         EUL,
         CertifiedNewton,
+        DeltaUnlearning,
     )
 }
 
@@ -91,6 +93,7 @@ __all__ = [
     "WGA",
     "CertifiedNewton",
     "ConstrainedNewton",
+    "DeltaUnlearning",
     "Finetune",
     "FisherForgetting",
     "FisherRemoval",

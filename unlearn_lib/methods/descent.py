@@ -22,7 +22,7 @@ from unlearn_lib.data.batches import Example, collate
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses
 from unlearn_lib.methods.base import Inputs, Outcome
-from unlearn_lib.methods.plan import MethodPlan, backward_bytes, model_bytes, vector_bytes
+from unlearn_lib.methods.plan import MethodPlan, backward_bytes, largest, model_bytes, vector_bytes
 from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, walk
 from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
 
@@ -116,21 +116,32 @@ class DescentMethod(Calibrated):
 
     def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         inputs, _ = self.split(inputs)
-        forget, look = inputs.forget_batches(self.forget_batch_size), self.looks_at(model, inputs)
-        batches = [
-            collate(look(piece, number), model.device)
-            for number, batch in enumerate(forget)
-            for piece in self._pieces(batch, inputs)
-        ]
-        steps = self.epochs * len(forget)
-        texts = self.epochs * sum(len(batch["labels"]) for batch in batches)
+        steps = self.epochs * len(inputs.forget_batches(self.forget_batch_size))
+        texts = self.epochs * sum(len(batch["labels"]) for batch in self._looked_at(model, inputs))
         if self.uses_retain:
-            size = min(self.retain_batch_size, len(inputs.retain))
-            texts += steps * size
-            batches.append(collate(sorted(inputs.retain, key=lambda example: -len(example.input_ids))[:size], model.device))
+            texts += steps * min(self.retain_batch_size, len(inputs.retain))
+        batches = self.largest_step(model, inputs)
         copies = 2 if self.uses_original else 1
         memory = copies * model_bytes(model) + backward_bytes(model, batches) + self.vectors * vector_bytes(model)
         return MethodPlan(texts, memory, f"{steps} steps with {self.optimizer}")
+
+    def largest_step(self, model: Any, inputs: Inputs) -> list[Batch]:
+        """The largest batch of D- that goes through the model at a time, and of D+ where the loss has a retain term."""
+        found = [largest(self._looked_at(model, inputs))]
+        if self.uses_retain:
+            size = min(self.retain_batch_size, len(inputs.retain))
+            longest = sorted(inputs.retain, key=lambda example: -len(example.input_ids))[:size]
+            found.append(collate(longest, model.device))
+        return found
+
+    def _looked_at(self, model: Any, inputs: Inputs) -> list[Batch]:
+        """What of D- goes through the model in a pass over it, a batch for each part of a step."""
+        look = self.looks_at(model, inputs)
+        return [
+            collate(look(piece, number), model.device)
+            for number, batch in enumerate(inputs.forget_batches(self.forget_batch_size))
+            for piece in self._pieces(batch, inputs)
+        ]
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
         outcome = Outcome(model)

@@ -3,6 +3,9 @@
 A folder of a form holds `unlearn_form.json`, a JSON object with "form", the name in `FORMS`, and "version", the number of its
 layout; the rest of it is the form's own. The model of a form is a causal language model that transformers' `generate` takes; its
 `save_pretrained` writes the folder, with `write_form`, and weights in safetensors alone. Nothing else of the library asks for a form.
+
+A form whose model holds the model that was given to the method, unchanged and beside other parts, says so by the class attribute
+`given_part`, the name of the submodule.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ FORMS: dict[str, str] = {
     "sisa": "unlearn_lib.models.sisa",
     "eul": "unlearn_lib.models.unlearning_layers",
     "certified": "unlearn_lib.models.certified",
+    "offset": "unlearn_lib.models.offset",
 }
 """The module that has `load(folder, settings, load_model) -> (model, tokenizer)`, by the form's name; imported when it is needed."""
 
@@ -73,6 +77,11 @@ def write_form(folder: str | Path, form: str, settings: Mapping[str, Any]) -> No
         OSError: It cannot be written.
     """
     write_text(Path(folder) / FILE, json.dumps({"form": form, "version": VERSION, **settings}, indent=2) + "\n")
+
+
+def given_part(model: Any) -> str:
+    """The name of the submodule that is the model that was given to the method; "" where that is the model itself."""
+    return str(getattr(type(model), "given_part", ""))
 
 
 def relative(folder: str | Path, other: str | Path) -> str:

@@ -318,12 +318,16 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
             warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
             (path / FORM).unlink(missing_ok=True)  # of another model that was here before
             model.save_pretrained(path)
-            tokenizer.save_pretrained(path)
-            if is_form(path):  # a plain model that it holds in a folder inside loads by itself, too
-                for config in path.glob("*/config.json"):
-                    tokenizer.save_pretrained(config.parent)
+            for place in _with_parts(path):
+                tokenizer.save_pretrained(place)
     except Exception as error:
         plain = as_os_error(error)
         if plain is None or plain is error:
             raise
         raise plain from error
+
+
+def _with_parts(folder: Path) -> list[Path]:
+    """A folder, and of that of a form the folders of the models that it holds, each of which needs the tokenizer, too."""
+    inside = {path.parent for config in CONFIGS for path in folder.rglob(config)} if is_form(folder) else set()
+    return [folder, *sorted(inside - {folder})]

@@ -15,6 +15,7 @@ import torch
 
 from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.errors import NumericsError
+from unlearn_lib.models.forms import given_part
 
 Formats = Mapping[str, torch.dtype]
 
@@ -33,6 +34,20 @@ def widen(model: Any) -> None:
         for _, tensor in _tensors(model):
             if _narrow(tensor):
                 tensor.data = tensor.data.float()
+
+
+def formats_in(result: Any, given: Formats) -> dict[str, torch.dtype]:
+    """The formats that the tensors of a result are to have, by their names there.
+
+    Args:
+        result: What a method made of the given model: a model with the same names and perhaps more, or one of a form that holds the
+            given model as a part (see `unlearn_lib.models.forms`).
+        given: The formats of the given model's tensors, by their names in it, and under the name "" that of whatever is beside them.
+    """
+    part = given_part(result)
+    if not part or given.keys() - {""} <= formats(result).keys():
+        return dict(given)
+    return {f"{part}.{name}" if name else name: own for name, own in given.items()}
 
 
 def give_back(model: Any, wanted: Formats) -> None:
