@@ -27,7 +27,7 @@ from unlearn_lib.methods.descent import DescentMethod, Step
 from unlearn_lib.methods.gradient_ascent import GradientAscent
 from unlearn_lib.methods.gradient_difference import GradientDifference
 from unlearn_lib.methods.npo import NPO
-from unlearn_lib.methods.plan import MethodPlan, backward_bytes, model_bytes
+from unlearn_lib.methods.plan import MethodPlan, model_bytes
 from unlearn_lib.models.suited import check_same_vocabulary
 
 if TYPE_CHECKING:
@@ -122,12 +122,11 @@ class DeltaUnlearning(DescentMethod):
         found = load_for_plan(str(self.small), device=str(model.device))
         small = found.model.double() if model.dtype == torch.float64 else found.model
         self._check(model, small, found.tokenizer, inputs)
-        needs = super().plan(small, inputs)  # of the small model, with one of the two batches of a step
+        needs = super().plan(small, inputs)  # of the small model
         step = self.largest_step(small, self.split(inputs)[0])
-        graphs = [backward_bytes(small, [batch]) for batch in step]
         row = small.get_input_embeddings().weight.shape[0] * small.dtype.itemsize
         logits = LOGITS * row * sum(batch["input_ids"].numel() for batch in step)
-        memory = needs.peak_memory_bytes + sum(graphs) - max(graphs) + logits + model_bytes(model) + model_bytes(small)
+        memory = needs.peak_memory_bytes + logits + model_bytes(model) + model_bytes(small)
         return MethodPlan(needs.gradient_evaluations, memory, f"{needs.detail} of {self.small}")
 
     def _check(self, model: Any, small: Any, tokenizer: Any, inputs: Inputs) -> None:

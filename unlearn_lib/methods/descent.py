@@ -22,7 +22,7 @@ from unlearn_lib.data.batches import Example, collate
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses
 from unlearn_lib.methods.base import Inputs, Outcome
-from unlearn_lib.methods.plan import MethodPlan, backward_bytes, largest, model_bytes, vector_bytes
+from unlearn_lib.methods.plan import MethodPlan, joint_backward_bytes, largest, model_bytes, vector_bytes
 from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, walk
 from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
 
@@ -120,9 +120,9 @@ class DescentMethod(Calibrated):
         texts = self.epochs * sum(len(batch["labels"]) for batch in self._looked_at(model, inputs))
         if self.uses_retain:
             texts += steps * min(self.retain_batch_size, len(inputs.retain))
-        batches = self.largest_step(model, inputs)
+        graphs = joint_backward_bytes(model, self.largest_step(model, inputs))
         copies = 2 if self.uses_original else 1
-        memory = copies * model_bytes(model) + backward_bytes(model, batches) + self.vectors * vector_bytes(model)
+        memory = copies * model_bytes(model) + graphs + self.vectors * vector_bytes(model)
         return MethodPlan(texts, memory, f"{steps} steps with {self.optimizer}")
 
     def largest_step(self, model: Any, inputs: Inputs) -> list[Batch]:

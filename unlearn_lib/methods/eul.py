@@ -23,11 +23,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unlearn_lib.data.batches import collate
 from unlearn_lib.losses import Batch, sequence_means, token_logits, token_nll
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.descent import DescentMethod, Step
-from unlearn_lib.methods.plan import MethodPlan, backward_bytes, largest
+from unlearn_lib.methods.plan import MethodPlan
 from unlearn_lib.metrics.divergence import log_probs, of_logits, sequence_divergences
 from unlearn_lib.models.bottlenecks import Shape, asleep
 from unlearn_lib.models.unlearning_layers import add_stage
@@ -98,18 +97,10 @@ class EUL(DescentMethod):
         planned = _sharing(model)
         self._give_layers(planned)
         found = super().plan(planned, inputs)
-        return replace(found, peak_memory_bytes=found.peak_memory_bytes + self._held_bytes(planned, inputs))
-
-    def _held_bytes(self, model: Any, inputs: Inputs) -> float:
-        """What is in memory beside the gradient of the larger of the two batches: that of the other one, as both losses are there
-        before either is differentiated, and of both the teacher's predictions."""
-        inputs, _ = self.split(inputs)
-        longest = sorted(inputs.retain, key=lambda example: -len(example.input_ids))[: self.retain_batch_size]
-        forget = [collate(batch, model.device) for batch in inputs.forget_batches(self.forget_batch_size)]
-        pair = [largest(forget), collate(longest, model.device)]
         V = model.get_input_embeddings().weight.shape[0]
-        predictions: int = sum(batch["labels"].numel() for batch in pair) * V * max(4, model.dtype.itemsize)
-        return min(backward_bytes(model, [batch]) for batch in pair) + predictions
+        scored = sum(batch["labels"].numel() for batch in self.largest_step(planned, self.split(inputs)[0]))
+        teacher = scored * V * max(4, model.dtype.itemsize)  # its predictions for both batches of a step
+        return replace(found, peak_memory_bytes=found.peak_memory_bytes + teacher)
 
     def _give_layers(self, model: Any) -> None:
         """Freeze the model, and put new layers into it, which alone are trained."""
