@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from certified import LOOPED, suited
 
 import unlearn_lib
 from unlearn_lib import TrainingConfig, text_losses, train
@@ -162,15 +163,20 @@ def test_bad_calls(options: dict[str, Any], message: str, arguments: dict[str, A
         unlearn(**{**arguments, **options})
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LOOPED)
 def test_every_method_has_a_plan(method: str, arguments: dict[str, Any], memorised: Any) -> None:
     """At least as many gradients as were taken, and not many times more."""
-    options: dict[str, Any] = {"max_steps": 5} if method == "newton" else {}
+    options: dict[str, Any] = {
+        "newton": {"max_steps": 5},
+        "certified-newton": {"max_steps": 5},
+        "delta-unlearning": {"small": "nano/opt-s"},
+    }.get(method, {})
+    model = suited(method, memorised, arguments["tokenizer"], [*arguments["forget"], *arguments["retain"]])
     if "retain_limit" in METHODS[method].model_fields:
         options["retain_limit"] = None
-    given = {**arguments, "method": method, "base": memorised}
+    given = {**arguments, "model": model, "method": method, "base": memorised}
     prepared = prepared_for(**given, options=options)
-    needs = prepared.method.plan(memorised, prepared.inputs)
+    needs = prepared.method.plan(model, prepared.inputs)
     taken = unlearn(**given, **options).cost.gradient_evaluations
     assert 0.9 * taken <= needs.gradient_evaluations <= 3 * taken
     assert needs.peak_memory_bytes > sum(p.numel() * 4 for p in memorised.parameters())
@@ -255,6 +261,7 @@ def test_the_limit_holds_on_retained_texts_that_were_not_given(seed: int, by_hea
         ("fisher-forgetting", {"step": "calibrate", "solver": "diagonal"}),
         ("gradient-difference", {"stop": "calibrate", "learning_rate": 5e-3, "epochs": 3}),
         ("npo", {"stop": "calibrate", "learning_rate": 5e-3, "epochs": 3}),
+        ("sophia", {"stop": "calibrate", "learning_rate": 5e-3, "epochs": 3}),
     ],
 )
 def test_no_step_is_computed_from_the_checked_texts(

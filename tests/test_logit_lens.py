@@ -8,12 +8,12 @@ import pytest
 import torch
 from configurations import build
 
-from unlearn_lib.attacks.layers import reading
 from unlearn_lib.attacks.logit_lens import logit_lens, read_layers
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import evaluate
 from unlearn_lib.metrics.memorisation import memorisation_accuracy, right_tokens
+from unlearn_lib.models.layers import reading
 
 EXAMPLES = [
     Example((2, 3, 4, 5, 6, 7, 3, 2), (-100, -100, 4, 5, 6, 7, 3, 2)),

@@ -21,6 +21,13 @@ METHODS_AND_OPTIONS: dict[str, dict[str, Any]] = {
     "gradient-difference": {"learning_rate": 1e-2},
     "npo": {"learning_rate": 1e-2},
     "finetune": {"learning_rate": 1e-2},
+    "wga": {"learning_rate": 1e-2},
+    "undial": {"learning_rate": 1e-2},
+    "dpo": {"learning_rate": 1e-2},
+    "rmu": {"learning_rate": 1e-2},
+    "memflex": {"learning_rate": 1e-2, "scale": "quantile", "mu": 0.9, "sigma": 0.1},
+    "sophia": {"learning_rate": 1e-2},
+    "task-vector": {"learning_rate": 1e-2},
 }
 
 

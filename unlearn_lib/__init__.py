@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from unlearn_lib.models.load import load_model as load_model
     from unlearn_lib.models.load import save_model as save_model
     from unlearn_lib.service.removal import RemovalService as RemovalService
+    from unlearn_lib.training.certified import train_certified_head as train_certified_head
     from unlearn_lib.training.config import TrainingConfig as TrainingConfig
     from unlearn_lib.training.loop import train as train
     from unlearn_lib.training.private import PrivacyConfig as PrivacyConfig
@@ -52,6 +53,7 @@ _PUBLIC = {
     "sequence_losses": "unlearn_lib.losses",
     "text_losses": "unlearn_lib.metrics",
     "train": "unlearn_lib.training.loop",
+    "train_certified_head": "unlearn_lib.training.certified",
     "train_private": "unlearn_lib.training.private",
     "unlearn": "unlearn_lib.unlearning.unlearn",
 }

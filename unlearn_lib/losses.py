@@ -108,6 +108,11 @@ def sequence_losses(model: Any, batch: Batch) -> Tensor:
     return sequence_means(*token_nll(token_logits(model, batch), batch["labels"]))
 
 
+def summed_losses(model: Any, batch: Batch) -> Tensor:
+    r"""`[B]`: for every sequence the sum of the NLL over its scored tokens, $-\log p(y\mid x)$, in nats."""
+    return token_nll(token_logits(model, batch), batch["labels"])[0].sum(-1)
+
+
 @torch.no_grad()
 def evaluate(model: Any, batches: list[Batch]) -> Tensor:
     """`[n]`: the losses of all sequences, in order. One forward pass; the model's mode is left as it is."""

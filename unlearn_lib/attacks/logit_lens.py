@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from unlearn_lib.attacks.knowledge import Knowledge, of_logits, of_predictions
-from unlearn_lib.attacks.layers import Reading, reading
 from unlearn_lib.attacks.recovered import Recovered, compared
 from unlearn_lib.curvature.risk import evaluating
 from unlearn_lib.data.batches import Example, make_batches
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import Batch, token_logits, without_autocast
+from unlearn_lib.models.layers import Reading, reading
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def logit_lens(
     """What the layers inside a model know of some forget texts; see the formula above.
 
     Args:
-        model: A causal language model of an architecture in `attacks/layers.py`; it is left as it is.
+        model: A causal language model of an architecture in `models/layers.py`; it is left as it is.
         examples: The forget texts.
         known, unseen: The texts' mean loss in the original and in a retrained model, as they are; see `Recovered`.
         batch_size: Sequences in a forward pass.

@@ -37,6 +37,7 @@ def methods(as_json: bool) -> None:
             "name": name,
             "source": method.source,
             "needs": list(method.needs),
+            "form": method.form,
             "strength": method.strength,
             "presets": list(method.presets),
             "options": {option: field.default for option, field in method.model_fields.items()},
@@ -48,7 +49,8 @@ def methods(as_json: bool) -> None:
         return
     for row in rows:
         needs = f", needs {' and '.join(row['needs'])}" if row["needs"] else ""
-        click.echo(f"{row['name']}: {row['source']}{needs}")
+        form = f", takes only a model of the form {row['form']!r}" if row["form"] else ""
+        click.echo(f"{row['name']}: {row['source']}{needs}{form}")
         click.echo("    " + ", ".join(f"{option}={default}" for option, default in row["options"].items()))
 
 

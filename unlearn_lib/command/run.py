@@ -152,7 +152,7 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
     from unlearn_lib.command.report.verdict import verdict
     from unlearn_lib.data.examples import by_text
     from unlearn_lib.models.load import find, load_model, save_model, stored_formats
-    from unlearn_lib.models.master_weights import give_back
+    from unlearn_lib.models.master_weights import formats_in, give_back
     from unlearn_lib.models.stored_formats import formats_to_write, round_weights, summary
     from unlearn_lib.progress import ProgressBar, quiet_libraries
     from unlearn_lib.training.loop import derivatives
@@ -179,10 +179,13 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
     grouping, texts = prepared.inputs.grouping, of_sequences(sets, tokenizer, rows["forget"])
     look = Look(texts)
     losses_before, seen_before = look(model, sets, grouping), look.observed
+    shape = _parameters(model)  # a method may freeze the model that it was given
     with ProgressBar(job.request.method) as progress:
         result = carry_out(
             prepared, model, tokenizer, progress, sets=sets, losses_before=losses_before, in_place=True, measure=look
         )
+    # with those of weights that the method has added
+    formats = formats_to_write(result.model, formats_in(result.model, stored), job.dtype)
     if rounded:
         round_weights(result.model, formats)
         look(result.model, sets, grouping)
@@ -194,7 +197,7 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
         "written": summary(formats),
     }
     content = {
-        **_describe(job, rows, model, sets, dtypes),
+        **_describe(job, rows, model, shape, sets, dtypes),
         "config": result.config,
         "verdict": found,
         "losses": {name: {"before": before.mean_loss(name), "after": after.mean_loss(name)} for name in PARTS},
@@ -239,7 +242,12 @@ def check_space(folder: Path, model: Any, formats: Mapping[str, Any]) -> None:
 
 
 def _describe(
-    job: Job, rows: Mapping[str, list[Row]], model: Any, sets: Mapping[str, Any], dtypes: Mapping[str, str | None]
+    job: Job,
+    rows: Mapping[str, list[Row]],
+    model: Any,
+    shape: Mapping[str, int],
+    sets: Mapping[str, Any],
+    dtypes: Mapping[str, str | None],
 ) -> dict[str, Any]:
     from unlearn_lib import __version__
     from unlearn_lib.command.report.schema import VERSION
@@ -254,7 +262,7 @@ def _describe(
             "name": job.model,
             "base": job.request.base,
             "type": model.config.model_type,
-            **_parameters(model),
+            **shape,
             "dtype": dict(dtypes),
         },
         "data": {

@@ -7,15 +7,26 @@ from typing import Any
 
 from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.methods.base import Inputs, Method, Outcome
+from unlearn_lib.methods.certified_newton import CertifiedNewton
 from unlearn_lib.methods.constrained_newton import ConstrainedNewton
+from unlearn_lib.methods.delta_unlearning import DeltaUnlearning
+from unlearn_lib.methods.dpo import DPO
+from unlearn_lib.methods.eul import EUL
 from unlearn_lib.methods.fisher_forgetting import FisherForgetting
 from unlearn_lib.methods.fisher_removal import FisherRemoval
 from unlearn_lib.methods.gradient_ascent import GradientAscent
 from unlearn_lib.methods.gradient_difference import GradientDifference
 from unlearn_lib.methods.kfac_newton import KFACNewton
+from unlearn_lib.methods.memflex import MemFlex
 from unlearn_lib.methods.newton import Newton
 from unlearn_lib.methods.npo import NPO, SimNPO
 from unlearn_lib.methods.retrain import Finetune, Retrain
+from unlearn_lib.methods.rmu import RMU
+from unlearn_lib.methods.sisa import Sisa
+from unlearn_lib.methods.sophia import Sophia
+from unlearn_lib.methods.task_vector import TaskVector
+from unlearn_lib.methods.undial import UNDIAL
+from unlearn_lib.methods.wga import WGA
 from unlearn_lib.methods.woodbury_newton import WoodburyNewton
 
 METHODS: dict[str, type[Method]] = {
@@ -33,6 +44,17 @@ METHODS: dict[str, type[Method]] = {
         Newton,
         KFACNewton,
         WoodburyNewton,
+        WGA,
+        UNDIAL,
+        DPO,
+        RMU,
+        MemFlex,
+        Sisa,
+        Sophia,
+        TaskVector,
+        EUL,
+        CertifiedNewton,
+        DeltaUnlearning,
     )
 }
 
@@ -62,9 +84,16 @@ def choose(name: str, options: Mapping[str, Any], given: Collection[str]) -> Met
 
 
 __all__ = [
+    "DPO",
+    "EUL",
     "METHODS",
     "NPO",
+    "RMU",
+    "UNDIAL",
+    "WGA",
+    "CertifiedNewton",
     "ConstrainedNewton",
+    "DeltaUnlearning",
     "Finetune",
     "FisherForgetting",
     "FisherRemoval",
@@ -72,11 +101,15 @@ __all__ = [
     "GradientDifference",
     "Inputs",
     "KFACNewton",
+    "MemFlex",
     "Method",
     "Newton",
     "Outcome",
     "Retrain",
     "SimNPO",
+    "Sisa",
+    "Sophia",
+    "TaskVector",
     "WoodburyNewton",
     "choose",
 ]

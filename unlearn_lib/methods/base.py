@@ -35,7 +35,8 @@ class Passes:
 class Inputs:
     """What a method works on. `forget`, `retain` are D- and D+; `holdout` texts of the same kind that were never trained on;
     `base()` loads the checkpoint that retraining starts from. At most `batch_size` sequences, and `batch_tokens` positions where it is
-    given, go through the model at a time. `passes` counts forward passes, for all that share it."""
+    given, go through the model at a time. `passes` counts forward passes, for all that share it. `tokenizer` is the model's, for methods
+    that bring texts of their own; None in a plan without one."""
 
     forget: Sequence[Example]
     retain: Sequence[Example]
@@ -46,6 +47,7 @@ class Inputs:
     batch_size: int = 8
     batch_tokens: int | None = None
     passes: Passes = field(default_factory=Passes)
+    tokenizer: Any = None
 
     @property
     def grouping(self) -> Grouping:
@@ -93,7 +95,8 @@ class Method(BaseModel, ABC):
     """One unlearning method: its options as fields, its mathematics in `run`.
 
     `needs` names the inputs it always takes beyond the forget set ("retain", "base"), `required` those of its options, too.
-    `strength` is the option that says how far it goes, along which methods are compared. `source` says where it comes from.
+    `strength` is the option that says how far it goes, along which methods are compared; empty where there is none. `source` says where
+    it comes from. `form` names the saved form whose model alone it takes (see `unlearn_lib.models.forms`); empty where it takes any.
     `presets` maps the name of a preset to option values. `remedy` says what to change where the outcome is not finite. The docstring of
     a class describes the options that it adds, under "Options:"; those of the classes that it builds on are added to it.
     """
@@ -103,6 +106,7 @@ class Method(BaseModel, ABC):
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     strength: ClassVar[str]
+    form: ClassVar[str] = ""
     source: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     remedy: ClassVar[str] = "lower step="

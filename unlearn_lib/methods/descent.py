@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +22,7 @@ from unlearn_lib.data.batches import Example, collate
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses
 from unlearn_lib.methods.base import Inputs, Outcome
-from unlearn_lib.methods.plan import MethodPlan, backward_bytes, model_bytes, vector_bytes
+from unlearn_lib.methods.plan import MethodPlan, joint_backward_bytes, largest, model_bytes, vector_bytes
 from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, walk
 from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
 
@@ -31,11 +31,12 @@ ADAM_BETAS = (0.9, 0.98)  # Jang et al. 2023
 
 @dataclass
 class Step:
-    """What a loss may look at: the batches of this step, and the frozen original model where it is needed."""
+    """What a loss may look at: the batches of this step, the frozen original model where it is needed, and the seed of the run."""
 
     forget: Batch
     retain: Batch | None
     original: Any
+    seed: int = 0
 
 
 class DescentMethod(Calibrated):
@@ -70,6 +71,11 @@ class DescentMethod(Calibrated):
         """Of how many texts a step takes the original model's predictions."""
         return 0
 
+    def looks_at(self, model: Any, inputs: Inputs) -> Callable[[Sequence[Example], int], Sequence[Example]]:
+        """What gives, from the texts to forget in a step and the step's number, the texts that its loss is taken on: the same ones,
+        unless a method sets others beside them."""
+        return lambda texts, step: texts
+
     @property
     @abstractmethod
     def rate(self) -> float:
@@ -81,6 +87,15 @@ class DescentMethod(Calibrated):
     @abstractmethod
     def loss(self, model: Any, step: Step) -> Tensor:
         """The scalar that the optimiser lowers."""
+
+    def before_step(
+        self, model: Any, optimizer: torch.optim.Optimizer, pieces: Sequence[Step], inputs: Inputs, outcome: Outcome
+    ) -> None:
+        """Called before every step, when the gradient is there, for what an optimiser needs beside it. Costs go to `outcome`."""
+
+    def observed(self, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        """What the history says of a step beside its loss and its length."""
+        return {}
 
     def finished(self, model: Any, inputs: Inputs, outcome: Outcome) -> bool:
         """Asked after every pass over D-: whether to stop early."""
@@ -94,20 +109,39 @@ class DescentMethod(Calibrated):
             return torch.optim.Adam(params.values(), lr=self.rate, betas=ADAM_BETAS)
         return torch.optim.AdamW(params.values(), lr=self.rate, weight_decay=0.0)
 
+    @property
+    def vectors(self) -> int:
+        """How many vectors of the parameters are there at a step: where it starts, the gradient, and the optimiser's own."""
+        return {"sgd": 2, "adam": 4, "adamw": 4}[self.optimizer]
+
     def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         inputs, _ = self.split(inputs)
-        forget = inputs.forget_batches(self.forget_batch_size)
-        batches = [collate(piece, model.device) for batch in forget for piece in self._pieces(batch, inputs)]
-        steps = self.epochs * len(forget)
-        texts = self.epochs * len(inputs.forget)
+        steps = self.epochs * len(inputs.forget_batches(self.forget_batch_size))
+        texts = self.epochs * sum(len(batch["labels"]) for batch in self._looked_at(model, inputs))
+        if self.uses_retain:
+            texts += steps * min(self.retain_batch_size, len(inputs.retain))
+        graphs = joint_backward_bytes(model, self.largest_step(model, inputs))
+        copies = 2 if self.uses_original else 1
+        memory = copies * model_bytes(model) + graphs + self.vectors * vector_bytes(model)
+        return MethodPlan(texts, memory, f"{steps} steps with {self.optimizer}")
+
+    def largest_step(self, model: Any, inputs: Inputs) -> list[Batch]:
+        """The largest batch of D- that goes through the model at a time, and of D+ where the loss has a retain term."""
+        found = [largest(self._looked_at(model, inputs))]
         if self.uses_retain:
             size = min(self.retain_batch_size, len(inputs.retain))
-            texts += steps * size
-            batches.append(collate(sorted(inputs.retain, key=lambda example: -len(example.input_ids))[:size], model.device))
-        copies = 2 if self.uses_original else 1
-        vectors = {"sgd": 2, "adam": 4, "adamw": 4}[self.optimizer]
-        memory = copies * model_bytes(model) + backward_bytes(model, batches) + vectors * vector_bytes(model)
-        return MethodPlan(texts, memory, f"{steps} steps with {self.optimizer}")
+            longest = sorted(inputs.retain, key=lambda example: -len(example.input_ids))[:size]
+            found.append(collate(longest, model.device))
+        return found
+
+    def _looked_at(self, model: Any, inputs: Inputs) -> list[Batch]:
+        """What of D- goes through the model in a pass over it, a batch for each part of a step."""
+        look = self.looks_at(model, inputs)
+        return [
+            collate(look(piece, number), model.device)
+            for number, batch in enumerate(inputs.forget_batches(self.forget_batch_size))
+            for piece in self._pieces(batch, inputs)
+        ]
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
         outcome = Outcome(model)
@@ -118,18 +152,24 @@ class DescentMethod(Calibrated):
         original = copy.deepcopy(model).requires_grad_(False) if self.uses_original else None
         self.prepare(model, inputs, outcome)
         optimizer, retain = self.make_optimizer(trainable(model)), self._retain_batches(inputs, model.device)
-        batches = inputs.forget_batches(self.forget_batch_size)
+        batches, look = inputs.forget_batches(self.forget_batch_size), self.looks_at(model, inputs)
         steps = self.epochs * len(batches)
         for number in range(steps):
             batch = batches[number % len(batches)]
             kept = next(retain) if self.uses_retain else None
-            pieces = [Step(collate(piece, model.device), kept, original) for piece in self._pieces(batch, inputs)]
+            pieces = [
+                Step(collate(look(piece, number), model.device), kept, original, inputs.seed)
+                for piece in self._pieces(batch, inputs)
+            ]
             start = Start(model)
-            loss = self._one_step(model, optimizer, pieces)
+            loss = self._gradient(model, optimizer, pieces)
+            self.before_step(model, optimizer, pieces, inputs, outcome)
+            optimizer.step()
             moved = start.moved()
-            outcome.gradient_evaluations += len(batch) + (len(kept["labels"]) if kept is not None else 0)
-            inputs.passes.forward += self.looked_up(len(batch), len(kept["labels"]) if kept is not None else 0)
-            outcome.history.append({"loss": loss, "step_norm": dot(moved, moved) ** 0.5})
+            forget, held = sum(len(step.forget["labels"]) for step in pieces), len(kept["labels"]) if kept is not None else 0
+            outcome.gradient_evaluations += forget + held
+            inputs.passes.forward += self.looked_up(forget, held)
+            outcome.history.append({"loss": loss, "step_norm": dot(moved, moved) ** 0.5, **self.observed(optimizer)})
             if inputs.progress is not None:
                 inputs.progress(number + 1, steps, loss)
             if target is not None and self._crossed(model, start, moved, target, outcome):
@@ -144,8 +184,8 @@ class DescentMethod(Calibrated):
         """The texts of one step in parts that go through the model at a time; a loss with a retain term is taken in one."""
         return [batch] if self.uses_retain else list(inputs.grouping.groups(batch))
 
-    def _one_step(self, model: Any, optimizer: torch.optim.Optimizer, pieces: list[Step]) -> float:
-        """A step of the optimiser on the loss over all pieces, a mean over their texts; returns that loss."""
+    def _gradient(self, model: Any, optimizer: torch.optim.Optimizer, pieces: list[Step]) -> float:
+        """Give the optimiser the gradient of the loss over all pieces, a mean over their texts; returns that loss."""
         optimizer.zero_grad()
         texts, total = sum(len(step.forget["labels"]) for step in pieces), 0.0
         for step in pieces:
@@ -154,7 +194,6 @@ class DescentMethod(Calibrated):
                 raise NumericsError(f"the loss of {self.name} became {loss.item()}; lower the learning rate ({self.rate:g})")
             loss.backward()
             total += loss.item()
-        optimizer.step()
         return total
 
     def _crossed(self, model: Any, start: Start, moved: Vector, target: Target, outcome: Outcome) -> bool:
@@ -181,7 +220,9 @@ class DescentMethod(Calibrated):
 
 
 class RetainTerm(DescentMethod):
-    """What gradient-difference, NPO and SimNPO share: a term that holds on to D+.
+    """What gradient-difference, NPO and others share: a term that holds on to D+.
+
+    A method whose `needs` do not name D+ takes it where `retain_weight` is not 0, and then requires it.
 
     Options:
         learning_rate: The learning rate of the optimiser.
@@ -203,6 +244,13 @@ class RetainTerm(DescentMethod):
         return self.learning_rate
 
     @property
+    def uses_retain(self) -> bool:
+        return "retain" in self.needs or self.retain_weight > 0
+
+    def required(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*(["retain"] if self.uses_retain else []), *super().required()]))
+
+    @property
     def uses_original(self) -> bool:
         return self.retain_loss == "kl"
 
@@ -214,12 +262,13 @@ class RetainTerm(DescentMethod):
         """The term that forgets."""
 
     def loss(self, model: Any, step: Step) -> Tensor:
-        return self.forget_weight * self.forget_loss(model, step) + self.retain_weight * self._kept(model, step)
+        loss = self.forget_weight * self.forget_loss(model, step)
+        return loss if step.retain is None else loss + self.retain_weight * self.kept(model, step.retain, step.original)
 
-    def _kept(self, model: Any, step: Step) -> Tensor:
-        assert step.retain is not None
+    def kept(self, model: Any, retain: Batch, original: Any) -> Tensor:
+        """The term that holds on to D+."""
         if self.retain_loss == "nll":
-            return sequence_losses(model, step.retain).mean()
+            return sequence_losses(model, retain).mean()
         with torch.no_grad():
-            before = log_probs(step.original, step.retain)
-        return sequence_divergences(before, log_probs(model, step.retain), step.retain).mean()
+            before = log_probs(original, retain)
+        return sequence_divergences(before, log_probs(model, retain), retain).mean()

@@ -3,15 +3,17 @@ through Adam, pass after pass, until the model knows the texts no better than un
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
+from unlearn_lib.data.batches import Example
 from unlearn_lib.losses import sequence_losses
-from unlearn_lib.methods.base import Inputs, Outcome
+from unlearn_lib.methods.base import INCOMPLETE, Inputs, Outcome
 from unlearn_lib.methods.descent import DescentMethod, Step
-from unlearn_lib.metrics.memorisation import extraction_likelihood, memorisation_accuracy, right_tokens
+from unlearn_lib.metrics.memorisation import extraction_likelihood, generations, memorisation_accuracy, right_tokens
 
 
 class GradientAscent(DescentMethod):
@@ -25,7 +27,10 @@ class GradientAscent(DescentMethod):
         epochs: Passes over D- (paper: one); the most that are made with another `stop`.
         stop: "epochs"; "calibrate"; or "memorisation": after the first pass at which both memorisation accuracy and the
             extraction likelihood EL_n are at or below their mean over held-out texts (Jang et al.).
-        n: The length of the n-grams in EL_n, with stop="memorisation".
+        n: The length of the n-grams in EL_n, with stop="memorisation" (Jang et al.: 10).
+        unseen_accuracy, unseen_likelihood: The two values to come down to, with stop="memorisation"; None for what the given model has
+            on held-out texts. For requests that follow each other, those of the original model (Jang et al.: numbers per model, such as
+            0.2994 and 0.0499 for GPT-Neo 125M).
     """
 
     name: ClassVar[str] = "gradient-ascent"
@@ -41,27 +46,60 @@ class GradientAscent(DescentMethod):
     forget_batch_size: int | None = Field(None, ge=1)
     stop: Literal["epochs", "calibrate", "memorisation"] = "epochs"  # type: ignore[assignment]
     n: int = Field(10, ge=1)
+    unseen_accuracy: float | None = Field(None, ge=0, le=1)
+    unseen_likelihood: float | None = Field(None, ge=0, le=1)
 
     @property
     def rate(self) -> float:
         return self.step
 
     def required(self) -> tuple[str, ...]:
-        return ("holdout",) if self.stop == "memorisation" else super().required()
+        if self.stop != "memorisation":
+            return super().required()
+        return ("holdout",) if None in (self.unseen_accuracy, self.unseen_likelihood) else ()
 
     def loss(self, model: Any, step: Step) -> Tensor:
         return -sequence_losses(model, step.forget).mean()
 
     def prepare(self, model: Any, inputs: Inputs, outcome: Outcome) -> None:
-        if self.stop == "memorisation":
-            outcome.details["accuracy_of_unseen"] = memorisation_accuracy(right_tokens(model, inputs.holdout))
-            outcome.details["likelihood_of_unseen"] = extraction_likelihood(model, inputs.holdout, self.n)
+        if self.stop != "memorisation":
+            return
+        accuracy, likelihood = self.unseen_accuracy, self.unseen_likelihood
+        outcome.details |= {
+            "accuracy_of_unseen": self._accuracy(model, inputs.holdout, inputs) if accuracy is None else accuracy,
+            "likelihood_of_unseen": self._likelihood(model, inputs.holdout, inputs) if likelihood is None else likelihood,
+        }
 
     def finished(self, model: Any, inputs: Inputs, outcome: Outcome) -> bool:
         if self.stop != "memorisation":
             return False
-        accuracy = memorisation_accuracy(right_tokens(model, inputs.forget))
-        if accuracy > outcome.details["accuracy_of_unseen"]:
+        details = outcome.details
+        details |= {"accuracy": self._accuracy(model, inputs.forget, inputs), "likelihood": None}
+        if details["accuracy"] > details["accuracy_of_unseen"]:
             return False  # the likelihood takes a generation at every position
-        unseen: float = outcome.details["likelihood_of_unseen"]
-        return extraction_likelihood(model, inputs.forget, self.n) <= unseen
+        details["likelihood"] = self._likelihood(model, inputs.forget, inputs)
+        return bool(details["likelihood"] <= details["likelihood_of_unseen"])
+
+    def run(self, model: Any, inputs: Inputs) -> Outcome:
+        outcome = super().run(model, inputs)
+        if self.stop == "memorisation":
+            outcome.warnings += _still_known(outcome.details, self.epochs, self.n)
+        return outcome
+
+    def _accuracy(self, model: Any, texts: Sequence[Example], inputs: Inputs) -> float:
+        inputs.passes.forward += len(texts)
+        return memorisation_accuracy(right_tokens(model, texts))
+
+    def _likelihood(self, model: Any, texts: Sequence[Example], inputs: Inputs) -> float:
+        inputs.passes.forward += generations(texts, self.n)
+        return extraction_likelihood(model, texts, self.n)
+
+
+def _still_known(details: dict[str, Any], epochs: int, n: int) -> list[str]:
+    """The sentence on what the last pass left known, if anything."""
+    names = (("accuracy", "memorisation accuracy"), ("likelihood", f"EL_{n}"))
+    pairs = [(label, details[name], details[f"{name}_of_unseen"]) for name, label in names if details[name] is not None]
+    above = [
+        f"{label} is {value:.3f} and that of unseen texts {unseen:.3f}" for label, value, unseen in pairs if value > unseen
+    ]
+    return [f"{INCOMPLETE}: after {epochs} passes the {' and the '.join(above)}"] if above else []

@@ -103,6 +103,11 @@ def extraction_likelihood(model: Any, examples: Sequence[Example], n: int = 10, 
     return sum(values) / len(values)
 
 
+def generations(examples: Sequence[Example], n: int = 10) -> int:
+    """How many greedy generations `extraction_likelihood` takes of these texts, each no more work than a forward pass of its text."""
+    return sum(len(_prefixes(example, n)) for example in examples)
+
+
 def _prefixes(example: Example, n: int) -> range:
     """The lengths of the prefixes: at least one token, all of a prompt, and n tokens are left."""
     prompt = next((i for i, label in enumerate(example.labels) if label != IGNORED), len(example.labels))

@@ -14,6 +14,8 @@ from unlearn_lib.files import as_os_error, by_umask, in_utf8, shown
 from unlearn_lib.hub import hub_reachable
 from unlearn_lib.models import gpu, nano
 from unlearn_lib.models.adapters import WEIGHTS, adapter_settings, is_adapter, load_adapter
+from unlearn_lib.models.forms import FILE as FORM
+from unlearn_lib.models.forms import is_form, load_form
 from unlearn_lib.models.gguf_files import SUFFIX, gguf_file, load_gguf
 from unlearn_lib.models.hub_cache import in_cache, weights_folder, weights_revision
 from unlearn_lib.models.suited import check_causal, check_config, check_generation, check_tokenizer, read_generation, refused
@@ -31,7 +33,7 @@ from unlearn_lib.models.weights import (
 RECIPES = {"nano": nano.RECIPE, "gpu": gpu.RECIPE}
 """The sets of models that this repository trains, by the first part of their names."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-CONFIGS = ("config.json", "adapter_config.json")
+CONFIGS = ("config.json", "adapter_config.json", FORM)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def load_model(
         name_or_path: An embedded model (`nano/neo-s|m|l`, `nano/opt-s|m|l`), one that was trained on this machine (`gpu/...`), a
             local folder in the Hugging Face layout, a GGUF file or a folder with one, or a name on the hub. A folder with a peft
             adapter is loaded on its base, and only the adapter is trainable; the tokenizer is the adapter's own where it has one.
-            The weights of a GGUF file are dequantised.
+            The weights of a GGUF file are dequantised. A folder of a form (see `unlearn_lib.models.forms`) gives the model that a
+            method left behind which changes more than weights.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, ...
         dtype: `"float32"` (default), `"float64"` or `"bfloat16"`.
         revision: Branch, tag or commit on the hub.
@@ -147,7 +150,11 @@ def load_model(
             )
         # "main" by name: for None transformers would not look for converted weights
         options |= {"revision": revision or "main", "local_files_only": offline}
-    if place.local and is_adapter(place.model):
+    if place.local and is_form(place.model):
+        with refused(place.said):
+            model, tokenizer = load_form(place.model, lambda name: load_model(name, device=str(chosen), dtype=dtype))
+            check_causal(model)
+    elif place.local and is_adapter(place.model):
 
         def of_base(base: str) -> tuple[Any, Any]:
             return load_model(base, device=str(chosen), dtype=dtype)
@@ -270,21 +277,25 @@ def adapter_base(folder: Path) -> str:
     Raises:
         InputError: peft is not installed; the adapter does not say, or cannot be used, see `adapter_settings`.
     """
-    base = str(adapter_settings(folder)["base_model_name_or_path"])
-    own = (name for recipe in RECIPES.values() for name in recipe.specs if Path(base) == recipe.model_folder(name))
-    return next(own, base)
+    return own_name(str(adapter_settings(folder)["base_model_name_or_path"]))
+
+
+def own_name(place: str) -> str:
+    """The name of a model of this library whose folder this is, which lies elsewhere on another machine; else what was given."""
+    own = (name for recipe in RECIPES.values() for name in recipe.specs if Path(place) == recipe.model_folder(name))
+    return next(own, place)
 
 
 def stored_formats(name_or_path: str | Path) -> dict[str, torch.dtype]:
     """The number formats that the weights of a model have in its files, by name, and the main one under the name "".
 
-    Empty where the files are not on this machine, and of a GGUF file. Of an adapter: its own weights.
+    Empty where the files are not on this machine, of a GGUF file, and of a form. Of an adapter: its own weights.
     """
     place = find(name_or_path)
-    if place.quantised:
+    if place.quantised or (place.local and is_form(place.model)):
         return {}
     folder = Path(place.model) if place.local else weights_folder(place.name)
-    if folder is None:
+    if folder is None or is_form(folder):  # the weights of a form have other names than those of its model
         return {}
     stored = stored_tensors(folder, WEIGHTS) if is_adapter(folder) else stored_tensors(folder)
     known = {plain_name(name): FORMATS[tensor.format] for name, tensor in stored.items() if tensor.format in FORMATS}
@@ -293,7 +304,8 @@ def stored_formats(name_or_path: str | Path) -> dict[str, torch.dtype]:
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """Write model (safetensors) and tokenizer so that `AutoModelForCausalLM.from_pretrained(folder)` loads them; of a peft model
-    the adapter alone. The files are readable as the umask says.
+    the adapter alone, and of a form (see `unlearn_lib.models.forms`) what it consists of, which `load_model` loads. The files are
+    readable as the umask says.
 
     Raises:
         OSError: They cannot be written (a full disk, ...).
@@ -304,10 +316,18 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
         with by_umask(path), warnings.catch_warnings():
             # peft says when it writes the embedding, too; that it does is right
             warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
+            (path / FORM).unlink(missing_ok=True)  # of another model that was here before
             model.save_pretrained(path)
-            tokenizer.save_pretrained(path)
+            for place in _with_parts(path):
+                tokenizer.save_pretrained(place)
     except Exception as error:
         plain = as_os_error(error)
         if plain is None or plain is error:
             raise
         raise plain from error
+
+
+def _with_parts(folder: Path) -> list[Path]:
+    """A folder, and of that of a form the folders of the models that it holds, each of which needs the tokenizer, too."""
+    inside = {path.parent for config in CONFIGS for path in folder.rglob(config)} if is_form(folder) else set()
+    return [folder, *sorted(inside - {folder})]

@@ -6,6 +6,7 @@ learning rates nearly every step is. So what is narrower than float32 is widened
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,13 +15,17 @@ import torch
 
 from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.errors import NumericsError
+from unlearn_lib.models.forms import given_part
 
 Formats = Mapping[str, torch.dtype]
 
 
 def formats(model: Any) -> Formats:
-    """The number format of every parameter and buffer, by name."""
-    return {name: tensor.dtype for name, tensor in _tensors(model)}
+    """The number format of every parameter and buffer, by name, and under the name "" the one that most of its numbers have."""
+    numbers: Counter[torch.dtype] = Counter()
+    for _, tensor in _tensors(model):
+        numbers[tensor.dtype] += tensor.numel() * tensor.is_floating_point()
+    return {name: tensor.dtype for name, tensor in _tensors(model)} | {"": numbers.most_common(1)[0][0]}
 
 
 def widen(model: Any) -> None:
@@ -31,15 +36,31 @@ def widen(model: Any) -> None:
                 tensor.data = tensor.data.float()
 
 
+def formats_in(result: Any, given: Formats) -> dict[str, torch.dtype]:
+    """The formats that the tensors of a result are to have, by their names there.
+
+    Args:
+        result: What a method made of the given model: a model with the same names and perhaps more, or one of a form that holds the
+            given model as a part (see `unlearn_lib.models.forms`).
+        given: The formats of the given model's tensors, by their names in it, and under the name "" that of whatever is beside them.
+    """
+    part = given_part(result)
+    if not part or given.keys() - {""} <= formats(result).keys():
+        return dict(given)
+    return {f"{part}.{name}" if name else name: own for name, own in given.items()}
+
+
 def give_back(model: Any, wanted: Formats) -> None:
     """Turn every parameter and buffer into its own format, in place; what has it already is not touched.
+
+    What has no format of its own, because a method has added it to the model, gets the one under the name "", where there is one.
 
     Raises:
         NumericsError: A parameter is outside of its format's range.
     """
     lost = []
     for name, tensor in _tensors(model):
-        own = wanted.get(name, tensor.dtype)
+        own = wanted.get(name, wanted.get("", tensor.dtype) if tensor.is_floating_point() else tensor.dtype)
         if tensor.dtype != own:
             wide, tensor.data = tensor.data, tensor.data.to(own)
             if not torch.equal(torch.isfinite(tensor), torch.isfinite(wide)):

@@ -13,6 +13,7 @@ from typing import Any
 from unlearn_lib.errors import HubUnavailableError, InputError
 from unlearn_lib.hub import hub_reachable
 from unlearn_lib.models.adapters import is_adapter, load_adapter
+from unlearn_lib.models.forms import is_form
 from unlearn_lib.models.hub_cache import in_cache, weights_revision
 from unlearn_lib.models.load import DTYPES, RECIPES, adapter_base, check_files, find, load_model, load_tokenizer
 from unlearn_lib.models.published import PUBLISHED, published_config
@@ -53,6 +54,8 @@ def weights_are_here(name: str) -> bool:
     True also for what is no model at all: `load_model` has the error for it.
     """
     folder = Path(name)
+    if is_form(folder):
+        return True
     if is_adapter(folder):
         return weights_are_here(adapter_base(folder))
     if (folder / "config.json").is_file():

@@ -133,6 +133,35 @@ def check_tokenizer(model: Any, tokenizer: Any) -> None:
         )
 
 
+def check_same_vocabulary(model: Any, tokenizer: Any, other: Any, other_tokenizer: Any) -> None:
+    """Refuse a small model whose logits belong to other tokens than those of a large one.
+
+    Args:
+        model, tokenizer: The large model; without a tokenizer (in a plan) sizes alone are compared.
+        other, other_tokenizer: The small one.
+
+    Raises:
+        InputError: The message names the sizes, or tokens.
+    """
+    rows, others = (one.get_input_embeddings().weight.shape[0] for one in (model, other))
+    if rows != others:
+        raise InputError(
+            f"the small model has a vocabulary of {others} tokens and the large one of {rows}, so their logits cannot be added; give a "
+            "small model of the same family"
+        )
+    if tokenizer is None or other_tokenizer is None:
+        return
+    mine, theirs = tokenizer.get_vocab(), other_tokenizer.get_vocab()
+    wrong = sorted(token for token in mine.keys() | theirs.keys() if mine.get(token) != theirs.get(token))
+    if wrong:
+        token = wrong[0]
+        numbers = f"{token!r} has the number {mine.get(token)} in the large one's and {theirs.get(token)} in the small one's"
+        raise InputError(
+            f"the tokenizers of the small and the large model differ in {len(wrong)} tokens ({numbers}), so their logits cannot be added; "
+            "give a small model of the same family"
+        )
+
+
 def check_generation(settings: Any) -> None:
     """Refuse settings for generation that transformers would refuse to write after all the work: they are written once for trial.
 

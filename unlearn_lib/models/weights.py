@@ -57,7 +57,7 @@ def stored_tensors(folder: Path, file: str = WEIGHTS) -> dict[str, Stored]:
     from safetensors import SafetensorError, safe_open
 
     tensors: dict[str, Stored] = {}
-    for path in _files(folder, file):
+    for path in weight_files(folder, file):
         try:
             with safe_open(path, "pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 (no mapping)
@@ -92,7 +92,12 @@ def check_fetched(folder: Path) -> None:
                 )
 
 
-def _files(folder: Path, file: str) -> list[Path]:
+def weight_files(folder: Path, file: str = WEIGHTS) -> list[Path]:
+    """The safetensors of a checkpoint: the one file, or those that its index names.
+
+    Raises:
+        InputError: There are none, or they are not all there.
+    """
     single, index = folder / file, folder / f"{file}.index.json"
     if single.is_file():
         return [single]
@@ -122,7 +127,7 @@ def unwrapped(folder: Path, stored: Mapping[str, Stored]) -> dict[str, torch.Ten
         return None
     from safetensors.torch import load_file
 
-    return {plain_name(name): tensor for path in _files(folder, WEIGHTS) for name, tensor in load_file(path).items()}
+    return {plain_name(name): tensor for path in weight_files(folder, WEIGHTS) for name, tensor in load_file(path).items()}
 
 
 def plain_name(name: str) -> str:

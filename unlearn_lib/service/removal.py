@@ -198,6 +198,8 @@ class RemovalService:
             seed=state.seed + cycle - 1,
             **state.options,
         )
+        # the model that it comes from is deleted below, so that nothing that is written may rest on its folder
+        result.model.name_or_path = ""
         with new_folder(self._model_folder(cycle), private=True) as writing:
             save_model(result.model, tokenizer, writing)
         write_text(self._retain_file(cycle), write_rows(kept), private=True)

@@ -22,7 +22,7 @@ from unlearn_lib.methods import Inputs, Method, choose
 from unlearn_lib.methods.base import Passes
 from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov
 from unlearn_lib.models.load import load_model
-from unlearn_lib.models.master_weights import formats, give_back, widen
+from unlearn_lib.models.master_weights import formats, formats_in, give_back, widen
 from unlearn_lib.models.suited import check_tokenizer
 from unlearn_lib.seeding import own_draws
 from unlearn_lib.training.loop import Progress, check_trainable, derivatives
@@ -112,7 +112,8 @@ def unlearn(
     Args:
         model: A transformers causal language model, or a peft adapter on one (then only the adapter changes); it is left unchanged.
             One in bfloat16 or float16 is worked on in float32, and every parameter and buffer of the result is in its own format
-            again. The result's training modes and `requires_grad` are the given model's.
+            again. The result's training modes and `requires_grad` are the given model's. A result that holds the given model
+            beside what was added to it (of a form, see `unlearn_lib.models.forms`) has it frozen and in evaluation mode.
         tokenizer: Its tokenizer.
         forget: D-, a `datasets.Dataset` or a list of dicts with the column `text` (or `prompt` and `completion`, or `messages`); or
             whatever else `rows_of` takes: a list of strings, a DataFrame, the path of a file, ...
@@ -202,7 +203,7 @@ def _carry_out(
     own, flags = formats(model), Flags.of(model)
     with Watch(model.device) as watch:
         outcome = chosen.run(widened(model) if in_place else working_copy(model), inputs)
-        give_back(outcome.model, own)
+        give_back(outcome.model, formats_in(outcome.model, own))
     cost = Cost(watch.seconds, outcome.gradient_evaluations, watch.peak_memory_bytes, inputs.passes.forward)
     settings = {
         "method": chosen.name,
@@ -271,6 +272,7 @@ def prepare(model: Any, tokenizer: Any, request: Request) -> Prepared:
         holdout=held_out[0],
         batch_size=request.batch_size,
         batch_tokens=request.batch_tokens,
+        tokenizer=tokenizer,
     )
     warnings = _warnings(sets, kept, unseen, length)
     reading = {"max_length": length, **reading}

@@ -37,7 +37,8 @@ class Flags:
         )
 
     def give(self, result: Any) -> None:
-        """Give them to a result, and take its gradients away."""
+        """Give them to a result, and take its gradients away. Modules that the given model does not have get the mode of the whole."""
+        result.train(self.training[""])
         for name, module in result.named_modules():
             module.training = self.training.get(name, module.training)
         self.trained(result)

@@ -87,3 +87,23 @@ def reading(model: Any) -> Reading:
 
 def _part(model: Any, path: str) -> Any:
     return reduce(lambda part, name: getattr(part, name, None), path.split("."), model)
+
+
+DOWN = ("mlp.down_proj", "mlp.c_proj", "fc2", "mlp.fc2", "mlp.fc_out", "mlp.dense_4h_to_h")
+"""Where in a layer the projection is with which its MLP ends: Llama and its kin, GPT-2 and GPT-Neo, OPT, Phi, GPT-J, GPT-NeoX."""
+
+
+def down_projection(layer: Any) -> Any:
+    """The module with which the MLP of a layer ends, which writes what the MLP found into the hidden state.
+
+    Raises:
+        InputError: A layer in which it is not where those of `DOWN` have it, such as one of several experts.
+    """
+    for path in DOWN:
+        found = _part(layer, path)
+        if found is not None:
+            return found
+    raise InputError(
+        f"it is not known where the MLP of a {type(layer).__name__} ends; give a model with the layers of Llama, OPT, GPT-2, GPT-Neo, "
+        "GPT-J, GPT-NeoX or Phi"
+    )
