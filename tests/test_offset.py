@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from unlearn_lib import TrainingConfig, load_model, save_model, train, unlearn
-from unlearn_lib.audit.audit import audit
+from unlearn_lib.audit.auditing import audit
 from unlearn_lib.audit.settings import Settings
 from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.errors import InputError

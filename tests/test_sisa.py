@@ -394,7 +394,7 @@ def test_from_the_command_line(folder: Path, trained: Any, texts: Any, tmp_path:
 
 
 def test_the_audit_takes_it(folder: Path, texts: Any, tokenizer: Any) -> None:
-    from unlearn_lib.audit.audit import audit
+    from unlearn_lib.audit.auditing import audit
     from unlearn_lib.audit.settings import Settings
 
     model, _ = load_model(folder, device="cpu")
