@@ -5,6 +5,7 @@ import json
 import pydoc
 import re
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -114,3 +115,9 @@ def test_what_is_asked_has_the_same_names_and_defaults_everywhere() -> None:
 def test_a_docstring_without_options() -> None:
     assert split(None) == ("", {})
     assert split("What it does.\n\n    More of it.\n") == ("What it does.\n\nMore of it.", {})
+
+
+def test_every_method_is_on_the_page_of_the_library() -> None:
+    page = (Path(__file__).parents[1] / "book" / "api.md").read_text(encoding="utf-8")
+    missing = [f"{of.__module__}.{of.__name__}" for of in METHODS.values() if f":: {of.__module__}.{of.__name__}\n" not in page]
+    assert missing == []
