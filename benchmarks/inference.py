@@ -13,7 +13,8 @@ retained questions and a random half of the other 48; LiRA looks at the original
 that half by the method, and U-LiRA asks of the unlearned model which of the 48 questions was unlearned, and which never seen.
 
 Methods go as far as the retrained model's loss on what is forgotten, with the options that the benchmark of methods found for medium
-models of this family. AUC: the chance that a forgotten text has a higher score than one that was never seen; 0.5 cannot tell.
+models of this family; on books NPO's 100 passes end before that. AUC: the chance that a forgotten text has a higher score than one
+that was never seen, as mean (least to largest) over seeds; 0.5 cannot tell.
 """
 
 from __future__ import annotations
@@ -260,7 +261,7 @@ def page(found: Mapping[str, Any]) -> str:
         rows = list(entry["seeds"].values())
         for label in rows[0]:
             cells = (
-                _cell([row[label][key] for row in rows if key in row[label]], "loss" not in key.split("_")) for key in columns
+                _cell([row[label][key] for row in rows if key in row[label]], not key.endswith("_loss")) for key in columns
             )
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", " ".join(parts[-1].split())]) + "\n"
