@@ -414,3 +414,30 @@ def test_the_committed_page_of_inference_is_that_of_its_records() -> None:
     assert {name: set(entry["seeds"]) for name, entry in committed.items()} == {
         name: {"0", "1", "2"} for name in inference.SETTINGS
     }
+
+
+def test_requests_of_eul_are_served_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At toy size: after every request each way has its losses, and for the first one they are the same."""
+    requests = script("eul_requests")
+    small = {"REQUESTS": 2, "EACH": 2, "RETAINED": 4, "OUTSIDE": 4, "UNSEEN": 6, "MOST_EPOCHS": 8}
+    for name, value in small.items():
+        monkeypatch.setattr(requests, name, value)
+    monkeypatch.setattr(requests, "OPTIONS", {**requests.OPTIONS, "epochs": 4})
+    found = requests.measure("nano/opt-s", 0)
+    assert [entry["requests"] for entry in found["after"]] == [1, 2]
+    first = found["after"][0]["losses"]
+    assert first["own layers"] == first["one request for all"] == first["on top"] == first["fused, ridge 0"]
+    assert first["own layers"]["forget"] > first["before"]["forget"]
+
+
+def test_the_fusion_of_eul_keeps_a_part_of_what_each_request_forgot() -> None:
+    """As the book says: of five requests the fusion keeps about a third, and with ridge no more than the last one's layers alone."""
+    script("eul_requests")
+    committed = json.loads((FOLDER / "eul_requests.json").read_text(encoding="utf-8"))
+    for run in committed["runs"]:
+        last = run["after"][-1]["losses"]
+        known, gone = last["before"]["forget"], last["one request for all"]["forget"]
+        share = (last["fused, ridge 0"]["forget"] - known) / (gone - known)
+        assert 0.25 < share < 0.45
+        assert last["fused, ridge 0.1"]["forget"] - last["own layers"]["forget"] < 0.1
+        assert last["on top"]["outside"] > last["one request for all"]["outside"] > last["fused, ridge 0"]["outside"]

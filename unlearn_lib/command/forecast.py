@@ -63,7 +63,7 @@ def check_memory(plan: MethodPlan, device: torch.device, say: Say) -> None:
 
 
 def seconds_of_a_gradient(model: Any, prepared: Prepared) -> float:
-    """The seconds that the gradient of one text takes: three forward passes, which are measured on a batch of those to forget. No
+    """The seconds that the gradient of one text takes: three times a forward pass, which is timed on a batch of those to forget. No
     gradient is taken, because a method may treat the model as a black box that is too large for one."""
     texts = next(prepared.inputs.grouping.groups(prepared.inputs.forget))
     (batch,) = prepared.inputs.batches(texts, model.device)

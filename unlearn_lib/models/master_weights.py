@@ -25,7 +25,8 @@ def formats(model: Any) -> Formats:
     numbers: Counter[torch.dtype] = Counter()
     for _, tensor in _tensors(model):
         numbers[tensor.dtype] += tensor.numel() * tensor.is_floating_point()
-    return {name: tensor.dtype for name, tensor in _tensors(model)} | {"": numbers.most_common(1)[0][0]}
+    most = max(numbers, key=lambda dtype: numbers[dtype], default=torch.float32)
+    return {name: tensor.dtype for name, tensor in _tensors(model)} | {"": most}
 
 
 def widen(model: Any) -> None:
