@@ -4,6 +4,7 @@ import importlib
 import itertools
 import json
 import pickle
+import re
 import statistics
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -400,7 +401,12 @@ def test_the_benchmark_of_inference_runs_from_nothing_to_its_page(tmp_path: Path
     assert books["ascent"]["forget_loss"] == pytest.approx(books[inference.RETRAINED]["forget_loss"], rel=0.05)
     assert all(0 <= row[name] <= 1 for row in books.values() for name in ("loss", "documents", "members"))
     assert "shadows" not in shadows[inference.RETRAINED]
-    assert 0 <= shadows["ascent"]["shadows"] <= 1
+    assert all(0 <= shadows["ascent"][name] <= 1 for name in ("shadows", "control"))
+    assert (
+        books["ascent"]["gradients"] % 6 == shadows["ascent"]["gradients"] % 4 == 0
+    )  # 2 books of 3 sequences, and 4 questions
+    heroes = [re.findall(r"(\w+ \w+) had grown up", text)[0] for text in inference.different_books(0, 60)]
+    assert len(set(heroes)) == 60
     page = inference.page(found)
     assert page.count("| ascent |") == 2
     assert f"| {books['ascent']['forget_loss']:.2f} |" in page
