@@ -3,11 +3,11 @@
     python benchmarks/attacked.py run [--minutes 9]   compute what is missing into results/attacked/ (resumes; exit code 75: call again)
     python benchmarks/attacked.py table               results/attacked/ -> benchmarks/attacked.json and attacked.md
 
-The models, texts and options are those of the benchmark of methods (methods.md): nano models that learnt 256 questions forget 16 of
-them, every method goes as far as the retrained model's forget loss, and first-order methods have the rates that were tuned within a
-quarter of retraining's cost. Each result is audited as `unlearn audit` does it, with the original, the retrained and the base model at
-hand. "Twin" is a model that was retrained with another seed: nothing that an attack finds in it was ever learnt, so that it is the
-floor of every column.
+The models, texts and options are those of the benchmark of methods (methods.md): nano models that learnt 256 questions forget 16 of them,
+every method goes as far as the retrained model's forget loss, and first-order methods have the rates that were tuned within a quarter of
+retraining's cost. Each result is audited as `unlearn audit` does it, with the original, the retrained and the base model at hand. On the
+models of seeds 0 and 1 the defaults of constrained Newton were chosen, too. "Twin" is a model that was retrained with another seed:
+nothing that an attack finds in it was ever learnt, so that it is the floor of every column.
 """
 
 from __future__ import annotations
@@ -203,10 +203,11 @@ def page(found: Mapping[str, Any]) -> str:
         "",
         f"Made by `python benchmarks/attacked.py table`; the numbers are those of `attacked.json`. {what}",
         "",
-        "Losses and KL (from the retrained model) in nats; AUC of attacks on membership, 0.5 cannot tell; PrivLeak in percent; relearnt:",
-        "the lowest loss of half of the forget texts within 20 steps of training on the other half; steps to half: until it is half of",
-        "the way from the retrained model's to the original's, 21 where it never is; back: the share of the way from the loss of the",
-        "attacked model to that of the original. Outside: retained texts that no method was given.",
+        "Losses and KL (from the retrained model) in nats; AUC of attacks on membership, 0.5 cannot tell; PrivLeak in percent;",
+        "relearnt: the lowest loss of half of the forget texts within 20 steps of training on the other half; steps to half: until it",
+        "is half of the way from the retrained model's to the original's, 21 where it never is, as a mean over models that reach it",
+        "or not; back: the share of the way from the loss of the attacked model to that of the original. Outside: retained texts that",
+        "no method was given.",
         "",
         machines,
         "",

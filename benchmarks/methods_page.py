@@ -23,9 +23,9 @@ RATIOS = ("damage_ratio", "used_damage_ratio")
 ATTACKS = {"relearned": "relearnt", "rounding to 4 bits": "back by 4 bits"}
 """What `attacked.json` has of a row, and the head of its column."""
 SAID = (
-    "Relearnt: the lowest forget loss of half of the forgotten texts within 20 steps of training on the other half, in nats; back by 4",
-    "bits: the share of the way back to the original's forget loss that rounding the weights brings. Both are means over the models of",
-    "attacked.md, which has more attacks; rows that were not attacked have none.",
+    "Relearnt: the lowest forget loss of half of the forgotten texts within 20 steps of training on the other half, in nats; back",
+    "by 4 bits: the share of the way back to the original's forget loss that rounding the weights brings. Both are means over two",
+    "models of each family, trained anew for attacked.md, which has more attacks; rows that were not attacked have none.",
 )
 
 

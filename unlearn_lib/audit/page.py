@@ -29,9 +29,9 @@ EXPLAINED = {
     "membership": "AUC: the chance that a forget text gets a higher score for membership than a held-out text (0.5: cannot be told). "
     "TPR: the share of forget texts that are recognised while so few held-out texts are taken for them. A rate that so few texts "
     "cannot resolve is left out.",
-    "utility": "Perplexity: the exponential of the mean loss of all tokens, in which long texts count for more. Rise of the loss: since "
-    "the original model, in slices of the retained texts by their nearness to the forgotten ones (the largest cosine of TF-IDF vectors), "
-    "so that damage to neighbours shows.",
+    "utility": "Perplexity: the exponential of the mean loss of all tokens, in which long texts count for more. The rise of "
+    "the loss is that since the original model. Its slices are of the retained texts, by their nearness to a forgotten one (the largest "
+    "cosine of TF-IDF vectors); the first slice has those that are least like one, and damage to neighbours shows in the last.",
     "attack": "The share of the way back goes from the forget loss of the attacked model, 0, to that of the original, 1. It proves "
     "something only where it is larger than for the retrained model.",
     "distance": "Mean divergence of the next token's distribution; and one minus the linear centred kernel alignment (CKA) of the last "

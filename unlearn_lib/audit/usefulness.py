@@ -35,13 +35,14 @@ def slices(role: str, observed: Observed, original: Observed, texts: Texts) -> I
     if "retain" not in observed.scores:
         raise InputError("damage is looked for in texts that should stay; give them with --retain")
     near_n = nearness(texts.wholes("retain"), texts.wholes("forget"))
-    for number, found in enumerate(damage_by_slice(original.losses("retain"), observed.losses("retain"), near_n, SLICES)):
+    parts = damage_by_slice(original.losses("retain"), observed.losses("retain"), near_n, SLICES)
+    for number, found in enumerate(parts, 1):
         least, most = found.near
         low, high = found.interval
         known = not math.isnan(low)
         yield Measure(
             family="utility",
-            name=f"rise of the loss, slice {number + 1}, nearness {least:.2f} to {most:.2f}",
+            name=f"rise of the loss, slice {number} of {len(parts)}, nearness {least:.2f} to {most:.2f}",
             role=role,
             texts="retain",
             value=found.rise,
