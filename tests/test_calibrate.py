@@ -12,7 +12,7 @@ import unlearn_lib
 from unlearn_lib import TrainingConfig, text_losses, train
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods import METHODS
-from unlearn_lib.methods.target import Calibrated
+from unlearn_lib.methods.target import Calibrated, Target
 from unlearn_lib.unlearning.request import Request
 from unlearn_lib.unlearning.unlearn import Prepared, prepare
 
@@ -313,3 +313,16 @@ def test_with_very_few_retained_texts_none_is_held_aside_and_that_is_said(
     assert (len(used.retain), len(checked)) == expected
     result = unlearn(**arguments, solver="diagonal", steps=1)
     assert (count < 4) == any("3 retain texts that the step was computed from" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("limit", [0.2, 5.0])
+def test_a_step_that_lowers_both_losses_is_within_every_limit(limit: float) -> None:
+    """The limit is on the rise of the retain loss; where nothing rises, forgetting less than before is no reason to stop."""
+    target = object.__new__(Target)
+    target.__dict__ |= {"retain_limit": limit, "forget_before": 2.0, "retain_before": 1.0}
+    target.__dict__["_rise"] = lambda model: (model, 0.0)
+    assert target.within_limit(-0.5, 1.5)
+    assert target.within_limit(0.0, 1.5)
+    assert not target.within_limit(0.1, 1.5)
+    assert target.within_limit(limit, 3.0)
+    assert not target.within_limit(1.01 * limit, 3.0)

@@ -46,6 +46,15 @@ def test_refusals_of_ones_own(tmp_path: Path) -> None:
         read(str(tmp_path / "others.jsonl"))
 
 
+@pytest.mark.parametrize(("tokens", "prompt"), [(2, 1), (3, 1), (9, 4), (17, 8), (40, 8)])
+def test_of_a_short_text_at_least_half_is_forgotten(tokens: int, prompt: int, tokenizer: Any) -> None:
+    """The first token, which nothing predicts, is in the prompt; of the others at most half are."""
+    text = Example(tuple(range(5, 5 + tokens)), (IGNORED, *range(6, 5 + tokens)))
+    pairs = Pairs(tokenizer, ("No.",), 8, 64, 0)
+    assert pairs.prompt(text) == prompt
+    assert pairs.said(text, prompt).scored == tokens - prompt
+
+
 def test_a_refusal_follows_the_prompt(tokenizer: Any) -> None:
     examples = encode(ASKED[:4], tokenizer, 256).examples
     found = pairs(tokenizer)(examples, 0)
@@ -80,9 +89,9 @@ def test_a_text_without_a_prompt_begins_with_one(tokenizer: Any) -> None:
     ("labels", "prompt"),
     [
         ((5, 6), 1),  # one token is left to be scored
-        ((5, 6, 7), 2),
-        ((5, 6, 7, 8, 9), 3),
-        ((IGNORED, 6, 7, 8, 9), 3),  # the first piece of a long text
+        ((5, 6, 7), 1),
+        ((5, 6, 7, 8, 9), 2),  # half of what is scored
+        ((IGNORED, 6, 7, 8, 9), 2),  # the first piece of a long text
         ((IGNORED, 6, IGNORED, IGNORED, IGNORED), 1),
         ((IGNORED, IGNORED, 7, 8, 9), 2),  # a prompt that is shorter stays as it is
         ((IGNORED, IGNORED, IGNORED, IGNORED, 9), 4),

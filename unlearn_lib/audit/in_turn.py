@@ -96,7 +96,7 @@ def in_turn(
         requests: What is to be forgotten, request by request; a single one is forgetting all at once.
         retain: The texts to keep; all of them are measured, and a method that needs such texts gets those that nobody asked to forget.
         n: The length of the n-grams in EL_n, here and in a method that has such an option itself.
-        max_length: In tokens; default: the model's context.
+        max_length: In tokens, to which longer texts are cut; default: the model's context.
         method: As of `unlearn`.
         **options: Further arguments of `unlearn`, of its method, and of `consecutive`.
 
@@ -119,4 +119,6 @@ def in_turn(
 
     if method in METHODS and "n" in METHODS[method].model_fields:
         options["n"] = n
+    # what is forgotten is what is measured
+    options = {"long_texts": "cut", **options}
     return consecutive(model, tokenizer, asked, measure, retain=kept, method=method, max_length=max_length, **options)

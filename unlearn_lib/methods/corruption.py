@@ -28,7 +28,7 @@ class Corruption:
         """The corrupted text: the tokens are replaced in what is read and in what is scored."""
         ids, labels = list(text.input_ids), list(text.labels)
         places = [i for i, label in enumerate(labels) if i and label != IGNORED and ids[i] in self._known]
-        count = int(self.share * len(places))
+        count = int(self.share * len(places) + 1e-9)  # 0.29 * 100 is a little less than 29
         chosen = torch.randperm(len(places), generator=self._draw)[:count].tolist()
         drawn = torch.randint(len(self.tokens), (count,), generator=self._draw).tolist()
         for place, number in zip(chosen, drawn, strict=True):

@@ -201,6 +201,9 @@ class DescentMethod(Calibrated):
         if reached < target.goal and target.within_limit(model, reached):
             return False
         start.back()
+        if reached < target.goal and reached <= (here := target.forget_loss(model)):
+            target.note(outcome, here, target.binding)  # a step over the limit that does not forget
+            return True
         _, reached, why = walk(model, moved, min(reached, target.goal), target)
         if why is None and reached < target.goal - ACCEPTED * target.tolerance:
             why = target.binding  # the whole step was over the limit, and it did not lead to the goal

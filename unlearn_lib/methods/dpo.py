@@ -3,9 +3,10 @@ r"""Direct preference optimisation with refusals (Rafailov et al. 2023, arXiv 23
     r(y) = log p_theta(y | x) - log p_original(y | x)                     summed over the tokens of y
     L    = -gamma mean log sigmoid( beta (r(refusal) - r(y_forget)) ) + alpha (retain term)
 
-What is preferred is a refusal after the same prompt x, drawn anew from the seed for every text and step; what is not preferred is what
-the text to forget says there. Unlike NPO this also teaches an answer. (OpenUnlearning multiplies the term by 2 / beta; forget_weight
-does that here.) See `refusals.py` for the refusals and for texts that have no prompt.
+What is preferred is a refusal after the same prompt x, drawn anew from the seed for every text and step; what is not preferred is
+what the text to forget says there. Unlike NPO this also teaches an answer. (OpenUnlearning multiplies the term by 2 / beta, which
+forget_weight=20 does here with the default beta; without it the retain term weighs twenty times as much as there.) See `refusals.py`
+for the refusals and for texts that have no prompt.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class DPO(RetainTerm):
     Options:
         beta: Inverse temperature (OpenUnlearning: 0.1). The smaller it is, the further texts are forgotten before the loss is flat.
         refusals: "own" for the twenty of this library, or the path of a file of texts, one refusal in a row, in the column `text`.
-        prompt_tokens: Of a text to forget without a prompt the first so many tokens count as one, and are not forgotten themselves.
+        prompt_tokens: Of a text to forget without a prompt the first so many tokens count as one, at most half of them, and are not
+            forgotten themselves.
     """
 
     name: ClassVar[str] = "dpo"

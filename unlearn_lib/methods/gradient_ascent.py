@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from unlearn_lib.data.batches import Example
+from unlearn_lib.errors import InputError
 from unlearn_lib.losses import sequence_losses
 from unlearn_lib.methods.base import INCOMPLETE, Inputs, Outcome
 from unlearn_lib.methods.descent import DescentMethod, Step
@@ -64,6 +65,10 @@ class GradientAscent(DescentMethod):
     def prepare(self, model: Any, inputs: Inputs, outcome: Outcome) -> None:
         if self.stop != "memorisation":
             return
+        if not generations(inputs.forget, self.n):
+            raise InputError(
+                f"EL_{self.n} needs texts of more than {self.n} tokens, and no text to forget has as many; lower n, or stop by another rule"
+            )
         accuracy, likelihood = self.unseen_accuracy, self.unseen_likelihood
         outcome.details |= {
             "accuracy_of_unseen": self._accuracy(model, inputs.holdout, inputs) if accuracy is None else accuracy,

@@ -33,7 +33,7 @@ class MemFlex(GradientDifference):
 
     What is located are tensors among those that require a gradient: the weights of a model, or the matrices of its adapter.
     The gradients are those of the authors' code. It replaces tokens in the texts, so that a random one is both a label and part of
-    what the labels after it are predicted from, and special tokens are not replaced.
+    what the labels after it are predicted from. Here special tokens are neither replaced nor drawn.
 
     Options:
         mu: Tensors with a cosine below this are located; 1 admits all (authors' code: 0.92).

@@ -78,7 +78,8 @@ class Pairs:
     Attributes:
         tokenizer: The model's.
         refusals: What may be said instead.
-        prompt_tokens: So many tokens of a text without a prompt count as one; at least its last token is left to be scored.
+        prompt_tokens: So many tokens of a text without a prompt count as one, and at most half of them, so that short texts are
+            forgotten, too.
         most: Tokens that a sequence may have. Of a prompt that is too long with a refusal the beginning is left out.
         seed: Of the draws.
     """
@@ -105,7 +106,7 @@ class Pairs:
     def prompt(self, text: Example) -> int:
         """How many of its tokens are the prompt."""
         scored = [i for i, label in enumerate(text.labels) if i and label != IGNORED]
-        return scored[0] if scored[0] > 1 else min(self.prompt_tokens, scored[-1])
+        return scored[0] if scored[0] > 1 else min(self.prompt_tokens, max(1, len(scored) // 2))
 
     def said(self, text: Example, prompt: int) -> Example:
         """The text to forget, scored after its prompt."""

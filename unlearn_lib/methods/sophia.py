@@ -39,7 +39,7 @@ class Sophia(RetainTerm):
     """A diagonal Newton step on a forget and a retain loss, clipped coordinate by coordinate.
 
     The history has the share of the moving coordinates that were clipped in each step ("clipped"); where it is 1, the step was that of the
-    gradient's sign.
+    sign of the running mean of gradients.
 
     Options:
         optimizer: Sophia alone.
@@ -53,14 +53,22 @@ class Sophia(RetainTerm):
         rho: The factor of the diagonal: the smaller, the more coordinates are clipped (SOUL: 0.04).
         beta1, beta2: How much of the running means of gradient and diagonal stays in an update (SOUL: 0.9 and 0.95).
         eps: The smallest denominator (Sophia: 1e-12).
-        weight_decay: Decoupled, as in AdamW (not stated).
+        weight_decay: Decoupled, as in AdamW, of every parameter (SOUL's configuration: 0.1, without norms and biases).
     """
 
     name: ClassVar[str] = "sophia"
     source: ClassVar[str] = "SOUL, Jia et al. 2024 (arXiv 2404.18239); Sophia, Liu et al. 2023 (arXiv 2305.14342)"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "soul": SOUL,
-        "released": {**SOUL, "diagonal": "squared", "squared_factor": 5120.0, "update_every": 1, "eps": 1e-15},
+        "released": {
+            **SOUL,
+            "retain_weight": 2.0,
+            "diagonal": "squared",
+            "squared_factor": 5120.0,
+            "update_every": 1,
+            "eps": 1e-15,
+            "weight_decay": 0.1,
+        },
     }
 
     optimizer: Literal["sophia"] = "sophia"  # type: ignore[assignment]

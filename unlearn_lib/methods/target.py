@@ -165,7 +165,8 @@ class Target:
         if self.retain_limit is None:
             return True
         rise, error = self._rise(model)
-        return rise + error <= self.retain_limit * (forget_loss - self.forget_before) + ROUNDING * self.retain_before
+        forgotten = max(0.0, forget_loss - self.forget_before)  # a step that lowers both losses is within every limit
+        return rise + error <= self.retain_limit * forgotten + ROUNDING * self.retain_before
 
     def _rise(self, model: Any) -> tuple[float, float]:
         """By how much the mean loss of the checked texts has risen, and the standard error that is added to it."""
