@@ -242,16 +242,47 @@ def test_the_given_ensemble_is_left_as_it_is(folder: Path, texts: Any, tokenizer
 
 
 def test_saved_and_loaded_it_says_the_same(folder: Path, texts: Any, tokenizer: Any, fingerprint: Any, tmp_path: Path) -> None:
-    """Also where another method has changed it, and in a folder that was moved."""
+    """Also where its weights were changed by hand, and in a folder that was moved."""
     model, _ = load_model(folder, device="cpu")
-    result = unlearn(model, tokenizer, forget=texts[:2], method="gradient-ascent", step=0.1)
-    save_model(result.model, tokenizer, tmp_path / "here")
+    before = fingerprint(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.01)
+    save_model(model, tokenizer, tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
     again, _ = load_model(tmp_path / "there", device="cpu")
-    assert fingerprint(again) == fingerprint(result.model) != fingerprint(model)
+    assert fingerprint(again) == fingerprint(model) != before
     ids = torch.tensor([encode(texts[:1], tokenizer, 256).examples[0].input_ids])
-    assert torch.equal(again(ids).logits, result.model(ids).logits)
+    assert torch.equal(again(ids).logits, model(ids).logits)
     assert again.name_or_path == str(tmp_path / "there")
+
+
+@pytest.mark.parametrize("method", ["gradient-ascent", "eul", "delta-unlearning"])
+def test_no_other_method_leaves_the_texts_in_its_folder(method: str, folder: Path, texts: Any, tokenizer: Any) -> None:
+    model, _ = load_model(folder, device="cpu")
+    options = {"small": "nano/opt-s"} if method == "delta-unlearning" else {}
+    with pytest.raises(InputError, match=r"holds the texts that it was trained on.*use method 'sisa'"):
+        unlearn(model, tokenizer, forget=texts[:2], retain=texts[2:4], method=method, **options)
+
+
+def test_a_save_that_is_refused_leaves_the_folder_as_it_is(folder: Path, tokenizer: Any, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(folder, own)
+    model, _ = load_model(own, device="cpu")
+    with pytest.raises(InputError, match="whose files it still needs"):
+        save_model(model, tokenizer, own)
+    load_model(own, device="cpu")
+
+
+@pytest.mark.parametrize("kept", [0, 40])
+def test_damaged_texts_are_refused_in_one_sentence(kept: int, folder: Path, texts: Any, tokenizer: Any, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(folder, own)
+    for path in own.rglob("texts-*.safetensors"):
+        path.write_bytes(path.read_bytes()[:kept])
+    model, _ = load_model(own, device="cpu")
+    with pytest.raises(InputError, match=r"the texts in .* cannot be read"):
+        unlearn(model, tokenizer, forget=texts[:2], method="sisa")
 
 
 def test_generation_with_and_without_asking_for_a_cache(folder: Path, texts: Any, tokenizer: Any) -> None:

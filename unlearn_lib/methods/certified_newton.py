@@ -15,7 +15,7 @@ carried along:
     spent <- spent + |what the solver leaves| + bound on |R|,    R: what the quadratic model of L_{-S} leaves out
 
 beginning with the training's own residual. `unlearn_lib.methods.certificate` derives the bounds and what `spent` means: the removal is
-(epsilon, delta)-certified, that is, the head is as hard to tell from one that was trained without all texts removed so far, up to
+(epsilon, delta)-certified, that is, the head is as hard to tell from the exact minimum without all texts removed so far, up to
 (epsilon, delta), while spent <= sigma epsilon / sqrt(2 log(1.5 / delta)). As L is Lambda-strongly convex, the head is also no farther
 than spent / Lambda from that minimum.
 
@@ -98,6 +98,10 @@ class CertifiedNewton(Method):
         outcome.gradient_evaluations = _gradients(model, inputs).texts_worth(meter.flops)
         outcome.model = certify(model, state)
         outcome.details |= self._account(state, outcome.history)
+        outcome.warnings.append(
+            "the folder that the model was loaded from still holds the removed texts, as tokens and features; remove it once the new "
+            "one is saved"
+        )
         return outcome
 
     def _remove(self, before: Certificate, device: torch.device, inputs: Inputs, outcome: Outcome) -> Certificate:

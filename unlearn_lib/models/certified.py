@@ -1,7 +1,8 @@
 """Models with a certified head: a plain causal language model, and the state that later removals and their certificate need.
 
 A saved folder holds `model/`, a plain transformers checkpoint that may be published, and `certificate.safetensors`, which may not: who
-knows the noise that was drawn at training, or the features of the texts, has no use for a certificate.
+knows the noise that was drawn at training, or the features of the texts, has no use for a certificate. It also holds the tokens of the
+texts that are in the objective, as what the features predict.
 """
 
 from __future__ import annotations
@@ -98,6 +99,8 @@ class CertifiedModel:
     """
 
     certificate: Certificate
+
+    form, holds_texts = "certified", True
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Write the plain checkpoint with its tokenizer to `model/`, and the state beside it. Options are those of transformers.

@@ -79,6 +79,17 @@ def write_form(folder: str | Path, form: str, settings: Mapping[str, Any]) -> No
     write_text(Path(folder) / FILE, json.dumps({"form": form, "version": VERSION, **settings}, indent=2) + "\n")
 
 
+def form_of(model: Any) -> str:
+    """The form of a model; "" of a plain one."""
+    return str(getattr(type(model), "form", ""))
+
+
+def holds_texts(model: Any) -> bool:
+    """Whether the folder of a model's form holds the texts that it was trained on. Another method than the form's own would leave there
+    what it forgets."""
+    return bool(getattr(type(model), "holds_texts", False))
+
+
 def given_part(model: Any) -> str:
     """The name of the submodule that is the model that was given to the method; "" where that is the model itself."""
     return str(getattr(type(model), "given_part", ""))
@@ -94,5 +105,16 @@ def relative(folder: str | Path, other: str | Path) -> str:
 
 
 def named(folder: str | Path, name: str) -> str:
-    """The name that `load_model` takes for what `relative` gave."""
-    return str(Path(folder) / name) if name.startswith("./") else name
+    """The name that `load_model` takes for what `relative` gave.
+
+    Raises:
+        InputError: It is a folder inside that is not there, or the form's folder itself.
+    """
+    if not name.startswith("./"):
+        return name
+    inside = Path(folder).resolve() / name
+    if inside.resolve() == Path(folder).resolve():
+        raise InputError(f"the model in {folder} cannot be loaded: {FILE} names the folder itself as a part of it")
+    if not inside.is_dir():
+        raise InputError(f"the model in {folder} cannot be loaded: its part {name} is missing; copy the whole folder again")
+    return str(inside)

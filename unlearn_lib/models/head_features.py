@@ -17,6 +17,7 @@ from unlearn_lib.data.batches import Example, Grouping, make_batches
 from unlearn_lib.data.examples import by_text
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, token_logits
+from unlearn_lib.models.forms import form_of
 
 LINEAR = 1e-3
 """How far logits may be from the product of head and features, as a share of the largest: far above rounding in float32."""
@@ -80,6 +81,10 @@ def untie(model: Any) -> None:
         raise InputError(
             "the head of a model with a peft adapter cannot be trained alone, because the adapter belongs to what must stay frozen; merge "
             "it with merge_and_unload() first"
+        )
+    if form_of(model) not in ("", "certified"):
+        raise InputError(
+            f"a certified head belongs to a plain model, and this one has the form {form_of(model)!r}; give the model that it was made from"
         )
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear) or head.bias is not None:

@@ -15,7 +15,7 @@ from unlearn_lib.hub import hub_reachable
 from unlearn_lib.models import gpu, nano
 from unlearn_lib.models.adapters import WEIGHTS, adapter_settings, is_adapter, load_adapter
 from unlearn_lib.models.forms import FILE as FORM
-from unlearn_lib.models.forms import is_form, load_form
+from unlearn_lib.models.forms import form_of, is_form, load_form
 from unlearn_lib.models.gguf_files import SUFFIX, gguf_file, load_gguf
 from unlearn_lib.models.hub_cache import in_cache, weights_folder, weights_revision
 from unlearn_lib.models.suited import check_causal, check_config, check_generation, check_tokenizer, read_generation, refused
@@ -316,8 +316,9 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
         with by_umask(path), warnings.catch_warnings():
             # peft says when it writes the embedding, too; that it does is right
             warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
-            (path / FORM).unlink(missing_ok=True)  # of another model that was here before
             model.save_pretrained(path)
+            if not form_of(model):
+                (path / FORM).unlink(missing_ok=True)  # of another model that was here before
             for place in _with_parts(path):
                 tokenizer.save_pretrained(place)
     except Exception as error:

@@ -59,6 +59,8 @@ class OffsetForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     # attention is a matter of the three models
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 
+    form = "offset"
+
     def __init__(self, large: Any, small: Any, reference: Any, scale: float = 1.0) -> None:
         if not math.isfinite(scale):
             raise InputError(f"the factor of an offset is a finite number, got {scale}")

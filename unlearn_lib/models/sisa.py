@@ -23,7 +23,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.losses import wide_log_softmax
-from unlearn_lib.models.forms import LoadModel
+from unlearn_lib.models.forms import LoadModel, named
 from unlearn_lib.models.sisa_records import BASE, Average, Place, Records, SisaSettings, only_trained, put, trained
 
 
@@ -34,6 +34,8 @@ class SisaForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         shards: The models, all of one configuration.
         records: The folder that they were loaded from; `name_or_path` is that folder.
     """
+
+    form, holds_texts = "sisa", True
 
     def __init__(self, shards: Sequence[Any], records: Records) -> None:
         super().__init__(copy.deepcopy(shards[0].config))
@@ -84,7 +86,7 @@ def combined(logits: Sequence[Tensor], average: Average) -> Tensor:
 def load(folder: Path, settings: dict[str, Any], load_model: LoadModel) -> tuple[Any, Any]:
     """`(ensemble, tokenizer)` of a folder of this form."""
     records = Records(folder.resolve(), SisaSettings.model_validate(settings))
-    base, tokenizer = load_model(str(folder / BASE))
+    base, tokenizer = load_model(named(folder, f"./{BASE}"))
     last = [Place(shard, records.settings.slices) for shard in range(1, records.settings.shards + 1)]
     only_trained(base, records.settings)
     shards = [put(copy.deepcopy(base), records.checkpoint(place)) for place in last]

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from unlearn_lib.data.examples import Example
+from unlearn_lib.models.suited import refused
 
 Text = tuple[Example, ...]
 """The sequences of one text, in order."""
@@ -35,18 +36,30 @@ def write_texts(path: Path, texts: Sequence[Text]) -> None:
 
 
 def read_hashes(path: Path) -> list[str]:
-    """The hashes of the texts in a file of `write_texts`, in order."""
+    """The hashes of the texts in a file of `write_texts`, in order.
+
+    Raises:
+        InputError: The file is damaged.
+    """
     from safetensors import safe_open
 
-    with safe_open(path, "pt") as file:
-        return [str(found) for found in json.loads((file.metadata() or {}).get("hashes", "[]"))]
+    with refused(f"the texts in {path} cannot be read"), safe_open(path, "pt") as file:
+        found = [str(one) for one in json.loads((file.metadata() or {})["hashes"])]
+        if len(found) != file.get_slice("pieces").get_shape()[0]:
+            raise ValueError("it has not as many hashes as texts")
+    return found
 
 
 def read_texts(path: Path) -> list[Text]:
-    """The texts of `write_texts`."""
+    """The texts of `write_texts`.
+
+    Raises:
+        InputError: The file is damaged.
+    """
     from safetensors.torch import load_file
 
-    found = load_file(path)
+    with refused(f"the texts in {path} cannot be read"):
+        found = load_file(path)
     lengths = found["lengths"].tolist()
     ids, labels = (tuple(tuple(part.tolist()) for part in found[name].split(lengths)) for name in ("input_ids", "labels"))
     pieces = iter([Example(*both) for both in zip(ids, labels, strict=True)])

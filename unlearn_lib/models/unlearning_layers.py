@@ -30,6 +30,8 @@ BASE = "base"
 class WithUnlearningLayers:
     """What the class of a model gains with its first stage of layers: it saves the form. All else is the class it was."""
 
+    form = "eul"
+
     stages: tuple[Shape, ...]
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
@@ -46,7 +48,7 @@ class WithUnlearningLayers:
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         name = _base_name(self)
-        if name is None:
+        if name is None or Path(name).resolve() == folder.resolve():  # which the form's file would take from its model
             name = str(folder / BASE)
             without_layers(self).save_pretrained(name)
         if Path(name).is_dir():

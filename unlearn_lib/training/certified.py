@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -211,8 +212,9 @@ def _shorter(objective: Objective, W_Vd: Tensor, s_Vd: Tensor, length: float) ->
 
 
 def _noise(shape: torch.Size, sigma: float, seed: int | None) -> Tensor:
-    generator = torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed)
-    return sigma * torch.randn(shape, generator=generator, dtype=torch.float64)
+    if seed is None:  # torch's generator takes 32 bits of a seed, which can be tried out
+        return sigma * torch.from_numpy(np.random.default_rng(secrets.randbits(256)).standard_normal(shape))
+    return sigma * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def _check(weight_decay: float, sigma: float, tolerance: float, body_public: bool) -> None:

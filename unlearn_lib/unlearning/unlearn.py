@@ -18,9 +18,10 @@ from unlearn_lib.data.given import rows_of
 from unlearn_lib.data.overlap import near_duplicates, without
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import without_autocast
-from unlearn_lib.methods import Inputs, Method, choose
+from unlearn_lib.methods import METHODS, Inputs, Method, choose
 from unlearn_lib.methods.base import Passes
 from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov
+from unlearn_lib.models.forms import form_of, holds_texts
 from unlearn_lib.models.load import load_model
 from unlearn_lib.models.master_weights import formats, formats_in, give_back, widen
 from unlearn_lib.models.suited import check_tokenizer
@@ -244,6 +245,12 @@ def prepare(model: Any, tokenizer: Any, request: Request) -> Prepared:
     if tokenizer is not None:
         check_tokenizer(model, tokenizer)
     chosen = choose(request.method, request.options, request.given)
+    if holds_texts(model) and chosen.form != form_of(model):
+        own = next(name for name, method in METHODS.items() if method.form == form_of(model))
+        raise InputError(
+            f"the folder of this model (form {form_of(model)!r}) holds the texts that it was trained on, and {chosen.name} would leave "
+            f"there what it is to forget; use method {own!r}, which takes them out of the folder, too"
+        )
     Grouping(request.batch_size, request.batch_tokens)  # refuses what is none
     check_trainable(model)
     length = sequence_length(model, tokenizer, request.max_length)

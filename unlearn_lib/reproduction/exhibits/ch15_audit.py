@@ -112,7 +112,7 @@ def inference(report: Mapping[str, Any], experiment: str) -> pd.DataFrame:
     """A line for every seed and row of an experiment of `benchmarks/inference.json`, with its numbers."""
     return pd.DataFrame(
         [
-            {"row": SHORT.get(row, row), "seed": int(seed), **numbers}
+            {"row": SHORT.get(row, SHORT.get(f"{row}, 25 %", row)), "seed": int(seed), **numbers}
             for seed, rows in report[experiment]["seeds"].items()
             for row, numbers in rows.items()
         ]
