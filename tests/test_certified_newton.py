@@ -19,6 +19,7 @@ from unlearn_lib.models.certified import certify
 from unlearn_lib.models.forms import FILE
 from unlearn_lib.models.head_features import is_tied
 from unlearn_lib.models.load import stored_formats
+from unlearn_lib.training.certified import _noise
 from unlearn_lib.unlearning.request import Request
 from unlearn_lib.unlearning.unlearn import prepare
 
@@ -176,6 +177,31 @@ def test_a_saved_folder_gives_all_back(model: Any, tokenizer: Any, rows: Any, tm
     assert found.details == expected.details
     assert stored_formats(tmp_path / "b") == {}
     assert not any(name in json.loads((tmp_path / "b" / FILE).read_text()) for name in ("noise", "head"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("spent", -5.0), ("spent", "a"), ("penalty", "zz"), ("body_public", "no"), ("sigma", -1.0), ("texts", ["one"])],
+)
+def test_what_the_file_says_of_a_certificate_is_checked(
+    name: str, value: Any, model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    """A budget that is less than spent, or texts that are none, would loosen the certificate without a word."""
+    save_model(model, tokenizer, tmp_path / "here")
+    path = tmp_path / "here" / "unlearn_form.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(InputError, match=rf"the certificate in .* cannot be read: .*({name}|its tensors do not belong)"):
+        load_model(tmp_path / "here", device="cpu")
+
+
+def test_noise_that_nobody_is_to_know_is_another_every_time() -> None:
+    """And not one of those that torch's generator gives for the 2^32 seeds that it tells apart."""
+    shape = torch.Size((200, 50))
+    one, other = (_noise(shape, 2.0, None) for _ in range(2))
+    assert one.dtype == torch.float64
+    assert not torch.equal(one, other)
+    assert one.std().item() == pytest.approx(2.0, rel=0.05)
+    assert torch.equal(_noise(shape, 2.0, 7), _noise(shape, 2.0, 7))
 
 
 def test_a_damaged_folder_is_refused(model: Any, tokenizer: Any, tmp_path: Path) -> None:

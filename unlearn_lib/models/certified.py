@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from unlearn_lib.curvature.softmax_head import HeadRisk, HeadTexts
-from unlearn_lib.errors import InputError
+from unlearn_lib.errors import InputError, wrong_in
 from unlearn_lib.models.forms import LoadModel, named, relative, write_form
 from unlearn_lib.models.suited import refused
 
@@ -25,8 +26,28 @@ FORM = "certified"
 FILE = "certificate.safetensors"
 INNER = "model"
 TENSORS = ("head", "noise", "center", "features", "labels", "text")
-NUMBERS = ("weight_decay", "penalty", "trained", "sigma", "spent", "removed", "body_public", "products")
 Penalty = Literal["fixed", "per-text"]
+
+
+class Stated(BaseModel):
+    """What the form's file says of a certificate, see `Certificate`; `texts` are the keys of the texts."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    weight_decay: float = Field(gt=0)
+    penalty: Penalty
+    trained: int = Field(ge=1)
+    sigma: float = Field(ge=0)
+    spent: float = Field(ge=0)
+    removed: int = Field(ge=0)
+    body_public: bool
+    products: int = Field(ge=0)
+    texts: list[str]
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """All but the texts."""
+        return self.model_dump(exclude={"texts"})
 
 
 @dataclass(frozen=True)
@@ -116,7 +137,7 @@ class CertifiedModel:
         texts = state.texts
         values = (state.head_Vd, state.noise_Vd, state.center_Vd, texts.features_Nd, texts.labels_N, texts.text_N)
         save_file({name: tensor.contiguous() for name, tensor in zip(TENSORS, values, strict=True)}, folder / FILE)
-        settings = {name: getattr(state, name) for name in NUMBERS}
+        settings = {name: getattr(state, name) for name in Stated.model_fields if name != "texts"}
         inner = relative(folder, folder / INNER)
         write_form(folder, FORM, {"model": inner, **settings, "texts": list(texts.keys)})
 
@@ -142,9 +163,19 @@ def load(folder: Path, settings: Mapping[str, Any], load_model: LoadModel) -> tu
     with refused(f"the certificate in {folder} cannot be read"):
         tensors = load_file(folder / FILE)
         head_Vd, noise_Vd, center_Vd, features_Nd, labels_N, text_N = (tensors[name] for name in TENSORS)
-        texts = HeadTexts(features_Nd, labels_N, text_N, tuple(settings["texts"]))
-        numbers = {name: settings[name] for name in NUMBERS}
-    return certify(model, Certificate(head_Vd, noise_Vd, center_Vd, texts, tokenizer=tokenizer, **numbers)), tokenizer
+        stated = _stated(settings)
+        texts = HeadTexts(features_Nd, labels_N, text_N, tuple(stated.texts))
+        shapes = {tuple(tensor.shape) for tensor in (head_Vd, noise_Vd, center_Vd, model.get_output_embeddings().weight)}
+        if len(shapes) > 1 or int(text_N.max()) + 1 != len(texts) or not len(features_Nd) == len(labels_N) == len(text_N):
+            raise ValueError("its tensors do not belong to this model, or to as many texts as are named")
+    return certify(model, Certificate(head_Vd, noise_Vd, center_Vd, texts, tokenizer=tokenizer, **stated.numbers)), tokenizer
+
+
+def _stated(settings: Mapping[str, Any]) -> Stated:
+    try:
+        return Stated.model_validate(dict(settings))
+    except ValidationError as error:
+        raise InputError(wrong_in(error)) from error
 
 
 @cache
