@@ -114,7 +114,11 @@ class DeltaUnlearning(DescentMethod):
         reference, tokenizer = load_model(str(self.small), device=str(model.device), dtype=dtype)
         self._check(model, reference, tokenizer, inputs)
         summed: OffsetForCausalLM = OffsetForCausalLM(model, copy.deepcopy(reference), reference, self.scale)
-        return super().run(summed, inputs)
+        outcome = super().run(summed, inputs)
+        outcome.warnings.append(
+            "the large model is the given one and knows what was forgotten; whoever has it, or asks it without the offset, has it back"
+        )
+        return outcome
 
     def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         from unlearn_lib.models.shapes import load_for_plan

@@ -91,7 +91,11 @@ class EUL(DescentMethod):
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
         self._give_layers(model)
-        return super().run(model, inputs)
+        outcome = super().run(model, inputs)
+        outcome.warnings.append(
+            "the weights under the layers are the given model's and know what was forgotten; whoever takes the layers off has it back"
+        )
+        return outcome
 
     def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         planned = _sharing(model)
