@@ -89,13 +89,12 @@ def layer_moments(
 
 @torch.no_grad()
 def fuse(models: Sequence[Any], moments: Sequence[Moments], *, ridge: float = 0.0) -> Any:
-    r"""One model whose layers stand for those of all requests.
+    """One model whose layers stand for those of all requests.
 
-    Computed as a change of the mean $\bar W$ of all $W_i$, $W = \bar W + (A + \rho I)^+ \sum_i X_i^\top X_i (W_i - \bar W)$ with
-    $A = \sum_i X_i^\top X_i$ and $\rho$ = ridge times the mean of A's diagonal. This is the formula of the paper where A has full rank
-    and ridge is 0. In directions that no input has (A is then rank-deficient) the layers keep the mean, and with a ridge they are drawn
-    towards it: it adds $\frac{\rho}{n} \sum_i |W - W_i|^2$ to what is minimised. So the fusion of one model is itself, and that of
-    twins the twin.
+    Computed as a change of the mean M of all W_i: W = M + (A + rho I)^+ sum_i X_i^T X_i (W_i - M) with A = sum_i X_i^T X_i and rho =
+    ridge times the mean of A's diagonal. This is the formula of the paper where A has full rank and ridge is 0. In directions that no
+    input has (A is then rank-deficient) the layers keep the mean, and with a ridge they are drawn towards it: it adds rho / n times the
+    sum of the squared norms of W - W_i to what is minimised. So the fusion of one model is itself, and that of twins the twin.
 
     Args:
         models: For every request its model, or the folder that it was saved in. All have the same base, and one stage of layers of the
