@@ -50,7 +50,7 @@ def layer_moments(
     long_texts: LongTexts = "split",
     assistant_only: bool = True,
 ) -> dict[str, Tensor]:
-    r"""What `fuse` needs to know of the texts that a model's layers were trained to forget: $X^\top X$ of every projection.
+    """What `fuse` needs to know of the texts that a model's layers were trained to forget: X^T X of every projection.
 
     Args:
         model: A model with one stage of unlearning layers, as `unlearn(method="eul")` gives it; left as it is.
