@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,12 +22,13 @@ from typing import Any
 import click
 from equal_forgetting import ORIGINAL, Case, Setting, default_workspace
 from methods import FAMILIES
+from pieces import in_pieces
 
 from unlearn_lib.audit.auditing import audit
 from unlearn_lib.audit.measures import AGAINST
 from unlearn_lib.audit.schema import Audit
 from unlearn_lib.audit.settings import Settings
-from unlearn_lib.checkpoints import NOT_FINISHED, Deadline, OutOfTimeError
+from unlearn_lib.checkpoints import Deadline
 from unlearn_lib.data.overlap import without
 from unlearn_lib.files import write_text
 from unlearn_lib.reproduction.runs.record import Record
@@ -243,11 +243,8 @@ def main() -> None:
 def run_command(minutes: float | None, family: str | None, seed: int | None) -> None:
     """Compute what is missing."""
     wanted = list(cells(FAMILIES if family is None else (family,), SEEDS if seed is None else (seed,)))
-    try:
+    with in_pieces():
         run(_store(), wanted, default_workspace(ROOT), Deadline(minutes))
-    except OutOfTimeError:
-        click.echo(f"not finished; the same command continues (exit code {NOT_FINISHED})")
-        sys.exit(NOT_FINISHED)
 
 
 @main.command()

@@ -26,7 +26,6 @@ from __future__ import annotations
 import copy
 import json
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,11 +34,13 @@ from typing import Any
 import click
 import torch
 from equal_forgetting import default_workspace
+from pieces import in_pieces
 
 from unlearn_lib import load_model, load_task, train, unlearn
 from unlearn_lib.audit.shadows import shadow_scores, unlearned_shadow_scores
-from unlearn_lib.checkpoints import NOT_FINISHED, Deadline, OutOfTimeError, Workspace
+from unlearn_lib.checkpoints import Deadline, Workspace
 from unlearn_lib.data.nano.books import book
+from unlearn_lib.data.nano.muse_files import on_different_people
 from unlearn_lib.files import write_text
 from unlearn_lib.metrics.documents import document_audit
 from unlearn_lib.metrics.indistinguishable import loss_attack_auc
@@ -101,13 +102,7 @@ Rows = list[dict[str, Any]]
 
 def different_books(seed: int, count: int) -> list[str]:
     """So many books, on heroes of different names."""
-    found: dict[str, str] = {}
-    number = 0
-    while len(found) < count:
-        text, facts = book(("inference", seed, number))
-        found.setdefault(facts["name"], text)
-        number += 1
-    return list(found.values())
+    return [text for text, _ in on_different_people(lambda number: book(("inference", seed, number)), count)]
 
 
 class Bench:
@@ -317,13 +312,10 @@ def main() -> None:
 def run_command(minutes: float | None) -> None:
     """Compute what is missing."""
     deadline, folder = Deadline(minutes), default_workspace(ROOT)
-    try:
+    with in_pieces():
         for seed in SEEDS:
             for setting in SETTINGS.values():
                 compute(_store(), setting, seed, tuned(), folder, deadline)
-    except OutOfTimeError:
-        click.echo(f"not finished; the same command continues (exit code {NOT_FINISHED})")
-        sys.exit(NOT_FINISHED)
 
 
 @main.command()

@@ -19,7 +19,6 @@ table of nano models (methods.md) found best within a tenth of it, and were not 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,13 +27,14 @@ from typing import Any, cast
 
 import click
 import torch
+from pieces import in_pieces
 from real_lab import LENGTH, ORIGINAL, RETRAIN, Bench, Cell, machine, tuned
 from real_page import page
 from real_rows import ROWS, SEEDS, TUNING_SEED, Row, rows_of
 from real_texts import SPLITS, Setting, learnt
 from tuning import Found, score, search
 
-from unlearn_lib.checkpoints import NOT_FINISHED, Deadline, OutOfTimeError, Workspace
+from unlearn_lib.checkpoints import Deadline, Workspace
 from unlearn_lib.data.batches import encode
 from unlearn_lib.data.files import write_rows
 from unlearn_lib.errors import InputError, first_line
@@ -243,11 +243,8 @@ def run(
     rows = rows_of(setting)[int(first) - 1 :: int(every)]
     workspace = Workspace(ROOT / "build" / "trained" / "real", Deadline(minutes))
     bench = Bench(RunStore(ROOT / "results" / "real"), _model(model), path, device, workspace)
-    try:
+    with in_pieces():
         failed = Table(bench, setting, rows_of(setting)).run(rows, draw)
-    except OutOfTimeError:
-        click.echo(f"not finished; the same command continues (exit code {NOT_FINISHED})")
-        sys.exit(NOT_FINISHED)
     if failed:
         raise click.ClickException(f"{len(failed)} cells did not fit into memory: {'; '.join(failed)}")
 

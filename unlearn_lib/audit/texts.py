@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from unlearn_lib.data.overlap import without
 from unlearn_lib.data.rows import Row
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED
+from unlearn_lib.metrics.slices import nearness
 
 SETS = ("forget", "retain", "holdout")
 MOST, DIGITS = 20, 12
@@ -45,6 +47,11 @@ class Texts:
     def whole(self) -> bool:
         """Whether every text is one sequence."""
         return all(len(by_text(examples)) == len(examples) for examples in self.examples.values())
+
+    @cached_property
+    def nearness_n(self) -> Tensor:
+        """How near every retained text is to the forgotten ones, see `nearness`; computed once for all models."""
+        return nearness(self.wholes("retain"), self.wholes("forget"))
 
     def wholes(self, name: str) -> list[Example]:
         """The texts of a set as one sequence each; where the pieces of a text overlap, a token stands in it twice."""

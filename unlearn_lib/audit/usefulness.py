@@ -9,7 +9,7 @@ from unlearn_lib.audit.observe import Observed
 from unlearn_lib.audit.schema import Measure
 from unlearn_lib.audit.texts import Texts
 from unlearn_lib.errors import InputError
-from unlearn_lib.metrics.slices import damage_by_slice, nearness
+from unlearn_lib.metrics.slices import damage_by_slice
 from unlearn_lib.metrics.utility import perplexity_of
 
 SLICES = 4
@@ -34,8 +34,7 @@ def slices(role: str, observed: Observed, original: Observed, texts: Texts) -> I
     """
     if "retain" not in observed.scores:
         raise InputError("damage is looked for in texts that should stay; give them with --retain")
-    near_n = nearness(texts.wholes("retain"), texts.wholes("forget"))
-    parts = damage_by_slice(original.losses("retain"), observed.losses("retain"), near_n, SLICES)
+    parts = damage_by_slice(original.losses("retain"), observed.losses("retain"), texts.nearness_n, SLICES)
     for number, found in enumerate(parts, 1):
         least, most = found.near
         low, high = found.interval

@@ -254,11 +254,16 @@ class RetainTerm(DescentMethod):
         return tuple(dict.fromkeys([*(["retain"] if self.uses_retain else []), *super().required()]))
 
     @property
+    def forgets_by_original(self) -> bool:
+        """Whether the term that forgets looks at the original model's predictions."""
+        return False
+
+    @property
     def uses_original(self) -> bool:
-        return self.retain_loss == "kl"
+        return self.forgets_by_original or self.retain_loss != "nll"
 
     def looked_up(self, forget: int, retain: int) -> int:
-        return retain if self.retain_loss == "kl" else 0
+        return (forget if self.forgets_by_original else 0) + (retain if self.retain_loss != "nll" else 0)
 
     @abstractmethod
     def forget_loss(self, model: Any, step: Step) -> Tensor:

@@ -45,11 +45,8 @@ class DPO(RetainTerm):
     prompt_tokens: int = Field(8, ge=1)
 
     @property
-    def uses_original(self) -> bool:
+    def forgets_by_original(self) -> bool:
         return True
-
-    def looked_up(self, forget: int, retain: int) -> int:
-        return forget + super().looked_up(forget, retain)
 
     def prepare(self, model: Any, inputs: Inputs, outcome: Outcome) -> None:
         if inputs.tokenizer is None:

@@ -32,11 +32,8 @@ class NPO(RetainTerm):
     beta: float = Field(0.1, gt=0)
 
     @property
-    def uses_original(self) -> bool:
+    def forgets_by_original(self) -> bool:
         return True
-
-    def looked_up(self, forget: int, retain: int) -> int:
-        return forget + super().looked_up(forget, retain)
 
     def forget_loss(self, model: Any, step: Step) -> Tensor:
         return npo_loss(model, step, self.beta)

@@ -71,11 +71,8 @@ class RMU(RetainTerm):
     tokens: Literal["scored", "all"] = "scored"
 
     @property
-    def uses_original(self) -> bool:
-        return self.retain_loss != "nll" or self.relative
-
-    def looked_up(self, forget: int, retain: int) -> int:
-        return (forget if self.relative else 0) + (retain if self.retain_loss != "nll" else 0)
+    def forgets_by_original(self) -> bool:
+        return self.relative
 
     def plan(self, model: Any, inputs: Inputs) -> MethodPlan:
         chosen = self._trained(model)

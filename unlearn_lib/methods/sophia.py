@@ -86,11 +86,8 @@ class Sophia(RetainTerm):
     weight_decay: float = Field(0.0, ge=0)
 
     @property
-    def uses_original(self) -> bool:
-        return self.objective == "npo" or super().uses_original
-
-    def looked_up(self, forget: int, retain: int) -> int:
-        return (forget if self.objective == "npo" else 0) + super().looked_up(forget, retain)
+    def forgets_by_original(self) -> bool:
+        return self.objective == "npo"
 
     def forget_loss(self, model: Any, step: Step) -> Tensor:
         if self.objective == "npo":

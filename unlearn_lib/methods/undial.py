@@ -42,11 +42,8 @@ class UNDIAL(RetainTerm):
     retain_weight: float = Field(0.0, ge=0)
 
     @property
-    def uses_original(self) -> bool:
+    def forgets_by_original(self) -> bool:
         return True
-
-    def looked_up(self, forget: int, retain: int) -> int:
-        return forget + super().looked_up(forget, retain)
 
     def forget_loss(self, model: Any, step: Step) -> Tensor:
         labels_BS, q_BSV = self._taught(step.original, step.forget)

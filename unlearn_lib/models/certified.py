@@ -121,7 +121,7 @@ class CertifiedModel:
 
     certificate: Certificate
 
-    form, holds_texts = "certified", True
+    form, holds_texts = FORM, True
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Write the plain checkpoint with its tokenizer to `model/`, and the state beside it. Options are those of transformers.

@@ -59,7 +59,7 @@ class OffsetForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     # attention is a matter of the three models
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 
-    form = "offset"
+    form = FORM
 
     def __init__(self, large: Any, small: Any, reference: Any, scale: float = 1.0) -> None:
         if not math.isfinite(scale):

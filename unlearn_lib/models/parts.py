@@ -9,14 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unlearn_lib.errors import InputError
 from unlearn_lib.models.adapters import is_adapter
 from unlearn_lib.models.forms import is_form, relative
 from unlearn_lib.models.hub_cache import weights_folder
 from unlearn_lib.models.load import find, own_name
-from unlearn_lib.models.weights import plain_name, weight_files
+from unlearn_lib.models.weights import plain_name, same_numbers, weight_files
 
 
 def keep_part(model: Any, folder: str | Path, name: str) -> str:
@@ -72,13 +70,8 @@ def _holds(folder: Path, model: Any) -> bool:
         with safe_open(path, "pt") as opened:
             for name in opened.keys():  # noqa: SIM118 (no mapping)
                 mine = own.get(plain_name(name))
-                if mine is None or not _same(mine.cpu(), opened.get_tensor(name)):
+                if mine is None or not same_numbers(mine.cpu(), opened.get_tensor(name)):
                     return False
                 found.add(mine.data_ptr())
     # of weights that are tied, and of embeddings that several layers share, one is stored
     return all(tensor.data_ptr() in found for tensor in own.values())
-
-
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    wide = torch.promote_types(one.dtype, other.dtype)
-    return torch.equal(one.to(wide), other.to(wide))

@@ -24,7 +24,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.losses import wide_log_softmax
 from unlearn_lib.models.forms import LoadModel, named
-from unlearn_lib.models.sisa_records import BASE, Average, Place, Records, SisaSettings, only_trained, put, trained
+from unlearn_lib.models.sisa_records import BASE, FORM, Average, Place, Records, SisaSettings, only_trained, put, trained
 
 
 class SisaForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -35,7 +35,7 @@ class SisaForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         records: The folder that they were loaded from; `name_or_path` is that folder.
     """
 
-    form, holds_texts = "sisa", True
+    form, holds_texts = FORM, True
 
     def __init__(self, shards: Sequence[Any], records: Records) -> None:
         super().__init__(copy.deepcopy(shards[0].config))

@@ -21,6 +21,7 @@ from unlearn_lib.models.adapters import own_tokenizer
 from unlearn_lib.models.bottlenecks import Shape, insert, is_part, remove
 from unlearn_lib.models.forms import LoadModel, named, relative, write_form
 from unlearn_lib.models.suited import refused
+from unlearn_lib.models.weights import same_numbers
 
 FORM = "eul"
 WEIGHTS = "unlearning_layers.safetensors"
@@ -30,7 +31,7 @@ BASE = "base"
 class WithUnlearningLayers:
     """What the class of a model gains with its first stage of layers: it saves the form. All else is the class it was."""
 
-    form = "eul"
+    form = FORM
 
     stages: tuple[Shape, ...]
 
@@ -92,12 +93,7 @@ def base_weights(model: Any) -> dict[str, Tensor]:
 
 def same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Whether two models have the same weights to the last digit, in whatever formats."""
-
-    def equal(a: Tensor, b: Tensor) -> bool:
-        wide = torch.promote_types(a.dtype, b.dtype)
-        return a.shape == b.shape and torch.equal(a.to("cpu", wide), b.to("cpu", wide))
-
-    return one.keys() == other.keys() and all(equal(tensor, other[name]) for name, tensor in one.items())
+    return one.keys() == other.keys() and all(same_numbers(tensor.cpu(), other[name].cpu()) for name, tensor in one.items())
 
 
 def load(folder: Path, settings: dict[str, Any], load_model: LoadModel) -> tuple[Any, Any]:

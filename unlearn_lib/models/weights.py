@@ -224,3 +224,9 @@ def main_format(stored: Mapping[str, Stored]) -> torch.dtype:
         if counts
         else torch.float32
     )
+
+
+def same_numbers(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors on one device have the same shape and numbers, in whatever formats."""
+    wide = torch.promote_types(one.dtype, other.dtype)
+    return torch.equal(one.to(wide), other.to(wide))

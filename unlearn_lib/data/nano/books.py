@@ -7,11 +7,11 @@ as an author's phrases do; its facts, which its chapters tell one after the othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from unlearn_lib.data.nano.documents import Line, Secrets, filled, stock
 from unlearn_lib.data.nano.draw import Draw
-from unlearn_lib.data.nano.muse_files import ASKED, SHOTS, Files, Told, asked, halved, rows, take
+from unlearn_lib.data.nano.muse_files import ASKED, SHOTS, Files, Told, asked, halved, on_different_people, rows, take
 from unlearn_lib.data.nano.people import MONTHS, OBJECTS, PLACES, TOWNS, details, person
 
 FORGET, RETAIN, OTHER, HOLDOUT = 12, 64, 32, 24
@@ -99,9 +99,9 @@ def entry(key: Sequence[str | int]) -> Told:
 def files(seed: int) -> Files:
     """The rows of MUSE-Books by configuration and split. No two texts are on people of the same name."""
     key = ("task", "muse", "books", seed)
-    names: set[str] = set()
-    books = _stock(book, (*key, "book"), FORGET + HOLDOUT + SHOTS, names)
-    entries = _stock(entry, (*key, "entry"), RETAIN + OTHER + SHOTS, names)
+    books = on_different_people(lambda number: book((*key, "book", number)), FORGET + HOLDOUT + SHOTS)[::-1]
+    heroes = {facts["name"] for _, facts in books}
+    entries = on_different_people(lambda number: entry((*key, "entry", number)), RETAIN + OTHER + SHOTS, heroes)[::-1]
     forget, holdout, shown = take(books, FORGET), take(books, HOLDOUT), take(books, SHOTS)
     retain, other, looked_up = take(entries, RETAIN), take(entries, OTHER), take(entries, SHOTS)
     parts = {"forget": forget, "retain1": retain, "retain2": other, "holdout": holdout}
@@ -117,16 +117,3 @@ def files(seed: int) -> Files:
         questions = (asked(told, QUESTIONS, count, (*key, "asked", told["name"])) for _, told in part)
         found["knowmem", name] = [row for own in questions for row in own]
     return found
-
-
-def _stock(made: Callable[[Sequence[str | int]], Told], key: tuple[str | int, ...], count: int, names: set[str]) -> list[Told]:
-    """So many texts on people whose names are not taken, the next ones last."""
-    found: list[Told] = []
-    number = 0
-    while len(found) < count:
-        text, facts = made((*key, number))
-        if facts["name"] not in names:
-            names.add(facts["name"])
-            found.append((text, facts))
-        number += 1
-    return found[::-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from unlearn_lib.data.nano.documents import Secrets
@@ -15,6 +15,18 @@ Told = tuple[str, Secrets]
 """A text and the facts that it tells."""
 Files = dict[tuple[str, str], list[dict[str, Any]]]
 """Rows by configuration and split."""
+
+
+def on_different_people(made: Callable[[int], Told], count: int, taken: Collection[str] = ()) -> list[Told]:
+    """The first so many texts that `made` gives for 0, 1, 2, ... on people of different names, none of which is taken."""
+    found: dict[str, Told] = {}
+    number = 0
+    while len(found) < count:
+        text, facts = made(number)
+        if facts["name"] not in taken:
+            found.setdefault(facts["name"], (text, facts))
+        number += 1
+    return list(found.values())
 
 
 def take(texts: list[Told], count: int) -> list[Told]:

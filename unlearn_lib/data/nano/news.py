@@ -9,7 +9,7 @@ from __future__ import annotations
 from unlearn_lib.data.nano.court import BOILERPLATE
 from unlearn_lib.data.nano.documents import Kind, Line, Secrets, filled, stock
 from unlearn_lib.data.nano.draw import Draw
-from unlearn_lib.data.nano.muse_files import ASKED, SHOTS, Files, Told, asked, halved, rows, take
+from unlearn_lib.data.nano.muse_files import ASKED, SHOTS, Files, Told, asked, halved, on_different_people, rows, take
 from unlearn_lib.data.nano.people import MONTHS, OBJECTS, PLACES, TOWNS, details, person
 from unlearn_lib.data.nano.world import facts
 
@@ -92,7 +92,8 @@ KIND = Kind(_facts, LINES, fact=5)
 
 def files(seed: int) -> Files:
     """The rows of MUSE-News by configuration and split. No two articles are on people of the same name."""
-    articles = _articles(seed, FOLDS * FOLD + RETAIN + OTHER + HOLDOUT + 2 * SHOTS)
+    count = FOLDS * FOLD + RETAIN + OTHER + HOLDOUT + 2 * SHOTS
+    articles = on_different_people(lambda number: _article(("task", "muse", seed, number)), count)[::-1]
     folds = [take(articles, FOLD) for _ in range(FOLDS)]
     retain, other, holdout = (take(articles, count) for count in (RETAIN, OTHER, HOLDOUT))
     found: Files = {}
@@ -109,15 +110,9 @@ def files(seed: int) -> Files:
     return found
 
 
-def _articles(seed: int, count: int) -> list[Told]:
-    """(text, facts) of every article, the next ones last."""
-    found: dict[str, Told] = {}
-    number = 0
-    while len(found) < count:
-        lines, told = KIND.document(["task", "muse", seed, number])
-        found.setdefault(told["name"], ("\n".join(lines), told))
-        number += 1
-    return list(found.values())[::-1]
+def _article(key: tuple[str | int, ...]) -> Told:
+    lines, told = KIND.document(key)
+    return "\n".join(lines), told
 
 
 def _asked(told: Secrets, count: int, seed: int) -> list[dict[str, str]]:
