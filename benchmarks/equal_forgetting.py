@@ -8,9 +8,10 @@ texts is what a user would find; on the *used* ones a method is measured on what
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from unlearn_lib import unlearn
@@ -29,7 +30,9 @@ from unlearn_lib.reproduction.runs.bench import Bench
 from unlearn_lib.reproduction.runs.record import Record
 from unlearn_lib.reproduction.runs.scenarios import Scenario
 from unlearn_lib.reproduction.runs.store import RunStore
+from unlearn_lib.training.certified import train_certified_head
 from unlearn_lib.training.loop import TrainingConfig
+from unlearn_lib.training.sisa import train_sisa
 
 NUMERICS = 3
 """Raised by hand whenever a change of the code changes results, so that older records are no longer used."""
@@ -37,6 +40,8 @@ DRAWS = 3
 BATCH = 32
 ORIGINAL, RETRAIN = "original", "retrain"
 FORGETTING, MEMORY, WRITTEN = "forgetting", "memory", "written"
+OWN = "own"
+"""The option, of this benchmark and not of a method, that says how the model of a method is trained that takes one of its own form."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Case:
     """One family and seed: the original, the retrained model, and how to measure. Trained models are kept in the workspace."""
 
     def __init__(self, setting: Setting, family: str, seed: int, workspace: Path | None = None) -> None:
-        self.setting, self.seed = setting, seed
+        self.setting, self.family, self.seed = setting, family, seed
         scenario = Scenario(
             setting.task,
             setting.model.format(family=family),
@@ -118,20 +123,24 @@ class Case:
     def losses(self, model: Any) -> dict[str, float]:
         return {name: mean_loss(model, batches) for name, batches in self.sets.items()}
 
-    def measure(self, model: Any) -> dict[str, float]:
-        """Losses, damage ratios, and distances to the retrained model (nats a token) on all sets; `retain` means the outside texts."""
-        after = self.losses(model)
-        rise = {name: after[name] - self.before[name] for name in after}
+    def measure(self, model: Any, before: dict[str, float] | None = None) -> dict[str, float]:
+        """Losses, damage ratios, and distances to the retrained model (nats a token) on all sets; `retain` means the outside texts. The
+        losses that the ratios start from are those of the original, or `before`."""
+        after, before = self.losses(model), before or self.before
+        rise = {name: after[name] - before[name] for name in after}
         found = {f"{name}_loss": loss for name, loss in after.items()}
         for name, label in (("retain", "damage_ratio"), ("used", "used_damage_ratio")):
             found[label] = rise[name] / rise["forget"] if abs(rise["forget"]) > 1e-9 else 0.0
         return found | {f"{name}_kl": divergence(self.retrained, model, batches) for name, batches in self.compared.items()}
 
-    def unlearn(self, method: str, options: dict[str, Any], seed: int, goal: float) -> Any:
+    def unlearn(self, method: str, options: dict[str, Any], seed: int, goal: float, original: Any = None) -> Any:
         known, task = METHODS[method].model_fields, self.bench.task
+        options = {
+            name: v.format(family=self.family) if isinstance(v, str) else v for name, v in options.items() if name != OWN
+        }
         until: dict[str, Any] = {"target_loss": goal} if "target_loss" in known else {}
         return unlearn(
-            self.original,
+            self.original if original is None else original,
             self.bench.tokenizer,
             forget=task.train.select(self.forget),
             retain=task.train.select(self.given),
@@ -147,6 +156,8 @@ class Case:
         """(results, timing); noise methods are averaged over draws."""
         if method in (ORIGINAL, RETRAIN):
             return self.measure(self.original if method == ORIGINAL else self.retrained), {}
+        if OWN in options:
+            return self.compute_own(method, options)
         found: list[dict[str, float]] = []
         seconds = 0.0
         for draw in range(DRAWS if method == "fisher-forgetting" else 1):
@@ -170,6 +181,32 @@ class Case:
             )
         return {name: statistics.fmean(entry[name] for entry in found) for name in found[0]}, {"seconds": seconds}
 
+    def compute_own(self, method: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+        """(results, timing) of a method whose model has its own form: the damage is that since its own original, whose losses are in the
+        results as `own_..._loss`. It has no goal to reach."""
+        with TemporaryDirectory() as folder:
+            original = self.own(method, options[OWN], Path(folder) / "model")
+            before = self.losses(original)
+            result = self.unlearn(method, options, self.seed, 0.0, original)
+            found = self.measure(result.model, before) | {f"own_{name}_loss": loss for name, loss in before.items()}
+        cost = result.cost.gradient_evaluations + FORWARD * result.cost.forward_evaluations
+        counted = {
+            "gradient_evaluations": result.cost.gradient_evaluations,
+            "forward_evaluations": result.cost.forward_evaluations,
+        }
+        details = {"epsilon": result.details["epsilon_spent"]} if "epsilon_spent" in result.details else {}
+        return found | counted | {"cost": cost} | details, {"seconds": result.cost.seconds}
+
+    def own(self, method: str, training: dict[str, Any], folder: Path) -> Any:
+        """A model of the form that a method takes, trained on the texts that the original was trained on."""
+        rows = self.bench.task.train.select(self.bench.order)
+        if method == "sisa":
+            config = replace(self.setting.training, epochs=2 * self.setting.training.epochs / (training["slices"] + 1))
+            return train_sisa(
+                self.bench.base, self.bench.tokenizer, rows, config=config, seed=self.seed, folder=folder, **training
+            )
+        return train_certified_head(self.bench.base, self.bench.tokenizer, rows, body_public=True, seed=self.seed, **training)
+
     def repeated(self, count: int) -> dict[str, int]:
         """How many of so many texts that the original model writes are texts that it has learnt, word for word."""
         texts, _ = replay(self.original, self.texts["used"], count, self.texts["forget"], BATCH, self.seed)
@@ -189,9 +226,13 @@ class Case:
         known = METHODS[method].model_fields
         options = {name: value for name, value in options.items() if name not in ("budget", "retraining_epochs")}
         least = 2 if "anchor_texts" in known else 1  # its first step corrects nothing
-        short = {"steps": least} if "steps" in known else {"epochs": 0.05 if method in ("finetune", RETRAIN) else 1}
-        with Meter() as meter:
-            self.unlearn(method, {**options, **short}, self.seed, self.before["forget"] + 0.02)
+        short: dict[str, Any] = {"steps": least} if "steps" in known else {}
+        if not short and "epochs" in known:
+            short = {"epochs": 0.05 if method in ("finetune", RETRAIN) else 1}
+        with TemporaryDirectory() as folder:
+            original = self.own(method, options[OWN], Path(folder) / "model") if OWN in options else None
+            with Meter() as meter:
+                self.unlearn(method, {**options, **short}, self.seed, self.before["forget"] + 0.02, original)
         return int(meter.peak)
 
 

@@ -11,7 +11,9 @@ goes as far as the retrained model's forget loss (the first crossing, within 1 %
 measured there, on the 160 texts that it used and on the 80 outside, which no method sees. First-order methods and the damping of the
 second-order ones are tuned for the lowest damage outside, separately for each family, on a seed of its own; the reported seeds are
 others. First-order methods with a retain term are tuned for each budget of 10, 25 and 50 % of retraining by itself; constrained
-Newton has its default options, which were chosen on the tuning seed and on seeds 0 and 1, and is told the budget. Costs are in
+Newton has its default options, which were chosen on the tuning seed and on seeds 0 and 1, and is told the budget. The other systems of
+the field are tuned for a quarter of retraining, EUL for a half; methods that have no budget in their name for none. SISA and certified
+Newton each have a model of their own form, trained on the same texts, and no goal to reach. Costs are in
 gradients of single texts, and a forward pass counts as a third of one, for every method. No method gets more than 4,800 gradients, a
 quarter more than retraining takes. The search for the best options ends only where the next smaller and the next larger value of every
 one were tried and are no better.
@@ -22,7 +24,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,11 +34,13 @@ from typing import Any
 
 import click
 import torch
-from equal_forgetting import MEMORY, ORIGINAL, RETRAIN, WRITTEN, Cell, Setting, case, compute, default_workspace
+from equal_forgetting import MEMORY, ORIGINAL, OWN, RETRAIN, WRITTEN, Cell, Setting, case, compute, default_workspace
+from method_rows import LARGE_ROWS, MATCHED, OTHERS, RETRAINING, ROWS, Row
 from methods_page import page
-from tuning import Found, Ladder, Place, search
+from tuning import Found, Place, search
 from tuning import score as scored
 
+from unlearn_lib.methods import METHODS
 from unlearn_lib.reproduction.runs.processes import KEEP_MEMORY
 from unlearn_lib.reproduction.runs.store import RunStore
 
@@ -45,127 +49,11 @@ WHAT = " ".join((__doc__ or "").split("\n\n")[3].split())
 """What the pages say of what is measured."""
 SEEDS, TUNING_SEED = (0, 1, 2, 3, 4), 1000
 SWEPT_SEEDS = (0, 1)
-FAMILIES = ("neo", "opt")
-MATCHED = {"retain_limit": None}
-# in both cases up to 4,800 gradients, a quarter more than retraining takes (16 epochs of 240 texts)
-ASCENT = {"stop": "calibrate", "epochs": 300, "forget_batch_size": None, **MATCHED}
-HELD = {**ASCENT, "epochs": 100, "retain_batch_size": 32}
-
-RETRAINING = 16 * 240
-"""What retraining costs: epochs times retained texts."""
-score = partial(scored, retraining=RETRAINING)
-GIVEN_EPOCHS = 24
-"""So many epochs over the 160 retained texts that a method is given cost as much."""
-SHARES = (0.1, 0.25, 0.5)
 WRITTEN_TEXTS = {"texts": 640}
 """About as many as constrained Newton within half of retraining's cost has the model write."""
-DAMPING = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-RATE = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-WEIGHT = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
-NPO_BETA = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-SIMNPO_BETA = (0.1, 0.3, 1.0, 2.5, 4.5, 9.0, 20.0)
-SHARE = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99)
 ABSOLUTE = (1.0, 1e-2, 1e-4, 1e-6, 1e-8)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a method, its fixed options, and the ladders that tuning chooses from."""
-
-    label: str
-    method: str
-    options: dict[str, Any] = field(default_factory=dict)
-    ladders: dict[str, Ladder] = field(default_factory=dict)
-    share: float | None = None
-    """The most that it may cost on the tuning seed, as a share of retraining."""
-
-
-def removal(label: str, steps: int, damping: float | None = None, **options: Any) -> Row:
-    """Fisher Removal with its step calibrated, its damping tuned from there."""
-    ladders = {} if damping is None else {"relative_damping": Ladder(DAMPING, damping)}
-    return Row(label, "fisher-removal", {**options, "step": "calibrate", "steps": steps, **MATCHED}, ladders)
-
-
-def held(label: str, method: str, rate: float, weight: float, share: float | None = None, **more: Any) -> Row:
-    """A first-order method with a retain term, of which at most a share of retraining's cost may be spent; ladders among `more` are
-    tuned, too."""
-    ladders = {"learning_rate": Ladder(RATE, rate), "retain_weight": Ladder(WEIGHT, weight)}
-    ladders |= {name: value for name, value in more.items() if isinstance(value, Ladder)}
-    label = f"{label}, {100 * share:g} %" if share else label
-    return Row(label, method, {**HELD, **{name: value for name, value in more.items() if name not in ladders}}, ladders, share)
-
-
-def constrained(share: float | None = None, label: str = "", **options: Any) -> Row:
-    """Constrained Newton within a share of retraining's cost."""
-    budget = {"budget": share, "retraining_epochs": GIVEN_EPOCHS} if share else {}
-    label = f"constrained-newton{label}, " + (f"{100 * share:g} %" if share else "default")
-    label += ", written texts" if options.get("written") else ""
-    return Row(label, "constrained-newton", {**budget, **options, **MATCHED})
-
-
-ROWS = (
-    Row("fine-tuning, one epoch", "finetune", {"epochs": 1, "learning_rate": 1e-3}),
-    removal("gradient, one step", 1, solver="identity"),
-    removal("fisher-removal, paper (damping 1), one step", 1, preset="paper"),
-    removal("fisher-removal, diagonal, one step", 1, 1e-3, solver="diagonal"),
-    removal("fisher-removal, woodbury (full matrix), one step", 1, 1e-3, solver="woodbury", precision="float64"),
-    removal("fisher-removal, blocks of 48, one step", 1, 1e-2, solver="block"),
-    Row(
-        "kfac-newton, one step",
-        "kfac-newton",
-        {"step": "calibrate", "steps": 1, **MATCHED},
-        {"relative_damping": Ladder(DAMPING, 1e-2)},
-    ),
-    Row(
-        "newton (CG on Gauss-Newton, 32 texts), one step",
-        "newton",
-        {"step": "calibrate", "steps": 1, "retain_samples": 32, "max_steps": 20, **MATCHED},
-        {"damping": Ladder(DAMPING, 1e-4)},
-    ),
-    Row(
-        "woodbury-newton (no retain data), one step",
-        "woodbury-newton",
-        {"step": "calibrate", **MATCHED},
-        {"share": Ladder(SHARE, 0.25, lowest=True)},
-    ),
-    Row(
-        "fisher-forgetting, blocks of 48",
-        "fisher-forgetting",
-        {"step": "calibrate", "terms": 64, "relative_damping": 1e-2, **MATCHED},
-    ),
-    removal("gradient, 4 steps", 4, solver="identity"),
-    Row("fisher-removal, blocks of 48, 4 steps", "fisher-removal", {"solver": "block", "steps": 4, **MATCHED}),
-    Row("fisher-removal, default (K-FAC, 4 steps)", "fisher-removal", MATCHED),
-    Row("gradient-ascent, raw", "gradient-ascent", {**ASCENT, "optimizer": "sgd"}, {"step": Ladder(RATE, 1e-2)}),
-    Row("gradient-ascent, Adam", "gradient-ascent", {**ASCENT, "optimizer": "adam"}, {"step": Ladder(RATE, 1e-4)}),
-    *(held("gradient-difference, NLL", "gradient-difference", 3e-4, 30.0, share) for share in SHARES),
-    *(held("gradient-difference, KL", "gradient-difference", 3e-4, 30.0, share, retain_loss="kl") for share in SHARES),
-    *(held("npo, with KL term", "npo", 3e-4, 30.0, share, retain_loss="kl", beta=Ladder(NPO_BETA, 0.1)) for share in SHARES),
-    *(
-        held("simnpo, with KL term", "simnpo", 3e-4, 3.0, share, retain_loss="kl", beta=Ladder(SIMNPO_BETA, 4.5))
-        for share in SHARES
-    ),
-    constrained(0.05),
-    constrained(0.075),
-    constrained(),
-    constrained(0.1),
-    constrained(0.15),
-    constrained(0.25, written=True),
-    constrained(0.25),
-    constrained(0.25, label=" and the NLL to forget by", q=0.0, written=True),
-    constrained(0.5, written=True),
-)
-
-
-LARGE_ROWS = (
-    held("gradient-difference, KL", "gradient-difference", 3e-4, 10.0, 0.25, retain_loss="kl"),
-    held("simnpo, with KL term", "simnpo", 3e-4, 0.3, 0.25, retain_loss="kl", beta=Ladder(SIMNPO_BETA, 2.5)),
-    constrained(0.05),
-    constrained(0.1),
-    constrained(0.25, written=True),
-    constrained(0.5, written=True),
-)
-"""The two best first-order methods, and constrained Newton."""
+FAMILIES = ("neo", "opt")
+score = partial(scored, retraining=RETRAINING)
 
 
 @dataclass(frozen=True)
@@ -174,7 +62,7 @@ class Benchmark:
 
     store: RunStore = field(default_factory=lambda: RunStore(ROOT / "results" / "methods"))
     setting: Setting = field(default_factory=Setting)
-    rows: tuple[Row, ...] = ROWS
+    rows: tuple[Row, ...] = (*ROWS, *OTHERS)
     families: tuple[str, ...] = FAMILIES
     seeds: tuple[int, ...] = SEEDS
     swept_seeds: tuple[int, ...] = SWEPT_SEEDS
@@ -268,6 +156,8 @@ class Benchmark:
                     "method": row.method,
                     "options": options,
                     "chosen": found.best,
+                    "needs": needs(row.method, options),
+                    "note": row.note,
                     "at_the_end_of_a_ladder": list(found.ends),
                     "tuning": [self._entry(self.tried(row, family, place)) for place in found.tried],
                     "peak_memory_bytes": memory and self._entry(memory)["peak_memory_bytes"],
@@ -312,6 +202,17 @@ class Benchmark:
         """Records that the table does not use."""
         used = {cell.path(self.store) for cell in self.cells()}
         return [path for path in sorted(self.store.folder.glob("*.json")) if path not in used]
+
+
+def needs(method: str, options: Mapping[str, Any]) -> list[str]:
+    """The inputs that a method takes beyond the texts to forget, told the goal."""
+    if method == ORIGINAL:
+        return []
+    known = METHODS[method].model_fields
+    told = {name: value for name, value in options.items() if name != OWN} | (
+        {"target_loss": 1.0} if "target_loss" in known else {}
+    )
+    return list(METHODS[method].from_options(told).required())
 
 
 def sweep() -> Iterator[tuple[str, dict[str, Any]]]:

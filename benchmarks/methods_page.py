@@ -65,7 +65,7 @@ def page(gathered: dict[str, Any], what: str, file: str, attacked: dict[str, Any
             memory = f"{entry['peak_memory_bytes'] / 2**20:.0f}" if entry["peak_memory_bytes"] else ""
             chosen = ", ".join(f"{name} {value:g}" for name, value in (entry["chosen"] or {}).items())
             lines.append(f"| {named(label, entry['seeds'])} | {family} | " + " | ".join(cells) + f" | {memory} | {chosen} |")
-    return "\n".join([*lines, *_written(gathered["written"]), *_tuned(rows), *_swept(gathered["sweep"])]) + "\n"
+    return "\n".join([*lines, *_needed(rows), *_written(gathered["written"]), *_tuned(rows), *_swept(gathered["sweep"])]) + "\n"
 
 
 def brought_back(rows: dict[str, Any], attacked: dict[str, Any]) -> dict[tuple[str, str], dict[str, list[float]]]:
@@ -99,6 +99,26 @@ def tried(run: dict[str, Any], chosen: dict[str, float]) -> str:
     said = ", ".join(f"{name} {value:g}" for name, value in place.items())
     reached = f"{run['damage_ratio']:.4f}, cost {run['cost']:.0f}" if run["reached"] else "goal not reached"
     return f"{mark}{said}{mark}: {reached}"
+
+
+def _needed(rows: dict[str, Any]) -> list[str]:
+    """What each row takes beyond the texts to forget, where the records say it."""
+    first = {label: next(iter(families.values())) for label, families in rows.items() if label != "original"}
+    if not all("needs" in entry for entry in first.values()):
+        return []
+    lines = [
+        "",
+        "## What each method needs",
+        "",
+        "All take the texts to forget and, here, the goal, and all but delta-unlearning the model's weights.",
+        "",
+        "| method | needs | what else |",
+        "|---|---|---|",
+    ]
+    return [
+        *lines,
+        *(f"| {label} | {', '.join(entry['needs']) or 'nothing'} | {entry['note']} |" for label, entry in first.items()),
+    ]
 
 
 def _written(written: dict[str, Any]) -> list[str]:

@@ -139,7 +139,7 @@ def test_on_large_models_it_is_below_as_well() -> None:
 def test_every_tuned_value_has_its_neighbours_beside_it() -> None:
     """Of every option the next smaller and the next larger value were tried on the tuning seed, and are no better."""
     report, methods = json.loads((FOLDER / "methods.json").read_text()), script("methods")
-    tuned = {row.label: row for row in methods.ROWS if row.ladders}
+    tuned = {row.label: row for row in (*methods.ROWS, *methods.OTHERS) if row.ladders}
     assert {row.share for row in tuned.values()} == {None, 0.1, 0.25, 0.5}
     for (label, row), family in itertools.product(tuned.items(), methods.FAMILIES):
         entry, best = report["rows"][label][family], report["rows"][label][family]["chosen"]
@@ -181,15 +181,15 @@ def test_a_search_ends_where_every_neighbour_is_worse(start: tuple[float, float]
 
 def test_the_benchmark_of_methods_runs_from_nothing_to_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At toy size: models, tuning, reported seeds, memory; then it has nothing left to do, and its numbers are those of the texts."""
-    methods, cells = script("methods"), script("equal_forgetting")
+    methods, rows_of, cells = script("methods"), script("method_rows"), script("equal_forgetting")
     Ladder = script("tuning").Ladder
     monkeypatch.setattr(methods, "_pool", lambda processes: ThreadPoolExecutor(processes))  # saves the import of torch
     setting = cells.Setting(
         model="nano/{family}-s", train=16, forget=3, given=8, unseen=6, compared=6, training=TrainingConfig(2, 1e-3)
     )
-    kl = methods.held("kl", "gradient-difference", 1e-3, 10.0, retain_loss="kl", retain_batch_size=4, epochs=12)
+    kl = rows_of.held("kl", "gradient-difference", 1e-3, 10.0, retain_loss="kl", retain_batch_size=4, epochs=12)
     kl.ladders.update(learning_rate=Ladder((1e-3,), 1e-3), retain_weight=Ladder((3.0, 10.0, 30.0), 10.0))
-    rows = (methods.removal("gradient, one step", 1, solver="identity"), methods.removal("diagonal", 1, solver="diagonal"), kl)
+    rows = (rows_of.removal("gradient, one step", 1, solver="identity"), rows_of.removal("diagonal", 1, solver="diagonal"), kl)
     benchmark = methods.Benchmark(RunStore(tmp_path / "records"), setting, rows, ("opt",), (0, 1), (0,))
     assert [cell.method for cell in benchmark.missing()][:3] == ["gradient-difference"] * 3  # the others wait for them
     pickle.loads(pickle.dumps((methods._compute, benchmark.missing()[0], benchmark.store, tmp_path)))  # as processes get it
