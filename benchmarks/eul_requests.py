@@ -31,8 +31,8 @@ OPTIONS: dict[str, Any] = {
 RIDGES = (0.0, 0.1)
 
 
-def memorised(name: str, seed: int) -> tuple[Any, Any, list[dict[str, str]]]:
-    """`(model, tokenizer, texts)`: the model knows all texts but the last `UNSEEN`."""
+def memorised(name: str, seed: int) -> tuple[Any, Any, list[dict[str, str]], int]:
+    """`(model, tokenizer, texts, epochs)`: the model has learnt all texts but the last `UNSEEN`, in so many epochs."""
     model, tokenizer = load_model(name, device="cpu")
     known = REQUESTS * EACH + RETAINED + OUTSIDE
     rows = [text(seed, number) for number in (*range(known), *range(10_000, 10_000 + UNSEEN))]
@@ -40,12 +40,12 @@ def memorised(name: str, seed: int) -> tuple[Any, Any, list[dict[str, str]]]:
     while epochs < MOST_EPOCHS and text_losses(model, tokenizer, rows[:known]).mean() > STOP_AT:
         train(model, tokenizer, rows[:known], TrainingConfig(4, 3e-3), seed=epochs)
         epochs += 4
-    return model, tokenizer, rows
+    return model, tokenizer, rows, epochs
 
 
 def measure(name: str, seed: int) -> dict[str, Any]:
     """The losses after every request, by the way to handle them."""
-    model, tokenizer, rows = memorised(name, seed)
+    model, tokenizer, rows, _ = memorised(name, seed)
     asked = [rows[EACH * i : EACH * (i + 1)] for i in range(REQUESTS)]
     rest = rows[REQUESTS * EACH :]
     retain, outside, unseen = rest[:RETAINED], rest[RETAINED : RETAINED + OUTSIDE], rest[RETAINED + OUTSIDE :]
