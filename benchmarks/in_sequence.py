@@ -5,8 +5,8 @@
 The models and texts are those of eul_requests.py, which has the same for unlearning layers and their fusion: 120 texts of ten invented
 words are known by heart, five requests of 8 are to be forgotten, 40 of the other 80 are given as the retain set, and the remaining 40 are
 the ones outside, which nothing is computed from. Served in turn, each request is carried out on the model that the one before it left;
-at once, one request of all texts so far is carried out on the original. Methods that can be told a goal forget until the loss is that of
-unseen texts; the recipe of Jang et al. (arXiv 2210.01504) ends where what is known by heart is no more than of unseen texts. An ensemble
+at once, one request of all texts so far is carried out on the original. Methods that can be told a goal forget until the loss is what the
+original model has on unseen texts; the recipe of Jang et al. (arXiv 2210.01504) ends where what is known by heart is no more than of unseen texts. An ensemble
 in shards and slices (SISA) is a model of its own, trained for as many gradients as the other one, so that it has a line of its own
 before the first request.
 """
@@ -38,7 +38,7 @@ TOLD: dict[str, dict[str, Any]] = {
         "learning_rate": 3e-4, "retain_weight": 10.0, "retain_batch_size": 32,
     },
 }  # fmt: skip
-"""Methods that forget until the loss is that of unseen texts."""
+"""Methods that are told the loss to come to."""
 SHARDS, SLICES, RATE = 2, 2, 3e-3
 
 
@@ -69,8 +69,9 @@ def measure(name: str, seed: int) -> dict[str, Any]:
         return {"in turn": turns, "at once": once}
 
     found: dict[str, Any] = {"model": name, "seed": seed, "epochs": epochs, "ways": {}}
+    goal_loss = float(text_losses(model, tokenizer, unseen).mean())
     for label, options in TOLD.items():
-        found["ways"][label] = both(label, {**options, "holdout": unseen})
+        found["ways"][label] = both(label, {**options, "target_loss": goal_loss})
     heart = by_heart(model, tokenizer, unseen)
     goal = {"unseen_accuracy": heart.accuracy, "unseen_likelihood": heart.likelihood}
     found["ways"]["gradient ascent (Jang et al.)"] = both("Jang", {**JANG, **goal})
