@@ -436,6 +436,28 @@ def test_requests_of_eul_are_served_in_every_way(monkeypatch: pytest.MonkeyPatch
     assert first["own layers"]["forget"] > first["before"]["forget"]
 
 
+def test_requests_in_sequence_are_served_in_turn_and_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At toy size: the first request is the same in both ways, and an ensemble that is exact the same after all of them."""
+    eul, sequence = script("eul_requests"), script("in_sequence")
+    for module in (eul, sequence):
+        for name, value in {"REQUESTS": 2, "EACH": 2, "RETAINED": 4, "OUTSIDE": 4}.items():
+            monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(eul, "UNSEEN", 6)
+    monkeypatch.setattr(eul, "MOST_EPOCHS", 8)
+    told = {"gradient": {"method": "fisher-removal", "solver": "identity", "steps": 1, "retain_limit": None}}
+    monkeypatch.setattr(sequence, "TOLD", told)
+    found = sequence.measure("nano/opt-s", 0)
+    assert found["epochs"] == 8
+    assert list(found["ways"]) == ["gradient", *sequence.JANG, "sisa"]
+    for both in found["ways"].values():
+        assert [len(entry["requests"]) for entry in [*both["in turn"], *both["at once"]]] == [2] * 5
+        assert both["in turn"][1]["requests"] == both["at once"][0]["requests"]
+    sisa = found["ways"]["sisa"]
+    assert {**sisa["in turn"][-1], "gradients": 0} == {**sisa["at once"][-1], "gradients": 0}
+    before, after = found["ways"]["gradient"]["in turn"][:2]
+    assert after["requests"][0] > before["requests"][0]
+
+
 def test_the_fusion_of_eul_keeps_a_part_of_what_each_request_forgot() -> None:
     """As the book says: of five requests the fusion keeps about a third, and with ridge no more than the last one's layers alone."""
     script("eul_requests")
