@@ -164,6 +164,79 @@ def test_a_run_killed_at_fifty_changes_ends_the_next_time(tmp_path: Path, tiny: 
     assert killed_runs(tmp_path, tiny(dtype=torch.float32), tokenizer, texts, CHANGES, 50) >= 20
 
 
+STEPPING = """
+from unlearn_lib.command.cli import main
+from unlearn_lib.methods import resume
+resume.SECONDS_BETWEEN = 0.0
+main(words, standalone_mode=False)
+"""
+
+
+def stepping(place: Path, model: Any, tokenizer: Any, texts: list[dict[str, str]], *options: str) -> list[str]:
+    """The words of a command that takes steps, without the folder to write."""
+    save_model(model, tokenizer, place / "model")
+    for name, part in (("forget", texts[:4]), ("retain", texts[4:16]), ("holdout", texts[16:24])):
+        (place / f"{name}.jsonl").write_text(write_rows(part), encoding="utf-8")
+    files = [word for name in ("forget", "retain", "holdout") for word in (f"--{name}", str(place / f"{name}.jsonl"))]
+    return ["run", "--model", str(place / "model"), *files, "--device", "cpu", *options, "--out"]
+
+
+def weights(out: Path) -> bytes:
+    return (out / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork")
+def test_a_run_killed_between_its_steps_goes_on_there(tmp_path: Path, tiny: Any, tokenizer: Any, texts: Any) -> None:
+    options = ["--method", "gradient-ascent", "--set", "optimizer=adam", "--set", "step=0.001", "--set", "epochs=6"]
+    words = stepping(tmp_path, tiny(dtype=torch.float32), tokenizer, texts, *options)
+    kinds = ("os.rename",)
+    with Killer() as killer:
+        whole = killer.run(STEPPING, tmp_path, kinds=kinds, words=[*words, str(tmp_path / "whole")])
+        kept = [change for change in whole.changes if "whole.steps" in change]
+        assert len(kept) == 5  # nothing is kept after the last step
+        fourth = whole.changes.index(kept[3])
+        killed = killer.run(STEPPING, tmp_path, kinds=kinds, kill_at=fourth, words=[*words, str(tmp_path / "out")])
+        assert killed.signal == signal.SIGKILL
+        assert [path.name for path in (tmp_path / ".out.steps").glob("*.safetensors")]
+        again = killer.run(STEPPING, tmp_path, kinds=kinds, words=[*words, str(tmp_path / "out")])
+        assert again.signal == 0
+        assert len([change for change in again.changes if "out.steps" in change]) == 2  # the fourth and the fifth
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+    assert not (tmp_path / ".out.steps").exists()
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("method", ["constrained-newton", "npo"])
+def test_a_run_killed_at_twenty_random_moments_ends_with_the_same_weights(
+    method: str, tmp_path: Path, tiny: Any, tokenizer: Any, texts: Any
+) -> None:
+    steps = ["--set", "steps=30"] if method == "constrained-newton" else ["--set", "epochs=60"]
+    words = stepping(tmp_path, tiny(dtype=torch.float32), tokenizer, texts, "--method", method, *steps)
+
+    def start(out: str) -> subprocess.Popen[str]:
+        code = f"words = {[*words, str(tmp_path / out)]!r}\n{STEPPING}"
+        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    begun = time.monotonic()
+    _, err = (process := start("whole")).communicate(timeout=300)
+    assert process.returncode == 0, err
+    took, chance, kills = time.monotonic() - begun, random.Random(0), 0
+    while True:
+        process = start("out")
+        try:
+            _, err = process.communicate(timeout=chance.uniform(0.3, 1.0) * took if kills < 20 else 300)
+        except subprocess.TimeoutExpired:
+            kill(process)
+            kills += 1
+            continue
+        assert process.returncode == 0, err
+        if kills >= 20:
+            break
+        shutil.rmtree(tmp_path / "out")
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+
+
 BOOK = """
 import sys
 from pathlib import Path

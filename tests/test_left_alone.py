@@ -21,7 +21,6 @@ from unlearn_lib.models.forms import given_part
 from unlearn_lib.training.loop import fit
 from unlearn_lib.training.private import PrivacyConfig, train_private
 
-"""The methods that take any model; those of one saved form have tests of their own."""
 # one or two short steps of each method
 QUICK: dict[str, dict[str, Any]] = {
     "retrain": {"epochs": 1, "learning_rate": 1e-3},

@@ -125,7 +125,8 @@ def plan(job: Job, rows: Mapping[str, list[Row]]) -> list[str]:
 def run(job: Job, rows: Mapping[str, list[Row]], say: Say) -> Path:
     """Do it; returns the folder written.
 
-    The folder is tried before anything is loaded. The model is worked on in float32, and written, and measured, in the number format
+    The folder is tried before anything is loaded. What a method has done is kept beside it, in `.NAME.steps`, until it is there, so that
+    the same command goes on where it was killed. The model is worked on in float32, and written, and measured, in the number format
     that it was stored in, or in `job.dtype`.
 
     Raises:
@@ -134,15 +135,17 @@ def run(job: Job, rows: Mapping[str, list[Row]], say: Say) -> Path:
         KeptError: It could not be put in its place; the finished one is kept, and the message says where.
     """
     assert job.out is not None
+    steps = job.out.parent / f".{job.out.name}.steps"
     try:
         with new_folder(job.out) as folder:
-            _fill(folder, job, rows, say)
+            _fill(folder, job, rows, say, steps)
     except FileExistsError as error:
         raise InputError(str(error)) from error
+    shutil.rmtree(steps, ignore_errors=True)
     return job.out
 
 
-def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> None:
+def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say, keep: Path) -> None:
     from unlearn_lib.audit.texts import of_sequences
     from unlearn_lib.command.forecast import forecast
     from unlearn_lib.command.report.measure import Look, measured
@@ -180,9 +183,13 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say) -> No
     look = Look(texts)
     losses_before, seen_before = look(model, sets, grouping), look.observed
     shape = _parameters(model)  # a method may freeze the model that it was given
+    if any(keep.glob("*.safetensors")):
+        say(
+            "an earlier run into this folder was interrupted; where nothing but its time is different, this one goes on from its last step"
+        )
     with ProgressBar(job.request.method) as progress:
         result = carry_out(
-            prepared, model, tokenizer, progress, sets=sets, losses_before=losses_before, in_place=True, measure=look
+            prepared, model, tokenizer, progress, sets=sets, losses_before=losses_before, in_place=True, measure=look, keep=keep
         )
     # with those of weights that the method has added
     formats = formats_to_write(result.model, formats_in(result.model, stored), job.dtype)

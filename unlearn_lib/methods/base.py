@@ -17,6 +17,7 @@ from unlearn_lib.errors import InputError, unknown
 from unlearn_lib.losses import Batch
 from unlearn_lib.methods.options import documented, split
 from unlearn_lib.methods.plan import MethodPlan
+from unlearn_lib.methods.resume import Keeper
 from unlearn_lib.training.loop import Progress
 
 INCOMPLETE = "forgetting_incomplete"
@@ -36,7 +37,7 @@ class Inputs:
     """What a method works on. `forget`, `retain` are D- and D+; `holdout` texts of the same kind that were never trained on;
     `base()` loads the checkpoint that retraining starts from. At most `batch_size` sequences, and `batch_tokens` positions where it is
     given, go through the model at a time. `passes` counts forward passes, for all that share it. `tokenizer` is the model's, for methods
-    that bring texts of their own; None in a plan without one."""
+    that bring texts of their own; None in a plan without one. `keeper` keeps the steps, so that a run that was killed goes on."""
 
     forget: Sequence[Example]
     retain: Sequence[Example]
@@ -48,6 +49,7 @@ class Inputs:
     batch_tokens: int | None = None
     passes: Passes = field(default_factory=Passes)
     tokenizer: Any = None
+    keeper: Keeper = field(default_factory=Keeper)
 
     @property
     def grouping(self) -> Grouping:

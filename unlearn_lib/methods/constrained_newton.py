@@ -41,6 +41,7 @@ from unlearn_lib.methods.fisher import RELATIVE, once_relative
 from unlearn_lib.methods.forgetting import bounded_gradient
 from unlearn_lib.methods.plan import MethodPlan, backward_bytes, model_bytes, vector_bytes
 from unlearn_lib.methods.reach import reach
+from unlearn_lib.methods.resume import Named, Part, Weights
 from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, along, walk
 
 LOOSE = 0.1
@@ -99,6 +100,15 @@ class Corrections:
         share = min(1.0, 2 * max(0.0, divergence) / slope)  # rounding may leave a divergence of nothing below zero
         self.eta = min(self.relaxation * share, GROWTH * self.eta)
         return t, self.eta
+
+
+@dataclass
+class Course:
+    """What the steps so far have shown of the forget loss: its slope against that of the bounded loss, and, of the last step, the loss
+    before it and the rise that was promised."""
+
+    slope: float = 1.0
+    promised: tuple[float, float] = (0.0, 0.0)
 
 
 class ConstrainedNewton(Calibrated):
@@ -228,8 +238,13 @@ class ConstrainedNewton(Calibrated):
         before, gap = target.forget_before, target.goal - target.forget_before
         solve = self._solver(model, inputs, outcome)
         corrections = Corrections(self.momentum, self.relaxation)
-        slope, promised = 1.0, (0.0, 0.0)  # of L_F against that of the bounded loss; L_F before a step, and what was promised
-        for k in range(self.steps):
+        parts: list[Part] = [
+            Weights(model),
+            Named(corrections, ("eta", "m")),
+            Named(anchor, ("used",)),
+            Named(course := Course(), ("slope", "promised")),
+        ]
+        for k in inputs.keeper.steps(self.steps, outcome, inputs.passes, parts):
             loss, g = bounded_gradient(model, forget, self.q)
             outcome.gradient_evaluations += len(inputs.forget)
             u = solve(g)
@@ -242,10 +257,10 @@ class ConstrainedNewton(Calibrated):
                 loose = min(LOOSE * abs(gap), LOOSE_STEP * abs(goal - loss))
                 length, reached, _ = reach(along(Start(model), u, target), loss, goal, first, loose)
                 distance = abs(length) * norm(u)
-                slope = (reached - loss) / (length * gu) if length else slope
+                course.slope = (reached - loss) / (length * gu) if length else course.slope
             else:
-                if abs(promised[1]) > LOOSE / 2 * abs(gap):  # the last step went far enough to tell
-                    slope *= min(max((loss - promised[0]) / promised[1], 0.5), 2.0)
+                if abs(course.promised[1]) > LOOSE / 2 * abs(gap):  # the last step went far enough to tell
+                    course.slope *= min(max((loss - course.promised[0]) / course.promised[1], 0.5), 2.0)
                 texts = anchor.next(self.anchor_texts)
                 divergence, r = anchor.gradient(model, texts)
                 outcome.gradient_evaluations += len(texts)
@@ -255,8 +270,8 @@ class ConstrainedNewton(Calibrated):
                     outcome.history.append(entry)
                     break
                 t, eta = corrections.next(g, u, r, c, divergence)
-                length = math.copysign(min(abs(goal - loss), FURTHEST * abs(gap)), goal - loss) / (slope * gu)
-                promised = loss, length * slope * gu
+                length = math.copysign(min(abs(goal - loss), FURTHEST * abs(gap)), goal - loss) / (course.slope * gu)
+                course.promised = loss, length * course.slope * gu
                 distance = _move(model, length, u, -eta, t)
                 entry["correction"] = eta
             outcome.history.append(entry | {"step": length, "step_norm": distance})
@@ -264,7 +279,7 @@ class ConstrainedNewton(Calibrated):
                 inputs.progress(k + 1, self.steps, loss)
         # what is missing, or too much, along the last direction
         loss = target.forget_loss(model)
-        first = (target.goal - loss) / (slope * gu)
+        first = (target.goal - loss) / (course.slope * gu)
         _, reached, near = reach(along(Start(model), u, target), loss, target.goal, first, target.tolerance)
         if near or abs(reached - target.goal) <= ACCEPTED * target.tolerance:
             return reached, None

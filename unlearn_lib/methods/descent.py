@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +23,7 @@ from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.plan import MethodPlan, joint_backward_bytes, largest, model_bytes, vector_bytes
+from unlearn_lib.methods.resume import Optimised, Weights
 from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, walk
 from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
 
@@ -151,12 +152,12 @@ class DescentMethod(Calibrated):
             return outcome
         original = copy.deepcopy(model).requires_grad_(False) if self.uses_original else None
         self.prepare(model, inputs, outcome)
-        optimizer, retain = self.make_optimizer(trainable(model)), self._retain_batches(inputs, model.device)
+        optimizer = self.make_optimizer(trainable(model))
         batches, look = inputs.forget_batches(self.forget_batch_size), self.looks_at(model, inputs)
         steps = self.epochs * len(batches)
-        for number in range(steps):
+        for number in inputs.keeper.steps(steps, outcome, inputs.passes, [Weights(model), Optimised(optimizer)]):
             batch = batches[number % len(batches)]
-            kept = next(retain) if self.uses_retain else None
+            kept = self._retain_batch(inputs, number, model.device) if self.uses_retain else None
             pieces = [
                 Step(collate(look(piece, number), model.device), kept, original, inputs.seed)
                 for piece in self._pieces(batch, inputs)
@@ -210,16 +211,13 @@ class DescentMethod(Calibrated):
         target.note(outcome, reached, why)
         return True
 
-    def _retain_batches(self, inputs: Inputs, device: torch.device) -> Iterator[Batch]:
-        """Batches of D+ without end, every pass in a new order drawn from the seed."""
-        generator = torch.Generator().manual_seed(inputs.seed)
-        order: list[int] = []
+    def _retain_batch(self, inputs: Inputs, number: int, device: torch.device) -> Batch:
+        """What of D+ goes into a step: the next ones of a pass over D+, and every pass is in a new order drawn from the seed."""
         size = min(self.retain_batch_size, len(inputs.retain))
-        while True:
-            if len(order) < size:
-                order = torch.randperm(len(inputs.retain), generator=generator).tolist()
-            yield collate([inputs.retain[i] for i in order[:size]], device)
-            order = order[size:]
+        passes, place = divmod(number, len(inputs.retain) // size)
+        generator = torch.Generator().manual_seed(inputs.seed)
+        orders = [torch.randperm(len(inputs.retain), generator=generator) for _ in range(passes + 1)]
+        return collate([inputs.retain[i] for i in orders[-1][place * size : (place + 1) * size].tolist()], device)
 
 
 class RetainTerm(DescentMethod):

@@ -18,6 +18,7 @@ from unlearn_lib.curvature.vector import Vector, dot
 from unlearn_lib.data.batches import Example
 from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.plan import MethodPlan, backward_bytes, model_bytes, vector_bytes
+from unlearn_lib.methods.resume import Weights
 from unlearn_lib.methods.target import Calibrated, walk
 
 
@@ -95,7 +96,7 @@ class DirectionMethod(Calibrated):
             return outcome
         batches = inputs.forget_batches(self.forget_batch_size)
         total = self.steps * len(batches)
-        for k in range(total):
+        for k in inputs.keeper.steps(total, outcome, inputs.passes, [Weights(model)]):
             batch = batches[k % len(batches)]
             if target is not None and self.focus:
                 batch = target.remaining(model, batch)

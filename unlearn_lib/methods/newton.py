@@ -47,6 +47,7 @@ from unlearn_lib.losses import mean_loss
 from unlearn_lib.methods.base import NOTHING, Inputs, Outcome
 from unlearn_lib.methods.direction import DirectionMethod
 from unlearn_lib.methods.plan import MethodPlan
+from unlearn_lib.methods.resume import Weights
 from unlearn_lib.methods.target import CHECKED, Start
 
 PROBES = 4
@@ -217,7 +218,10 @@ class Newton(DirectionMethod):
     def _trust_region(self, model: Any, inputs: Inputs) -> Outcome:
         outcome, params = Outcome(model), trainable(model)
         damping, s, steps = self._damping(model, inputs, outcome), self._length(), self.steps or 1
-        for k in range(steps):
+        for k in inputs.keeper.steps(steps, outcome, inputs.passes, [Weights(model)]):
+            if outcome.history:
+                last = outcome.history[-1]
+                damping = levenberg_marquardt(last["damping"], actual=last["actual"], predicted=last["predicted"])
             loss, g = self.forget_gradient(model, inputs.forget, inputs, outcome)
             g_R, v = self._gradients(model, g, inputs, outcome)
             H = self._operator(model, inputs)
@@ -234,7 +238,6 @@ class Newton(DirectionMethod):
             )
             if not kept:
                 start.back()
-            damping = levenberg_marquardt(damping, actual=actual, predicted=predicted)
             if inputs.progress is not None:
                 inputs.progress(k + 1, steps, loss)
         if not any(entry["kept"] for entry in outcome.history):

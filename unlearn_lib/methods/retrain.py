@@ -34,7 +34,9 @@ class _Training(Method):
 
     def _train(self, model: Any, inputs: Inputs) -> Outcome:
         config = TrainingConfig(self.epochs, self.learning_rate, self.train_batch_size)
-        losses = fit(model, inputs.retain, config, seed=inputs.seed, progress=inputs.progress)
+        losses = fit(
+            model, inputs.retain, config, seed=inputs.seed, progress=inputs.progress, checkpoint=inputs.keeper.training()
+        )
         return Outcome(model, [{"train_loss": loss} for loss in losses], round(self.epochs * len(inputs.retain)))
 
 

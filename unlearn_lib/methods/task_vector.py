@@ -80,7 +80,8 @@ class TaskVector(Calibrated):
         """-tau, from a copy that is trained on D-; costs and losses go to `outcome`."""
         tuned = copy.deepcopy(model)
         config = TrainingConfig(self.epochs, self.learning_rate, self.train_batch_size)
-        losses = fit(tuned, inputs.forget, config, seed=inputs.seed, progress=inputs.progress)
+        checkpoint = inputs.keeper.training()
+        losses = fit(tuned, inputs.forget, config, seed=inputs.seed, progress=inputs.progress, checkpoint=checkpoint)
         outcome.history += [{"train_loss": loss} for loss in losses]
         outcome.gradient_evaluations += round(self.epochs * len(inputs.forget))
         after = trainable(tuned)

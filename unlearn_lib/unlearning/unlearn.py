@@ -20,6 +20,7 @@ from unlearn_lib.errors import InputError
 from unlearn_lib.losses import without_autocast
 from unlearn_lib.methods import METHODS, Inputs, Method, choose
 from unlearn_lib.methods.base import Passes
+from unlearn_lib.methods.resume import Keeper
 from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov
 from unlearn_lib.models.forms import form_of, holds_texts
 from unlearn_lib.models.load import load_model
@@ -28,6 +29,7 @@ from unlearn_lib.models.suited import check_tokenizer
 from unlearn_lib.seeding import own_draws
 from unlearn_lib.training.loop import Progress, check_trainable, derivatives
 from unlearn_lib.unlearning.cost import Cost, Watch
+from unlearn_lib.unlearning.identity import identity
 from unlearn_lib.unlearning.outcome import Losses, Measure, look, losses_of, refuse_divergence
 from unlearn_lib.unlearning.request import Request
 from unlearn_lib.unlearning.working import Flags, widened, working_copy
@@ -106,6 +108,7 @@ def unlearn(
     assistant_only: bool = True,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
+    keep: str | Path | None = None,
     **options: Any,
 ) -> Result:
     """Remove the influence of `forget` from a copy of `model`.
@@ -133,6 +136,9 @@ def unlearn(
         assistant_only: Of `messages` only what the assistant says is scored; otherwise everything.
         batch_tokens: Positions that go through the model at a time at most, padding included, beside `batch_size`; default: no limit.
         progress: Called with (step, steps, loss) during long work.
+        keep: A folder to keep the steps in, so that the same call goes on after an interruption, and ends with the same weights (on a
+            CPU bit for bit). It holds weights that still know the forget texts: remove it when the result is saved. The methods
+            `sisa` and `certified-newton` keep nothing and start anew.
         **options: The method's options (`preset="paper"`, `step=...`, `damping=...`); see its class.
 
     Returns:
@@ -158,7 +164,7 @@ def unlearn(
         batch_tokens,
         options,
     )
-    return carry_out(prepare(model, tokenizer, request), model, tokenizer, progress)
+    return carry_out(prepare(model, tokenizer, request), model, tokenizer, progress, keep=keep)
 
 
 @without_autocast()
@@ -172,11 +178,12 @@ def carry_out(
     losses_before: Losses | None = None,
     in_place: bool = False,
     measure: Measure = losses_of,
+    keep: str | Path | None = None,
 ) -> Result:
     """Run the method of a prepared request: the second half of `unlearn`.
 
     Args:
-        prepared, model, tokenizer, progress: The request, and as of `unlearn`.
+        prepared, model, tokenizer, progress, keep: The request, and as of `unlearn`.
         sets: The texts whose losses are compared before and after, by "forget", "retain" and "holdout"; default:
             `Prepared.looked_at`.
         losses_before: Their losses, where they have been measured already.
@@ -184,6 +191,9 @@ def carry_out(
             and after an error its weights are undefined.
         measure: What gives the losses, as `losses_of` does; for a caller who takes more than losses from the same forward pass.
     """
+    if keep is not None:
+        key = identity(prepared.method, prepared.inputs, model)
+        prepared = replace(prepared, inputs=replace(prepared.inputs, keeper=Keeper(Path(keep), key)))
     with derivatives(model), own_draws(model, prepared.inputs.seed):
         return _carry_out(prepared, model, tokenizer, progress, sets or prepared.looked_at(), losses_before, in_place, measure)
 

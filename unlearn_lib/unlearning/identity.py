@@ -1,0 +1,46 @@
+"""What the steps of a run depend on, as one key: runs with the same key go through the same steps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from unlearn_lib.data.batches import Example
+from unlearn_lib.methods.base import Inputs, Method
+
+
+def identity(method: Method, inputs: Inputs, model: Any) -> str:
+    """A SHA-256 over the method and its options, the seed, the texts as tokens, how many go through the model at a time, the model's
+    weights, which of them are trained, and the version of torch.
+
+    Of files that options name (a small model, refusals) the name enters, and not what is in them.
+
+    Cost: every weight is read once, and a base is loaded.
+    """
+    digest = hashlib.sha256()
+    settings = {
+        "method": method.name,
+        "options": method.model_dump(mode="json"),
+        "seed": inputs.seed,
+        "at_a_time": [inputs.batch_size, inputs.batch_tokens],
+        "forget": _tokens(inputs.forget),
+        "retain": _tokens(inputs.retain),
+        "holdout": _tokens(inputs.holdout),
+        "torch": version("torch"),
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    base = inputs.base() if inputs.base is not None and "base" in method.required() else None
+    for one in (model, base) if base is not None else (model,):
+        for name, p in one.named_parameters():
+            digest.update(f"{name} {p.requires_grad} {p.dtype} {tuple(p.shape)}".encode())
+            digest.update(p.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tokens(examples: Iterable[Example]) -> list[list[Any]]:
+    return [[list(example.input_ids), list(example.labels), example.row] for example in examples]
