@@ -125,7 +125,8 @@ def run(
     """Make a model of your own forget texts.
 
     Writes OUT/model (loads with transformers; of a LoRA adapter the adapter alone), OUT/report.json and OUT/report.html: all or
-    nothing.
+    nothing. Once a minute the steps so far are kept beside OUT, in .OUT.steps: the same command goes on after an interruption, to the same
+    weights. It goes when OUT is there; if you do not go on, delete it, because its weights still know the forget texts.
     """
     from unlearn_lib.command import run as running
     from unlearn_lib.unlearning.request import Request

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_lib.data.files import Row, read_rows, sha256
-from unlearn_lib.errors import InputError
+from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.files import in_utf8, new_folder, refuse_to_overwrite, shown, write_text
 from unlearn_lib.progress import Say
 from unlearn_lib.unlearning.request import Request
@@ -141,6 +141,9 @@ def run(job: Job, rows: Mapping[str, list[Row]], say: Say) -> Path:
             _fill(folder, job, rows, say, steps)
     except FileExistsError as error:
         raise InputError(str(error)) from error
+    except NumericsError:  # as it will every time
+        shutil.rmtree(steps, ignore_errors=True)
+        raise
     shutil.rmtree(steps, ignore_errors=True)
     return job.out
 
