@@ -126,18 +126,16 @@ ROWS = (
 
 OWN_MODEL = "a model of its own: the numbers are of that before and after, and it has no goal to reach"
 OTHERS = (
-    held("wga, with KL term", "wga", 3e-4, 10.0, 0.25, retain_loss="kl", beta=Ladder(POWER, 1.0)),
+    held("wga, with KL term", "wga", 3e-4, 10.0, 0.25, retain_loss="kl", epochs=30, beta=Ladder(POWER, 1.0)),
     Row(
         "undial (no retain data)",
         "undial",
         ASCENT,
         {"learning_rate": Ladder(RATE, 3e-4), "beta": Ladder(LOWERED, 10.0)},
     ),
-    held("undial, with KL term", "undial", 3e-4, 3.0, 0.25, retain_loss="kl", beta=Ladder(LOWERED, 10.0)),
-    held(
-        "dpo with refusals, with KL term", "dpo", 1e-3, 10.0, 0.25, retain_loss="kl", epochs=75, beta=Ladder(NPO_BETA, 0.01)
-    ),  # a text to forget takes two gradients, so that the most epochs are fewer
-    held("rmu", "rmu", 3e-3, 1.0, None, steering=Ladder(STEERING, 6.5), layer=Ladder((0, 1, 2, 3), 1, lowest=True)),
+    held("undial, with KL term", "undial", 3e-4, 3.0, 0.25, retain_loss="kl", epochs=30, beta=Ladder(LOWERED, 10.0)),
+    held("dpo with refusals, with KL term", "dpo", 1e-3, 10.0, 0.25, retain_loss="kl", epochs=25, beta=Ladder(NPO_BETA, 0.01)),
+    held("rmu", "rmu", 3e-3, 1.0, None, steering=Ladder(STEERING, 6.5)),
     held(
         "memflex, NLL",
         "memflex",
