@@ -64,6 +64,7 @@ ITEMS: dict[str, Item] = {
     "erasure": Item("exam_erasure.ipynb", "Examination: over-erasure, distance to retraining", _nano(104)),
     "intervals": Item("exam_intervals.ipynb", "Examination: seeds and intervals", _nano(104)),
     "frontier": Item("exam_frontier.ipynb", "Examination: what forgetting costs, and what it does to other texts", _nano(0)),
+    "roads": Item("other_roads.ipynb", "Other roads: eleven systems of the field", _nano(0)),
     "activations": Item("exam_activations.ipynb", "Examination: ReLU or GELU", _nano(8)),
     "table08": Item("table08_cases.ipynb", "Table 8: what a model gives away of private texts", _nano(33)),
     "table10": Item("table10_boilerplate.ipynb", "Table 10: boilerplate, and what comes back of it", _nano(33)),
