@@ -4,10 +4,10 @@
 
 A nano model learns what is said of 112 invented people on two topics (`unlearn_lib.data.nano.conflicts`), from 1424 texts, of which
 80 are questions. Of some people two values are told: by as many formal as sloppy texts, by few and many of one style, or by few of one
-style and many of the other. Of controls one value is told, or nothing. Forty further people, of whom one value is told, are asked about in the training, too,
-so that the model learns what a question wants. Belief is measured by a question and by one wording of each style, none of which was in
-any text on these people, and by the beginnings of texts that were learnt ("own words"): P(v) over the twelve values of a topic
-(`unlearn_lib.metrics.belief`).
+style and many of the other. Of controls one value is told, or nothing. Forty further people, of whom one value is told, are asked about
+in the training, too, so that the model learns what a question wants. Belief is measured by a question and by one wording of each style,
+none of which was in any text on these people, and by the beginnings of texts that were learnt ("own words"): P(v) over the twelve
+values of a topic (`unlearn_lib.metrics.belief`).
 
 Then 128 texts are unlearned: of eight people all formal texts, of eight others all sloppy ones. A further eight people with the same
 conflict are not asked about. Methods go as far as the retrained model's loss on what is forgotten. They are given 256 texts to retain,
