@@ -11,7 +11,7 @@ import pandas as pd
 from unlearn_lib.plotting import COLOURS
 
 ORIGINAL, RETRAINED = "original", "retraining"
-PROBES = {"question": "a question", "formal": "a formal sentence", "sloppy": "a sloppy sentence"}
+PROBES = {"question": "question", "formal": "formal sentence", "sloppy": "sloppy sentence"}
 """The probes, and what a figure calls them."""
 SAME = ("formal asked", "sloppy asked", "not asked")
 """The groups that were taught alike: four formal texts against four sloppy ones."""
@@ -26,15 +26,10 @@ CONDITIONS = {
 CONTROLS = {"only 4 formal": ("only formal",), "only 4 sloppy": ("only sloppy",), "nothing": ("nothing",)}
 GONE = {"formal asked": 0, "sloppy asked": 1}
 """Which side of the group was to be forgotten."""
-METHODS = {
-    "gradient ascent": COLOURS["gradient-ascent-adam"],
-    "task vector": COLOURS["task-vector"],
-    "gradient difference, KL": COLOURS["gradient-difference"],
-    "NPO with KL": COLOURS["npo"],
-    "constrained Newton": COLOURS["constrained-newton"],
-    "Fisher Removal": COLOURS["fisher-removal"],
-}
-GIVEN = {"with": "other side given", "without": "not given"}
+WITH_RETAINED = ("gradient difference, KL", "NPO with KL", "constrained Newton", "Fisher Removal")
+"""The methods that use retained texts, which have two rows."""
+GIVEN = ("with", "without")
+"""Whether the other side's texts are among the retained ones that a method is given."""
 
 
 def believed(report: Mapping[str, Any], row: str = ORIGINAL) -> pd.DataFrame:
@@ -104,6 +99,16 @@ def bystanders(report: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(lines).groupby("row", sort=False).mean()
 
 
+def spread(report: Mapping[str, Any]) -> pd.DataFrame:
+    """By row of `benchmarks/conflicts_tokens.json` the means over its runs: the negative log-likelihood of a text to forget at its value
+    and at all other tokens ("value", "around", nats a text), the share of texts whose value is still known, and which share of the rise
+    over the original's is one at the value ("share_of_rise", NaN for the original)."""
+    lines = [{"row": row, **entry} for run in report["runs"] for row, entry in run["rows"].items()]
+    found = pd.DataFrame(lines).groupby("row", sort=False).mean()
+    rise = found[["value", "around"]] - found.loc[ORIGINAL, ["value", "around"]]
+    return found.assign(share_of_rise=rise["value"] / rise.sum(axis=1).where(rise.index != ORIGINAL))
+
+
 def styles_figure(lines: pd.DataFrame) -> Any:
     """The share of claims in which the first side's value is the likelier one, by condition, a panel for each probe; dots are runs."""
     drawn, axes = plt.subplots(1, 3, figsize=(7, 2.9), sharey=True, layout="constrained")
@@ -113,11 +118,12 @@ def styles_figure(lines: pd.DataFrame) -> Any:
             axis.plot(mine, [place] * len(mine), "o", markersize=4, markerfacecolor="none", color=COLOURS["fisher-removal"])
             axis.plot([mine.mean()], [place], "|", markersize=16, markeredgewidth=2, color="#000000")
         axis.axvline(0.5, color="#888888", linestyle=":", linewidth=1)
-        axis.set(title=f"asked by {name}", xlim=(-0.04, 1.04))
+        axis.set(title=name, xlim=(-0.04, 1.04))
         axis.set_xticks([0, 0.5, 1], ["0", "½", "1"])
     axes[0].set_yticks(range(len(CONDITIONS)), list(CONDITIONS))
     axes[0].set_ylim(len(CONDITIONS) - 0.5, -0.5)
     axes[1].set_xlabel("share of claims in which the side named first is believed more than the second")
+    axes[0].set_ylabel("texts of either side")
     return drawn
 
 
@@ -131,15 +137,17 @@ def forgotten_figure(lines: pd.DataFrame, probe: str = "question") -> Any:
             here = mine[mine.row == row]
             axis.plot(here.gone, [place + 0.13] * len(here), ".", markersize=3, color=COLOURS["gradient-ascent"])
             axis.plot(here.other, [place - 0.13] * len(here), ".", markersize=3, color=COLOURS["fisher-removal"])
-            axis.plot([here.gone.mean()], [place + 0.13], "v", color=COLOURS["gradient-ascent"], label=_once("forgotten", place))
+            axis.plot(
+                [here.gone.mean()], [place + 0.13], "v", color=COLOURS["gradient-ascent"], label=_once("forgotten", place)
+            )
             axis.plot(
                 [here.other.mean()], [place - 0.13], "o", color=COLOURS["fisher-removal"], label=_once("other side", place)
             )
         axis.axvline(1 / 12, color="#888888", linestyle=":", linewidth=1)
-        axis.set(title=f"the {group.split()[0]} side was forgotten", xlabel="P(value), asked by a question", xlim=(0, 1))
+        axis.set(title=f"the {group.split()[0]} side was forgotten", xlabel="P(value), asked by a question", xlim=(0, 0.95))
     axes[0].set_yticks(range(len(rows)), rows)
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    axes[1].legend(loc="lower right", fontsize=8)
+    axes[1].legend(loc="upper right", fontsize=8)
     return drawn
 
 
