@@ -200,6 +200,12 @@ def test_ascent_until_the_model_knows_the_texts_no_better_than_unseen_ones(tiny:
     assert len(result.history) < 40
     assert memorisation_accuracy(right_tokens(result.model, forget)) <= unseen[0]
     assert extraction_likelihood(result.model, forget, 3) <= unseen[1]
+    goal = {"unseen_accuracy": unseen[0], "unseen_likelihood": unseen[1]}
+    again = unlearn(result.model, tokenizer, forget=short[:3], method="gradient-ascent", **options, **goal)
+    assert again.history == []
+    assert again.cost.gradient_evaluations == 0
+    assert any("nothing was done: the texts to forget are known by heart no better" in warning for warning in again.warnings)
+    assert all(torch.equal(p, q) for p, q in zip(again.model.parameters(), result.model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("method", ["gradient-ascent", "gradient-difference"])

@@ -98,6 +98,10 @@ class DescentMethod(Calibrated):
         """What the history says of a step beside its loss and its length."""
         return {}
 
+    def done_already(self, model: Any, inputs: Inputs, outcome: Outcome) -> bool:
+        """Asked before the first step: whether there is nothing to do; then with a warning."""
+        return False
+
     def finished(self, model: Any, inputs: Inputs, outcome: Outcome) -> bool:
         """Asked after every pass over D-: whether to stop early."""
         return False
@@ -152,6 +156,8 @@ class DescentMethod(Calibrated):
             return outcome
         original = copy.deepcopy(model).requires_grad_(False) if self.uses_original else None
         self.prepare(model, inputs, outcome)
+        if self.done_already(model, inputs, outcome):
+            return outcome
         optimizer = self.make_optimizer(trainable(model))
         batches, look = inputs.forget_batches(self.forget_batch_size), self.looks_at(model, inputs)
         steps = self.epochs * len(batches)

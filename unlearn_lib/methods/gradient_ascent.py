@@ -12,7 +12,7 @@ from torch import Tensor
 from unlearn_lib.data.batches import Example
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import sequence_losses
-from unlearn_lib.methods.base import INCOMPLETE, Inputs, Outcome
+from unlearn_lib.methods.base import INCOMPLETE, NOTHING, Inputs, Outcome
 from unlearn_lib.methods.descent import DescentMethod, Step
 from unlearn_lib.metrics.memorisation import extraction_likelihood, generations, memorisation_accuracy, right_tokens
 
@@ -27,7 +27,8 @@ class GradientAscent(DescentMethod):
         forget_batch_size: Sequences in one batch of D-; the default is all of them, one step a pass (the paper does not say).
         epochs: Passes over D- (paper: one); the most that are made with another `stop`.
         stop: "epochs"; "calibrate"; or "memorisation": after the first pass at which both memorisation accuracy and the
-            extraction likelihood EL_n are at or below their mean over held-out texts (Jang et al.).
+            extraction likelihood EL_n are at or below their mean over held-out texts (Jang et al.); none is made where they are
+            before.
         n: The length of the n-grams in EL_n, with stop="memorisation" (Jang et al.: 10).
         unseen_accuracy, unseen_likelihood: The two values to come down to, with stop="memorisation"; None for what the given model has
             on held-out texts. For requests that follow each other, those of the original model (Jang et al.: numbers per model, such as
@@ -74,6 +75,12 @@ class GradientAscent(DescentMethod):
             "accuracy_of_unseen": self._accuracy(model, inputs.holdout, inputs) if accuracy is None else accuracy,
             "likelihood_of_unseen": self._likelihood(model, inputs.holdout, inputs) if likelihood is None else likelihood,
         }
+
+    def done_already(self, model: Any, inputs: Inputs, outcome: Outcome) -> bool:
+        if self.stop != "memorisation" or not self.finished(model, inputs, outcome):
+            return False
+        outcome.warnings.append(f"{NOTHING}: the texts to forget are known by heart no better than unseen texts already")
+        return True
 
     def finished(self, model: Any, inputs: Inputs, outcome: Outcome) -> bool:
         if self.stop != "memorisation":
