@@ -70,7 +70,7 @@ def test_given_goals_need_no_holdout(memorised: Any, tokenizer: Any, short: Any)
         choose("gradient-ascent", {"unseen_likelihood": 1.5}, [])
     goals: dict[str, Any] = {"unseen_accuracy": 1.0, "unseen_likelihood": 1.0}
     result = unlearn(memorised, tokenizer, forget=short[:2], method="gradient-ascent", **options, **goals)
-    assert len(result.history) == 1  # any model is below that after the first pass
+    assert result.history == []  # any model is at or below that
     assert result.details | {"accuracy_of_unseen": 1.0, "likelihood_of_unseen": 1.0} == result.details
     assert not any(warning.startswith("forgetting_incomplete") for warning in result.warnings)
 
@@ -88,7 +88,7 @@ def test_passes_that_do_not_lead_there_are_said(memorised: Any, tokenizer: Any, 
 
 
 def test_looking_is_counted(memorised: Any, tokenizer: Any, short: Any) -> None:
-    """A pass for the accuracy, and a generation for every prefix; of half of the holdout before, of the forget texts after each pass."""
+    """A pass for the accuracy, and a generation for every prefix; of half of the holdout before, of the forget texts then and after each pass."""
     forget, holdout = short[:2], short[30:34]
     options: dict[str, Any] = {"method": "gradient-ascent", "preset": "jang", "step": 1e-9, "epochs": 3, "n": N}
     seen = unlearn(memorised, tokenizer, forget=forget, holdout=holdout, **options, unseen_accuracy=1.0)
@@ -96,5 +96,5 @@ def test_looking_is_counted(memorised: Any, tokenizer: Any, short: Any) -> None:
     half = encode([holdout[i] for i in order[:2]], tokenizer, 256).examples
     examples = encode(forget, tokenizer, 256).examples
     assert generations(half, N) == sum(len(example.input_ids) - N for example in half)
-    assert seen.cost.forward_evaluations == generations(half, N) + 3 * (2 + generations(examples, N))
+    assert seen.cost.forward_evaluations == generations(half, N) + 4 * (2 + generations(examples, N))
     assert seen.cost.gradient_evaluations == 3 * 2
