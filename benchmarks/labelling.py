@@ -49,7 +49,6 @@ AUDITORS = {
     "noisy": Auditor(Annotator(0.2), 100.0),
     "noisy, reweighted": Auditor(Annotator(0.2), 100.0, True),
     "demonstrations": Auditor(Annotator(0.2, 5), 100.0),
-    "demonstrations, reweighted": Auditor(Annotator(0.2, 5), 100.0, True),
 }
 
 
@@ -61,7 +60,7 @@ def annotators(models: Mapping[str, tuple[Any, Any]], case: Case, plan: Plan, se
     others = [i for i in range(len(pool.texts)) if i not in set(trusted)]
     asked = others[:: max(1, len(others) // plan.asked)]
     for choice in ("nearest", "random"):
-        for k in plan.shown:
+        for k in plan.shown if choice == "nearest" else plan.shown[1:]:
             shown = {text: demonstrations(features_ND, text, trusted, k, choice, seed) for text in others}
             for noise in plan.noises:
                 read_N, who = Annotator(noise).read(pool.leaks_N, seed), Annotator(noise, k)

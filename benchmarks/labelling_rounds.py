@@ -32,13 +32,13 @@ class Plan:
     trusted: int = 20
     each: int = 20
     rounds: int = 9
-    draws: int = 16
+    draws: int = 8
     trusted_sizes: tuple[int, ...] = (20, 60, 100)
     noisy: int = 180
     ridges: tuple[float, ...] = (1.0, 10.0, 100.0)
     noises: tuple[float, ...] = (0.2, 0.35)
     shown: tuple[int, ...] = (0, 1, 3, 5)
-    asked: int = 240
+    asked: int = 120
     texts: Setting = field(default_factory=Setting)
 
 

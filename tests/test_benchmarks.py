@@ -13,12 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from unlearn_lib import TrainingConfig, text_losses
-from unlearn_lib.data.batches import Example
+from unlearn_lib import TrainingConfig, load_model, text_losses
+from unlearn_lib.data.batches import Example, collate
+from unlearn_lib.losses import sequence_losses
 from unlearn_lib.metrics.document_classifier import Attack
 from unlearn_lib.reproduction.exhibits import exam_frontier
 from unlearn_lib.reproduction.runs.store import RunStore
@@ -447,3 +449,69 @@ def test_the_fusion_of_eul_keeps_a_part_of_what_each_request_forgot() -> None:
         assert 0.25 < share < 0.45
         assert last["fused, ridge 0.1"]["forget"] - last["own layers"]["forget"] < 0.1
         assert last["on top"]["outside"] > last["one request for all"]["outside"] > last["fused, ridge 0"]["outside"]
+
+
+def test_the_benchmark_of_labelling_runs_to_its_record(tmp_path: Path) -> None:
+    """At toy size: every auditor starts with the same labels, and what is found only grows; a record that is there stays."""
+    labelling, rounds, pools = script("labelling"), script("labelling_rounds"), script("labelling_pool")
+    texts = pools.Setting(private=8, public=4, epochs=60, prompts=(12, 8, 4, 4), held_out=(12, 8, 4, 4))
+    plan = rounds.Plan(4, 4, 2, 2, trusted_sizes=(4,), noisy=8, shown=(0, 1), asked=4, texts=texts)
+    store = labelling.RunStore(tmp_path)
+    for _ in range(2):
+        labelling.compute(store, "nano/opt-s", 0, plan, labelling.Deadline(None))
+    assert len(list(tmp_path.iterdir())) == 1
+    found = labelling.gathered(store, plan, ("nano/opt-s",), (0,))
+    committed = json.loads((FOLDER / "labelling.json").read_text(encoding="utf-8"))
+    assert found.keys() == committed.keys()
+    (run,) = found["runs"]
+    assert run.keys() == committed["runs"][0].keys()
+    assert run["pools"][0]["by_kind"]["learnt mail"]["leaks"] > 0.3
+    assert run["pools"][0]["by_kind"]["ordinary text"]["leaks"] == 0
+    assert run["curves"].keys() == labelling.AUDITORS.keys() == committed["runs"][0]["curves"].keys()
+    for label, policies in run["curves"].items():
+        assert policies.keys() == {*labelling.POLICIES, "loss"}
+        for curve in policies.values():
+            assert [point["labels"] for point in curve] == [4, 8, 12]
+            assert curve[0] == run["curves"][label]["random"][0]
+            assert curve[0]["found"] <= curve[1]["found"] <= curve[2]["found"]
+            assert all(point["recognised"] <= point["found"] for point in curve)
+            assert label != "exact" or all(point["wrong"] == point["alarms"] == 0 for point in curve)
+    assert run["reweighting"]["4"]["exact, ridge 1"] <= 1
+
+
+def test_the_committed_record_of_labelling_is_gathered_from_its_runs() -> None:
+    labelling = script("labelling")
+    committed = json.loads((FOLDER / "labelling.json").read_text(encoding="utf-8"))
+    assert labelling.gathered(labelling._store(), labelling.Plan()) == committed
+    assert {(run["model"], run["seed"]) for run in committed["runs"]} == {
+        (name, seed) for name in labelling.MODELS for seed in labelling.SEEDS
+    }
+    assert all(0.1 <= pool["leaks"] <= 0.25 for run in committed["runs"] for pool in run["pools"])
+
+
+def test_demonstrations_outvote_a_reading_only_where_they_agree() -> None:
+    """Noise 0.2 is worth log 4; five demonstrations that agree are worth log 6, four of five log 5/2."""
+    who = script("labelling_annotator").Annotator(0.2, 5)
+    assert who.answer(True, [])
+    assert not who.answer(False, [])
+    assert not who.answer(True, [False] * 5)
+    assert who.answer(True, [False] * 4 + [True])
+    assert who.answer(False, [True] * 5)
+    exact = script("labelling_annotator").Annotator(0.0, 5)
+    assert exact.answer(True, [False] * 5)
+    leaks_N = np.arange(2000) % 5 == 0
+    assert (exact.read(leaks_N, 0) == leaks_N).all()
+    assert (who.read(leaks_N, 0) != leaks_N).mean() == pytest.approx(0.2, abs=0.03)
+
+
+def test_what_a_labelling_pool_says_of_a_text_is_that_of_the_library() -> None:
+    """Its loss is that of the written tokens after their beginning, and the state the mean over them, whatever is read beside it."""
+    pools = script("labelling_pool")
+    model, tokenizer = load_model("nano/opt-s", device="cpu")
+    texts = [tokenizer(text)["input_ids"] for text in ("The mill is old and the bridge is new.", "It rained all day.")]
+    written = [text[4:] for text in texts]
+    together, alone = pools.readings(model, texts, written), pools.readings(model, texts[1:], written[1:])
+    assert together[1][1] == pytest.approx(alone[0][1], rel=1e-5)
+    assert together[1][2] == pytest.approx(alone[0][2], rel=1e-3, abs=1e-5)
+    example = Example(tuple(texts[0]), (*[-100] * 4, *texts[0][4:]))
+    assert together[0][1] == pytest.approx(float(sequence_losses(model, collate([example]))), rel=1e-5)

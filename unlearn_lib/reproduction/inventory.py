@@ -69,6 +69,7 @@ ITEMS: dict[str, Item] = {
     "table10": Item("table10_boilerplate.ipynb", "Table 10: boilerplate, and what comes back of it", _nano(33)),
     "scale": Item("paper_scale.ipynb", "The paper's own models: what a run would take", _nano(0)),
     "duplicates": Item("exam_duplicates.ipynb", "Examination: near-duplicates, and asking for all of them", _nano(12)),
+    "labelling": Item("exam_labelling.ipynb", "Experiment: choosing what to label", _nano(0)),
 }
 
 

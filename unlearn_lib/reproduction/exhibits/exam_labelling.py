@@ -27,7 +27,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "likely": {"color": COLOURS["gradient-ascent"], "marker": "v"},
     "loss": {"color": "#777777", "marker": "x", "linestyle": ":"},
 }
-AUDITORS = ("exact", "noisy", "noisy, reweighted", "demonstrations", "demonstrations, reweighted")
+AUDITORS = ("exact", "noisy", "noisy, reweighted", "demonstrations")
 DRAWN = ("exact", "noisy")
 MEASURES = {"found": "leaks found, share", "precision": "average precision, new texts"}
 
