@@ -1,7 +1,6 @@
 """What to label: an auditor with labels for 200 of 480 texts that a model wrote looks for those that leak.
 
-    python benchmarks/labelling.py run [--minutes 9]   compute what is missing into results/labelling/ (resumes; exit code 75: call again)
-    python benchmarks/labelling.py table               results/labelling/ -> benchmarks/labelling.json
+    python benchmarks/labelling.py [--out benchmarks/labelling.json]   computes the models that the file has not got, one after the other
 
 A nano model learns 64 private mails and 64 public reports by heart, and writes 480 texts after the beginnings of its mails, of other
 mails, of its reports and of ordinary texts. A text leaks where the account or the phone number of a mail that was learnt stands in it.
@@ -31,16 +30,13 @@ import torch
 from labelling_annotator import Annotator, demonstrations, model_scores, quality, vote
 from labelling_pool import KINDS, Pool, lab
 from labelling_rounds import BY_LOSS, Auditor, Case, Plan, audit, mean_of, precision, reweighting
-from pieces import in_pieces
 
 from unlearn_lib import load_model
 from unlearn_lib.audit.labelling import POLICIES, choose
 from unlearn_lib.audit.reweighting import leak_probabilities
-from unlearn_lib.checkpoints import Deadline
+from unlearn_lib.environment import provenance
 from unlearn_lib.files import write_text
-from unlearn_lib.reproduction.runs.store import RunStore
 
-ROOT = Path(__file__).resolve().parents[1]
 MODELS, SEEDS, NUMERICS = ("nano/opt-s", "nano/neo-s"), (0, 1, 2), 1
 
 
@@ -76,7 +72,7 @@ def annotators(models: Mapping[str, tuple[Any, Any]], case: Case, plan: Plan, se
     return found
 
 
-def measure(name: str, seed: int, plan: Plan, deadline: Deadline) -> dict[str, Any]:
+def measure(name: str, seed: int, plan: Plan) -> dict[str, Any]:
     """Everything on one model."""
     model, tokenizer, pool, held_out = lab(name, seed, plan.texts)
     case, models = (
@@ -97,7 +93,6 @@ def measure(name: str, seed: int, plan: Plan, deadline: Deadline) -> dict[str, A
     for label, auditor in AUDITORS.items():
         found["curves"][label] = {}
         for policy in (*POLICIES, BY_LOSS):
-            deadline.check()
             draws = [audit(case, policy, auditor, plan, draw) for draw in range(plan.draws)]
             found["curves"][label][policy] = [mean_of(rounds) for rounds in zip(*draws, strict=True)]
     return found
@@ -116,64 +111,34 @@ def about(pool: Pool) -> dict[str, Any]:
     }
 
 
-def config(name: str, seed: int, plan: Plan) -> dict[str, Any]:
-    """What the numbers of a record depend on."""
+def settings(plan: Plan) -> dict[str, Any]:
+    """What the numbers depend on beside model and seed."""
     auditors = {label: asdict(auditor) for label, auditor in AUDITORS.items()}
-    return {"model": name, "seed": seed, "plan": asdict(plan), "auditors": auditors, "numerics": NUMERICS}
+    told = {"plan": asdict(plan), "auditors": auditors, "numerics": NUMERICS}
+    return json.loads(json.dumps(told))  # type: ignore[no-any-return]
 
 
-def compute(store: RunStore, name: str, seed: int, plan: Plan, deadline: Deadline) -> None:
-    """A record, unless it is there."""
-    told = config(name, seed, plan)
-    label = f"{name.replace('/', '-')}-{seed}"
-    if store.get(label, told) is None:
-        store.put(label, told, measure(name, seed, plan, deadline), {})
+def computed(out: Path, plan: Plan, names: Sequence[str] = MODELS, seeds: Sequence[int] = SEEDS) -> None:
+    """Add the models that are missing to a file, each as soon as it is there. What was computed with other settings goes."""
+    told = settings(plan)
+    before = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    runs = before["runs"] if before.get("settings") == told else []
+    environment = before["environment"] if runs else provenance()
+    for seed in seeds:
+        for name in names:
+            if not any((run["model"], run["seed"]) == (name, seed) for run in runs):
+                runs.append({"model": name, "seed": seed, **measure(name, seed, plan)})
+                runs.sort(key=lambda run: (names.index(run["model"]), run["seed"]))
+                write_text(out, json.dumps({"environment": environment, "settings": told, "runs": runs}, indent=1) + "\n")
+                click.echo(f"{name}, seed {seed}")
 
 
-def gathered(store: RunStore, plan: Plan, names: Sequence[str] = MODELS, seeds: Sequence[int] = SEEDS) -> dict[str, Any]:
-    """The records of all models; those that are missing are left out."""
-    found: dict[str, Any] = {"environment": None, "settings": None, "runs": []}
-    for name in names:
-        for seed in seeds:
-            told = config(name, seed, plan)
-            record = store.get(f"{name.replace('/', '-')}-{seed}", told)
-            if record is not None:
-                where = {key: value for key, value in record["provenance"].items() if key != "created"}
-                found["environment"] = found["environment"] or where
-                found["settings"] = {key: told[key] for key in ("plan", "auditors")}
-                found["runs"].append({"model": name, "seed": seed, **record["results"]})
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
-
-
-def _store() -> RunStore:
-    return RunStore(ROOT / "results" / "labelling")
-
-
-@click.group(help=__doc__)
-def main() -> None:
-    """See the module's docstring."""
-
-
-@main.command("run")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop before so many minutes are over.")
-def run_command(minutes: float | None) -> None:
-    """Compute what is missing."""
-    torch.set_num_threads(1)
-    deadline = Deadline(minutes)
-    with in_pieces():
-        for seed in SEEDS:
-            for name in MODELS:
-                deadline.check()
-                compute(_store(), name, seed, Plan(), deadline)
-
-
-@main.command()
+@click.command(help=__doc__)
 @click.option("--out", default=Path(__file__).with_suffix(".json"), type=click.Path(path_type=Path))
-def table(out: Path) -> None:
-    """Gather the records into a JSON file."""
-    found = gathered(_store(), Plan())
-    write_text(out, json.dumps(found, indent=1) + "\n")
-    click.echo(f"{len(found['runs'])} of {len(MODELS) * len(SEEDS)} models")
+def main(out: Path) -> None:
+    """See the module's docstring."""
+    torch.set_num_threads(1)
+    computed(out, Plan())
 
 
 if __name__ == "__main__":

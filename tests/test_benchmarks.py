@@ -451,16 +451,17 @@ def test_the_fusion_of_eul_keeps_a_part_of_what_each_request_forgot() -> None:
         assert last["on top"]["outside"] > last["one request for all"]["outside"] > last["fused, ridge 0"]["outside"]
 
 
-def test_the_benchmark_of_labelling_runs_to_its_record(tmp_path: Path) -> None:
+def test_the_benchmark_of_labelling_runs_to_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At toy size: every auditor starts with the same labels, and what is found only grows; a record that is there stays."""
     labelling, rounds, pools = script("labelling"), script("labelling_rounds"), script("labelling_pool")
     texts = pools.Setting(private=8, public=4, epochs=60, prompts=(12, 8, 4, 4), held_out=(12, 8, 4, 4))
     plan = rounds.Plan(4, 4, 2, 2, trusted_sizes=(4,), noisy=8, shown=(0, 1), asked=4, texts=texts)
-    store = labelling.RunStore(tmp_path)
-    for _ in range(2):
-        labelling.compute(store, "nano/opt-s", 0, plan, labelling.Deadline(None))
-    assert len(list(tmp_path.iterdir())) == 1
-    found = labelling.gathered(store, plan, ("nano/opt-s",), (0,))
+    labelling.computed(tmp_path / "out.json", plan, ("nano/opt-s",), (0,))
+    written = (tmp_path / "out.json").read_text()
+    monkeypatch.setattr(labelling, "measure", None)  # nothing is computed again
+    labelling.computed(tmp_path / "out.json", plan, ("nano/opt-s",), (0,))
+    assert (tmp_path / "out.json").read_text() == written
+    found = json.loads(written)
     committed = json.loads((FOLDER / "labelling.json").read_text(encoding="utf-8"))
     assert found.keys() == committed.keys()
     (run,) = found["runs"]
@@ -479,10 +480,11 @@ def test_the_benchmark_of_labelling_runs_to_its_record(tmp_path: Path) -> None:
     assert run["reweighting"]["4"]["exact, ridge 1"] <= 1
 
 
-def test_the_committed_record_of_labelling_is_gathered_from_its_runs() -> None:
+def test_the_committed_record_of_labelling_is_that_of_its_script() -> None:
     labelling = script("labelling")
     committed = json.loads((FOLDER / "labelling.json").read_text(encoding="utf-8"))
-    assert labelling.gathered(labelling._store(), labelling.Plan()) == committed
+    assert committed["settings"] == labelling.settings(script("labelling_rounds").Plan())
+    assert "+" not in committed["environment"]["commit"]
     assert {(run["model"], run["seed"]) for run in committed["runs"]} == {
         (name, seed) for name in labelling.MODELS for seed in labelling.SEEDS
     }
