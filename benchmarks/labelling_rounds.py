@@ -12,17 +12,20 @@ from labelling_pool import Floats, Labels, Pool, Setting
 from unlearn_lib.audit.labelling import choose
 from unlearn_lib.audit.reweighting import leak_probabilities, learnt_weights
 
+STEPS = (1, 100)
+"""By how many steps weights are learnt where that is compared."""
 BY_LOSS = "loss"
 """The policy that needs no classifier: the text with the lowest loss under the model first."""
 
 
 @dataclass(frozen=True)
 class Auditor:
-    """Who labels, how strongly the classifier is held at zero, and whether its labels are reweighted."""
+    """Who labels, how strongly the classifier is held at zero, and whether its labels are reweighted, by so many steps."""
 
     annotator: Annotator
     ridge: float
     reweighted: bool = False
+    steps: int = 100
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,9 @@ def judge(case: Case, labelled: Sequence[int], said: Sequence[bool], auditor: Au
     features_ND, labels_N = case.features_ND[list(labelled)], np.array(said)
     weights_N = np.ones(len(labels_N))
     if auditor.reweighted and len(labels_N) > first:
-        weights_N[first:] = learnt_weights(features_ND[first:], labels_N[first:], features_ND[:first], labels_N[:first])
+        weights_N[first:] = learnt_weights(
+            features_ND[first:], labels_N[first:], features_ND[:first], labels_N[:first], steps=auditor.steps
+        )
     everything = np.concatenate([case.features_ND, case.held_out_MD])
     judged = leak_probabilities(features_ND, labels_N, weights_N, everything, ridge=auditor.ridge)
     return judged[: len(case.features_ND)], judged[len(case.features_ND) :]
@@ -134,10 +139,12 @@ def reweighting(case: Case, plan: Plan, trusted: int, draw: int) -> dict[str, fl
     found = {"trusted alone": _precision_of(case, chosen[:trusted], said_N[:trusted], Auditor(none, 1.0), trusted)}
     for ridge in plan.ridges:
         found[f"alike, ridge {ridge:g}"] = _precision_of(case, chosen, said_N, Auditor(none, ridge), trusted)
-        found[f"reweighted, ridge {ridge:g}"] = _precision_of(case, chosen, said_N, Auditor(none, ridge, True), trusted)
+        for steps in STEPS:
+            auditor = Auditor(none, ridge, True, steps)
+            found[f"reweighted by {steps}, ridge {ridge:g}"] = _precision_of(case, chosen, said_N, auditor, trusted)
     found["exact, ridge 1"] = _precision_of(case, chosen, leaks_N[chosen], Auditor(none, 1.0), trusted)
     features_ND = case.features_ND[chosen]
-    for steps in (1, 100):
+    for steps in STEPS:
         weights_N = learnt_weights(
             features_ND[trusted:], said_N[trusted:], features_ND[:trusted], said_N[:trusted], steps=steps
         )
