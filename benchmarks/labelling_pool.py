@@ -130,6 +130,7 @@ def pool(
     return described(tokenizer, given, [read[i] for i in range(len(given))], values)
 
 
+@torch.no_grad()
 def readings(
     model: Any, texts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]
 ) -> list[tuple[Sequence[int], float, list[float]]]:

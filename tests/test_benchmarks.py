@@ -22,7 +22,7 @@ from unlearn_lib import TrainingConfig, load_model, text_losses
 from unlearn_lib.data.batches import Example, collate
 from unlearn_lib.losses import sequence_losses
 from unlearn_lib.metrics.document_classifier import Attack
-from unlearn_lib.reproduction.exhibits import exam_frontier
+from unlearn_lib.reproduction.exhibits import exam_frontier, exam_labelling
 from unlearn_lib.reproduction.runs.store import RunStore
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -467,7 +467,10 @@ def test_the_benchmark_of_labelling_runs_to_its_record(tmp_path: Path, monkeypat
     (run,) = found["runs"]
     assert run.keys() == committed["runs"][0].keys()
     assert run["pools"][0]["by_kind"]["learnt mail"]["leaks"] > 0.3
-    assert run["pools"][0]["by_kind"]["ordinary text"]["leaks"] == 0
+    for pool in run["pools"]:
+        assert pool["texts"] == sum(texts.prompts) == sum(kind["texts"] for kind in pool["by_kind"].values())
+        leaks = sum(kind["texts"] * kind["leaks"] for kind in pool["by_kind"].values())
+        assert pool["leaks"] * pool["texts"] == pytest.approx(leaks)
     assert run["curves"].keys() == labelling.AUDITORS.keys() == committed["runs"][0]["curves"].keys()
     for label, policies in run["curves"].items():
         assert policies.keys() == {*labelling.POLICIES, "loss"}
@@ -516,4 +519,31 @@ def test_what_a_labelling_pool_says_of_a_text_is_that_of_the_library() -> None:
     assert together[1][1] == pytest.approx(alone[0][1], rel=1e-5)
     assert together[1][2] == pytest.approx(alone[0][2], rel=1e-3, abs=1e-5)
     example = Example(tuple(texts[0]), (*[-100] * 4, *texts[0][4:]))
-    assert together[0][1] == pytest.approx(float(sequence_losses(model, collate([example]))), rel=1e-5)
+    assert together[0][1] == pytest.approx(sequence_losses(model, collate([example])).item(), rel=1e-5)
+
+
+def test_what_the_page_on_labelling_says_is_what_its_record_says() -> None:
+    """Which policy finds how many leaks; that demonstrations and weights do not pay."""
+    report = json.loads((FOLDER / "labelling.json").read_text(encoding="utf-8"))
+    lines = exam_labelling.curves(report)
+    assert set(lines.labels) == set(range(20, 201, 20))
+    found, recognised = (exam_labelling.at(lines, 200, measure) for measure in ("found", "recognised"))
+    by_hand = [run["curves"]["exact"]["likely"][-1]["found"] for run in report["runs"]]
+    assert found.exact["likely"] == pytest.approx(statistics.fmean(by_hand))
+    for auditor in ("exact", "noisy"):
+        order = found[auditor][["diversity", "random", "both", "uncertainty", "likely"]]
+        assert order.is_monotonic_increasing
+        assert order["uncertainty"] > 2 * order["random"]
+        assert exam_labelling.better(lines, auditor, 200, "found", "likely") == 6
+    assert exam_labelling.at(lines, 100, "found").exact["loss"] < 0.05 < 0.75 < found.exact["loss"]
+    assert recognised.demonstrations["likely"] < recognised.noisy["likely"]
+    worth = exam_labelling.reweighting(report)
+    assert (worth["wrong, 1"] < 0.6).all()
+    assert (worth["wrong, 100"] > 1.4).all()
+    best = worth.filter(like="alike").join(worth["trusted alone"]).max(axis=1)
+    assert (worth.filter(like="reweighted").max(axis=1) < best).all()
+    weights = {"right": worth["right, 1"], "wrong": worth["wrong, 1"]}
+    assert (0.8 * weights["right"] + 0.2 * weights["wrong"]).between(0.97, 1.03).all()
+    text = (FOLDER.parent / "notebooks" / "exam_labelling.ipynb").read_text(encoding="utf-8")
+    assert f"most probable leaks find {100 * found.exact['likely']:.0f} %" in text
+    assert f"random texts find {100 * found.exact['random']:.0f} %" in text

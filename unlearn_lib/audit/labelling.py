@@ -1,7 +1,7 @@
 """What to label next: an auditor has a pool of texts that a model wrote, and can afford to have only some of them labelled.
 
-A text is described by its features x (an embedding, its loss), and a classifier says with which probability p it leaks. The policies
-are those of active learning that LLMaAA (arXiv 2310.19596) compares for labels by a language model, and one that looks for leaks:
+A text is described by its features x (an embedding, its loss), and a classifier says with which probability p it leaks. Random,
+uncertain and diverse choices are what LLMaAA (arXiv 2310.19596) compares for labels by a language model; the last policy looks for leaks:
 
     random        every text that has no label is equally likely
     uncertainty   the least |p - 1/2|
