@@ -17,11 +17,9 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from unlearn_lib import TrainingConfig, load_model, text_losses
+from unlearn_lib import TrainingConfig, text_losses
 from unlearn_lib.data.batches import Example
-from unlearn_lib.metrics.accuracy import encoded_answer
 from unlearn_lib.metrics.document_classifier import Attack
-from unlearn_lib.metrics.likelihood import score_texts
 from unlearn_lib.reproduction.exhibits import exam_frontier
 from unlearn_lib.reproduction.runs.store import RunStore
 
@@ -365,7 +363,10 @@ def test_the_benchmark_of_scale_runs_to_its_record(tmp_path: Path, monkeypatch: 
 
 
 def test_every_script_of_the_benchmarks_is_run_by_a_test() -> None:
-    tests = "".join((Path(__file__).parent / f"test_{name}.py").read_text(encoding="utf-8") for name in ("benchmarks", "real"))
+    tests = "".join(
+        (Path(__file__).parent / f"test_{name}.py").read_text(encoding="utf-8")
+        for name in ("benchmarks", "experiments", "real")
+    )
     for path in FOLDER.glob("*.py"):
         if "def main(" in path.read_text(encoding="utf-8"):
             assert f'script("{path.stem}")' in tests or path.stem == "curvlinops_peer", path.name
@@ -422,118 +423,3 @@ def test_the_committed_page_of_inference_is_that_of_its_records() -> None:
     assert {name: set(entry["seeds"]) for name, entry in committed.items()} == {
         name: {"0", "1", "2"} for name in inference.SETTINGS
     }
-
-
-def test_requests_of_eul_are_served_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At toy size: after every request each way has its losses, and for the first one they are the same."""
-    requests = script("eul_requests")
-    small = {"REQUESTS": 2, "EACH": 2, "RETAINED": 4, "OUTSIDE": 4, "UNSEEN": 6, "MOST_EPOCHS": 8}
-    for name, value in small.items():
-        monkeypatch.setattr(requests, name, value)
-    monkeypatch.setattr(requests, "OPTIONS", {**requests.OPTIONS, "epochs": 4})
-    found = requests.measure("nano/opt-s", 0)
-    assert [entry["requests"] for entry in found["after"]] == [1, 2]
-    first = found["after"][0]["losses"]
-    assert first["own layers"] == first["one request for all"] == first["on top"] == first["fused, ridge 0"]
-    assert first["own layers"]["forget"] > first["before"]["forget"]
-
-
-def test_requests_in_sequence_are_served_in_turn_and_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At toy size: the first request is the same in both ways, and an ensemble that is exact the same after all of them."""
-    eul, sequence = script("eul_requests"), script("in_sequence")
-    for module in (eul, sequence):
-        for name, value in {"REQUESTS": 2, "EACH": 2, "RETAINED": 4, "OUTSIDE": 4}.items():
-            monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(eul, "UNSEEN", 6)
-    monkeypatch.setattr(eul, "MOST_EPOCHS", 8)
-    told = {"gradient": {"method": "fisher-removal", "solver": "identity", "steps": 1, "retain_limit": None}}
-    monkeypatch.setattr(sequence, "TOLD", told)
-    found = sequence.measure("nano/opt-s", 0)
-    assert found["epochs"] == 8
-    assert list(found["ways"]) == ["gradient", *sequence.JANG, "sisa"]
-    for both in found["ways"].values():
-        assert [len(entry["requests"]) for entry in [*both["in turn"], *both["at once"]]] == [2] * 5
-        assert both["in turn"][1]["requests"] == both["at once"][0]["requests"]
-    sisa = found["ways"]["sisa"]
-    assert {**sisa["in turn"][-1], "gradients": 0} == {**sisa["at once"][-1], "gradients": 0}
-    before, after = found["ways"]["gradient"]["in turn"][:2]
-    assert after["requests"][0] > before["requests"][0]
-
-
-def test_the_fusion_of_eul_keeps_a_part_of_what_each_request_forgot() -> None:
-    """As the book says: of five requests the fusion keeps about a third, and with ridge no more than the last one's layers alone."""
-    script("eul_requests")
-    committed = json.loads((FOLDER / "eul_requests.json").read_text(encoding="utf-8"))
-    for run in committed["runs"]:
-        last = run["after"][-1]["losses"]
-        known, gone = last["before"]["forget"], last["one request for all"]["forget"]
-        share = (last["fused, ridge 0"]["forget"] - known) / (gone - known)
-        assert 0.25 < share < 0.45
-        assert last["fused, ridge 0.1"]["forget"] - last["own layers"]["forget"] < 0.1
-        assert last["on top"]["outside"] > last["one request for all"]["outside"] > last["fused, ridge 0"]["outside"]
-
-
-def test_the_benchmark_of_conflicts_runs_to_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At toy size, the whole command: the parts of the texts, the two sets to retain, and rows like those of the committed record."""
-    conflicts = script("conflicts")
-    ascent = {**conflicts.VARIANTS["gradient ascent"], "epochs": 2, "step": 1e-3}
-    held = {**conflicts.VARIANTS["gradient difference, KL"], "epochs": 2}
-    toy = {"PEOPLE": 1, "TAUGHT": 1, "RETAINED": 20, "ROOT": tmp_path, "TRAINING": TrainingConfig(2, 1e-3, 8)}
-    for name, value in {**toy, "VARIANTS": {"gradient ascent": ascent, "gradient difference, KL": held}}.items():
-        monkeypatch.setattr(conflicts, name, value)
-    words = ["--model", "nano/opt-s", "--seed", "0", "--out", str(tmp_path / "out.json")]
-    result = CliRunner().invoke(conflicts.main, words, catch_exceptions=False)
-    assert result.exit_code == 0
-    monkeypatch.setattr(conflicts, "measure", None)  # what was computed is there
-    assert CliRunner().invoke(conflicts.main, words, catch_exceptions=False).exit_code == 0
-    written, committed = (json.loads(path.read_text()) for path in (tmp_path / "out.json", FOLDER / "conflicts.json"))
-    assert written.keys() == committed.keys()
-    assert written["settings"]["groups"] == committed["settings"]["groups"]
-    (run,) = written["runs"]
-    assert run.keys() == committed["runs"][0].keys()
-    assert list(run["rows"])[2:] == ["gradient ascent", "gradient difference, KL, without", "gradient difference, KL, with"]
-    for row, entry in run["rows"].items():
-        assert entry.keys() == committed["runs"][0]["rows"][row].keys()
-        for probe, groups in entry["beliefs"].items():
-            for group, found in groups.items():
-                assert found.keys() == committed["runs"][0]["rows"][row]["beliefs"][probe][group].keys()
-                sides = len(written["settings"]["groups"][group])
-                assert len(found["p"]) == len(found["best"]) == len(entry[conflicts.OWN][group]) == sides
-                assert sum(found["p"]) + (12 - sides) * found["unstated"] == pytest.approx(1, abs=2e-3)
-    assert run["rows"]["gradient ascent"]["losses"]["forget"] > run["rows"]["original"]["losses"]["forget"]
-
-
-def test_one_side_is_to_be_forgotten_and_the_other_one_is_its_own_part() -> None:
-    conflicts = script("conflicts")
-    asked = conflicts.claims(0, dict.fromkeys((*conflicts.ASKED, "not asked"), (conflicts.STYLES, 2)))
-    parts = conflicts.texts_of(asked)
-    assert {name: len(texts) for name, texts in parts.items()} == {"forget": 32, "other side": 32, "rest": 32}
-    formal = [text for claim in asked if claim.group == "formal asked" for text in claim.texts[0]]
-    sloppy = [text for claim in asked if claim.group == "sloppy asked" for text in claim.texts[1]]
-    assert parts["forget"] == [*formal, *sloppy]
-    assert all(text.endswith(".") for text in formal)
-    assert not any(text.endswith(".") for text in sloppy)
-
-
-def test_the_benchmark_of_tokens_splits_the_loss_of_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At toy size, the whole command; both parts together are the loss of a text, and the value's part is that of it as an answer."""
-    conflicts, tokens = script("conflicts"), script("conflicts_tokens")
-    toy = {"PEOPLE": 1, "TAUGHT": 1, "RETAINED": 20, "TRAINING": TrainingConfig(2, 1e-3, 8)}
-    for name, value in toy.items():
-        monkeypatch.setattr(conflicts, name, value)
-    ascent = {**conflicts.VARIANTS["gradient ascent"], "epochs": 2}
-    monkeypatch.setattr(tokens, "VARIANTS", {"gradient ascent": ascent, "Fisher Removal": {}})
-    result = CliRunner().invoke(tokens.main, ["--out", str(tmp_path / "out.json")], catch_exceptions=False)
-    assert result.exit_code == 0
-    written, committed = (json.loads(path.read_text()) for path in (tmp_path / "out.json", FOLDER / "conflicts_tokens.json"))
-    assert written.keys() == committed.keys()
-    assert list(written["runs"][0]["rows"]) == ["original", "retraining", "gradient ascent"]
-    model, tokenizer = load_model("nano/opt-s", device="cpu")
-    text = "According to the register, Mira Ashdown is employed as a smith."
-    found = tokens.split_losses(model, tokenizer, [(text, "smith")])
-    tokens_scored = len(tokenizer(text)["input_ids"])  # all but the first, and the end of the text
-    loss = float(text_losses(model, tokenizer, [{"text": text}]))
-    assert found["value"] + found["around"] == pytest.approx(tokens_scored * loss, abs=1e-3)
-    alone = encoded_answer(tokenizer, text.removesuffix(" smith."), " smith")
-    assert found["value"] == pytest.approx(float(score_texts(model, [alone])[0].nll_T.sum()), abs=1e-3)
-    assert found["known"] == 0

@@ -88,7 +88,7 @@ def test_passes_that_do_not_lead_there_are_said(memorised: Any, tokenizer: Any, 
 
 
 def test_looking_is_counted(memorised: Any, tokenizer: Any, short: Any) -> None:
-    """A pass for the accuracy, and a generation for every prefix; of half of the holdout before, of the forget texts then and after each pass."""
+    """A pass for the accuracy, and a generation for every prefix: of half of the holdout, then of the forget texts again and again."""
     forget, holdout = short[:2], short[30:34]
     options: dict[str, Any] = {"method": "gradient-ascent", "preset": "jang", "step": 1e-9, "epochs": 3, "n": N}
     seen = unlearn(memorised, tokenizer, forget=forget, holdout=holdout, **options, unseen_accuracy=1.0)

@@ -73,6 +73,7 @@ ITEMS: dict[str, Item] = {
     "conflicts": Item(
         "exam_conflicts.ipynb", "Experiment: texts that contradict each other, and forgetting one side", _nano(0)
     ),
+    "labelling": Item("exam_labelling.ipynb", "Experiment: choosing what to label", _nano(0)),
 }
 
 
