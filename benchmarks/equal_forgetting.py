@@ -40,8 +40,9 @@ DRAWS = 3
 BATCH = 32
 ORIGINAL, RETRAIN = "original", "retrain"
 FORGETTING, MEMORY, WRITTEN = "forgetting", "memory", "written"
-OWN = "own"
-"""The option, of this benchmark and not of a method, that says how the model of a method is trained that takes one of its own form."""
+OWN = "own_"
+"""How options begin that are of this benchmark, and not of a method: they say how the model is trained of a method that takes one of
+its own form."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,9 @@ class Case:
     def unlearn(self, method: str, options: dict[str, Any], seed: int, goal: float, original: Any = None) -> Any:
         known, task = METHODS[method].model_fields, self.bench.task
         options = {
-            name: v.format(family=self.family) if isinstance(v, str) else v for name, v in options.items() if name != OWN
+            name: v.format(family=self.family) if isinstance(v, str) else v
+            for name, v in options.items()
+            if not name.startswith(OWN)
         }
         until: dict[str, Any] = {"target_loss": goal} if "target_loss" in known else {}
         return unlearn(
@@ -156,7 +159,7 @@ class Case:
         """(results, timing); noise methods are averaged over draws."""
         if method in (ORIGINAL, RETRAIN):
             return self.measure(self.original if method == ORIGINAL else self.retrained), {}
-        if OWN in options:
+        if own_options(options):
             return self.compute_own(method, options)
         found: list[dict[str, float]] = []
         seconds = 0.0
@@ -185,7 +188,7 @@ class Case:
         """(results, timing) of a method whose model has its own form: the damage is that since its own original, whose losses are in the
         results as `own_..._loss`. It has no goal to reach."""
         with TemporaryDirectory() as folder:
-            original = self.own(method, options[OWN], Path(folder) / "model")
+            original = self.own(method, own_options(options), Path(folder) / "model")
             before = self.losses(original)
             result = self.unlearn(method, options, self.seed, 0.0, original)
             found = self.measure(result.model, before) | {f"own_{name}_loss": loss for name, loss in before.items()}
@@ -230,10 +233,16 @@ class Case:
         if not short and "epochs" in known:
             short = {"epochs": 0.05 if method in ("finetune", RETRAIN) else 1}
         with TemporaryDirectory() as folder:
-            original = self.own(method, options[OWN], Path(folder) / "model") if OWN in options else None
+            own = own_options(options)
+            original = self.own(method, own, Path(folder) / "model") if own else None
             with Meter() as meter:
                 self.unlearn(method, {**options, **short}, self.seed, self.before["forget"] + 0.02, original)
         return int(meter.peak)
+
+
+def own_options(options: dict[str, Any]) -> dict[str, Any]:
+    """How the model of its own form is trained, where a method takes one."""
+    return {name.removeprefix(OWN): value for name, value in options.items() if name.startswith(OWN)}
 
 
 @lru_cache(maxsize=16)

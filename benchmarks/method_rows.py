@@ -168,13 +168,13 @@ OTHERS = (
     Row(
         "sisa, 4 shards of 3 slices",
         "sisa",
-        {"own": {"shards": 4, "slices": 3}},
+        {"own_shards": 4, "own_slices": 3},
         note=f"{OWN_MODEL}, an ensemble trained in shards and slices; all texts and checkpoints are kept",
     ),
     Row(
         "certified-newton, the head alone",
         "certified-newton",
-        {"own": {"weight_decay": 0.1, "sigma": 3.0}, "bound": "measured", "tolerance": 1e-3, "at_a_time": None},
+        {"own_weight_decay": 0.1, "own_sigma": 3.0, "bound": "measured", "tolerance": 1e-3, "at_a_time": None},
         note=f"{OWN_MODEL}, a head on the features of the pretrained model, trained with noise; all texts are kept",
     ),
 )

@@ -209,7 +209,7 @@ def needs(method: str, options: Mapping[str, Any]) -> list[str]:
     if method == ORIGINAL:
         return []
     known = METHODS[method].model_fields
-    told = {name: value for name, value in options.items() if name != OWN} | (
+    told = {name: value for name, value in options.items() if not name.startswith(OWN)} | (
         {"target_loss": 1.0} if "target_loss" in known else {}
     )
     return list(METHODS[method].from_options(told).required())

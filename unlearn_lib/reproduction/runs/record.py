@@ -230,7 +230,8 @@ class BenchmarkConfig(TypedDict):
 
 @with_config(STRICT)
 class BenchmarkOutcome(TypedDict):
-    """Losses, damage ratios and distances to the retrained model; `refused` says why a method would not run with its options."""
+    """Losses, damage ratios and distances to the retrained model; `refused` says why a method would not run with its options. `own_...`
+    are the losses of the model before, and `epsilon` what its removals spent, of a method with a model of its own form."""
 
     forget_loss: float
     retain_loss: float
@@ -248,6 +249,11 @@ class BenchmarkOutcome(TypedDict):
     steps: NotRequired[float]
     reached: NotRequired[float]
     cosine_to_gradient: NotRequired[float]
+    own_forget_loss: NotRequired[float]
+    own_used_loss: NotRequired[float]
+    own_retain_loss: NotRequired[float]
+    own_holdout_loss: NotRequired[float]
+    epsilon: NotRequired[float]
     refused: NotRequired[str]
 
 
