@@ -134,7 +134,7 @@ OTHERS = (
         {"learning_rate": Ladder(RATE, 3e-4), "beta": Ladder(LOWERED, 10.0)},
     ),
     held("undial, with KL term", "undial", 3e-4, 3.0, 0.25, retain_loss="kl", epochs=30, beta=Ladder(LOWERED, 10.0)),
-    held("dpo with refusals, with KL term", "dpo", 1e-3, 10.0, 0.25, retain_loss="kl", epochs=25, beta=Ladder(NPO_BETA, 0.01)),
+    held("dpo with refusals, with KL term", "dpo", 1e-3, 3.0, 0.5, retain_loss="kl", epochs=25, beta=Ladder(NPO_BETA, 0.01)),
     held("rmu", "rmu", 3e-3, 1.0, None, steering=Ladder(STEERING, 6.5)),
     held(
         "memflex, NLL",

@@ -16,7 +16,7 @@ ROADS = {
     "wga, with KL term, 25 %": "WGA with a KL term",
     "undial (no retain data)": "UNDIAL, no retained texts",
     "undial, with KL term, 25 %": "UNDIAL with a KL term",
-    "dpo with refusals, with KL term, 25 %": "DPO with refusals, a KL term",
+    "dpo with refusals, with KL term, 50 %": "DPO with refusals, a KL term",
     "rmu": "RMU",
     "memflex, NLL, 25 %": "MemFlex",
     "sophia, NLL, 25 %": "Sophia",
