@@ -6,17 +6,17 @@
 
 With `--size large` the same is done for fewer rows and seeds on models three times as large: methods-large.json and methods-large.md.
 
-A nano model learns 256 texts of ARC by heart; 16 of them are to go. Of the other 240 the methods are given 160. Every method
-goes as far as the retrained model's forget loss (the first crossing, within 1 % of the gap, with no limit on the retain loss) and is
-measured there, on the 160 texts that it used and on the 80 outside, which no method sees. First-order methods and the damping of the
-second-order ones are tuned for the lowest damage outside, separately for each family, on a seed of its own; the reported seeds are
-others. First-order methods with a retain term are tuned for each budget of 10, 25 and 50 % of retraining by itself; constrained
-Newton has its default options, which were chosen on the tuning seed and on seeds 0 and 1, and is told the budget. The other systems of
-the field are tuned for a quarter of retraining, EUL and DPO for a half; methods that have no budget in their name for none. SISA and certified
-Newton each have a model of their own form, trained on the same texts, and no goal to reach. Costs are in
-gradients of single texts, and a forward pass counts as a third of one, for every method. No method gets more than 4,800 gradients, a
-quarter more than retraining takes. The search for the best options ends only where the next smaller and the next larger value of every
-one were tried and are no better.
+A nano model learns 256 texts of ARC by heart; 16 of them are to go. Of the other 240 the methods are given 160. Every method goes
+as far as the retrained model's forget loss (the first crossing, within 1 % of the gap, with no limit on the retain loss) and is
+measured there, on the 160 texts that it used and on the 80 outside, which no method sees. First-order methods and the damping of
+the second-order ones are tuned for the lowest damage outside, separately for each family, on a seed of its own; the reported seeds
+are others. First-order methods with a retain term are tuned for each budget of 10, 25 and 50 % of retraining by itself; constrained
+Newton has its default options, which were chosen on the tuning seed and on seeds 0 and 1, and is told the budget. The other systems
+of the field are tuned for a quarter of retraining, EUL and DPO for a half; methods that have no budget in their name for none. SISA
+and certified Newton each have a model of their own form, trained on the same texts, and no goal to reach. Costs are in gradients of
+single texts, and a forward pass counts as a third of one, for every method. No method gets more than 4,800 gradients, a quarter
+more than retraining takes. The search for the best options ends only where the next smaller and the next larger value of every one
+were tried and are no better.
 """
 
 from __future__ import annotations
