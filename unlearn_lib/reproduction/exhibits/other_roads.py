@@ -34,8 +34,8 @@ BESIDE = {
     "gradient-difference, NLL, 25 %": "gradient difference, NLL",
     "gradient-difference, KL, 25 %": "gradient difference, KL",
     "simnpo, with KL term, 25 %": "SimNPO with a KL term",
-    "constrained-newton, 10 %": "constrained Newton, 10 %",
-    "constrained-newton, 25 %, written texts": "constrained Newton, 25 %",
+    "constrained-newton, 10 %": "constrained Newton, within a tenth",
+    "constrained-newton, 25 %, written texts": "constrained Newton, within a quarter",
 }
 """What they are compared with."""
 NAMES = {**BESIDE, **ROADS, **OWN}
@@ -53,14 +53,14 @@ COLUMNS = {
 REQUESTS = 5
 FUSED = "EUL, fused"
 WAYS = {
-    "constrained-newton": "constrained-newton",
-    "fisher-removal": "fisher-removal",
-    "gradient-difference, KL": "gradient-difference",
-    "gradient ascent (Jang et al.), 0.0001": "gradient-ascent",
-    "sisa": "sisa",
-    FUSED: "eul",
+    "constrained-newton": ("constrained-newton", "constrained Newton"),
+    "fisher-removal": ("fisher-removal", "Fisher Removal"),
+    "gradient-difference, KL": ("gradient-difference", "gradient difference, KL"),
+    "gradient ascent (Jang et al.), 0.0001": ("gradient-ascent", "gradient ascent (Jang et al.)"),
+    "sisa": ("sisa", "SISA"),
+    FUSED: ("eul", "EUL, fused"),
 }
-"""The ways to serve requests in sequence, and whose colours and markers they have."""
+"""The ways to serve requests in sequence: whose colours and markers they have, and their names in the figure."""
 
 
 def table(report: Mapping[str, Any]) -> pd.DataFrame:
@@ -111,7 +111,7 @@ def figure(report: Mapping[str, Any]) -> Any:
     for label in axis.get_yticklabels():
         label.set_fontweight("bold" if label.get_text().startswith("constrained") else "normal")
     axis.grid(axis="x", which="both", alpha=0.25)
-    axis.legend(loc="lower right", frameon=False)
+    axis.legend(loc="upper right", frameon=False)
     return drawn
 
 
@@ -154,10 +154,10 @@ def sequence_figure(lines: pd.DataFrame) -> Any:
     """The loss of what is forgotten, and of the retained texts, over the requests served in turn; means over the models."""
     drawn, axes = plt.subplots(1, 2, figsize=(6.4, 3.6), sharex=True, layout="constrained")
     mine = lines[(lines.how == "in turn") & (lines.requests > 0)]
-    for way, method in WAYS.items():
+    for way, (method, name) in WAYS.items():
         means = mine[mine.way == way].groupby("requests")[["forgotten", "retained"]].mean()
         for axis, measure in zip(axes, ("forgotten", "retained"), strict=True):
-            axis.plot(means.index, means[measure], color=COLOURS[method], marker=MARKERS[method], label=way)
+            axis.plot(means.index, means[measure], color=COLOURS[method], marker=MARKERS[method], label=name)
     for axis, title in zip(axes, ("texts asked for so far", "retained texts"), strict=True):
         axis.set(title=title, xlabel="requests served", xticks=range(1, REQUESTS + 1))
         axis.grid(alpha=0.25)
