@@ -106,7 +106,7 @@ def figure(report: Mapping[str, Any]) -> Any:
         label = exam_frontier.FAMILIES[family]
         axis.errorbar(mine.damage_ratio, places, xerr=bars, fmt=marker, color=colour, label=label, capsize=2, markersize=5)
     shares = rows.groupby("name").share.mean()
-    axis.set(xscale="log", xlabel="damage ratio, retained texts outside (the smaller, the better)")
+    axis.set(xscale="log", xlabel="damage ratio, retained texts outside")
     axis.set_yticks(range(len(order)), [f"{name} ({100 * shares[name]:.0f} %)" for name in order])
     for label in axis.get_yticklabels():
         label.set_fontweight("bold" if label.get_text().startswith("constrained") else "normal")
