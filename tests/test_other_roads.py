@@ -84,7 +84,7 @@ def test_series_add_the_gradients_up_where_requests_are_served_in_turn() -> None
     known = lines.set_index(["way", "how", "requests"]).sort_index()
     assert known.gradients["sisa", "in turn"].to_dict() == {0: 0, 1: 10, 2: 22}
     assert known.gradients["sisa", "at once"].to_dict() == {1: 10, 2: 15}
-    assert known.forgotten["sisa", "in turn"].to_dict() == {0: 0.4, 1: 3.0, 2: pytest.approx(3.1)}
+    assert known.forgotten["sisa", "in turn"].to_dict() == {0: 0.5, 1: 3.0, 2: pytest.approx(3.1)}
     assert known.gradients[other_roads.FUSED, "in turn"].to_dict() == {1: 5, 2: 11}
     assert known.gradients[other_roads.FUSED, "at once"].to_dict() == {1: 5, 2: 9}
 

@@ -124,7 +124,7 @@ def sequences(served: Mapping[str, Any], eul: Mapping[str, Any]) -> pd.DataFrame
             for how, entries in both.items():
                 spent, start = 0.0, len(both["in turn"]) - len(entries)  # at once has no line of its own before the first
                 for number, entry in enumerate(entries, start):
-                    asked = entry["requests"][: max(number, 1)]
+                    asked = entry["requests"][: number or None]  # before the first, of all that will be asked for
                     spent = entry.get("gradients", 0.0) + (spent if how == "in turn" else 0.0)
                     line = {"way": way, "how": how, "model": run["model"], "seed": run["seed"], "requests": number}
                     line |= {"forgotten": sum(asked) / len(asked), "retained": entry["retain"], "outside": entry["outside"]}
