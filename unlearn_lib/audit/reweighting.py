@@ -103,7 +103,7 @@ def leak_probabilities(
     features_ND: Floats, labels_N: Labels, weights_N: Floats | None, texts_MD: Floats, *, ridge: float = 1.0
 ) -> Floats:
     """`[M]`: how probably other texts leak, by a logistic regression on labelled ones that minimises
-    sum_i w_i l_i + ridge |theta|^2 / 2, the intercept free.
+    sum_i w_i l_i + ridge theta^T theta / 2, the intercept free.
 
     Where all labels with a weight above zero say the same, nothing can be told apart, and every text has the probability
     (leaks + 1) / (labels + 2), counted without weights.
