@@ -174,10 +174,13 @@ def test_retain_batches_pass_over_all_texts_in_new_orders(tiny: Any, tokenizer: 
 
     examples = encode(texts[:12], tokenizer, 256).examples
     method = GradientDifference(retain_batch_size=4)
-    batches = method._retain_batches(Inputs(examples[:2], examples[2:], None, 0), torch.device("cpu"))
-    seen = [tuple(ids[mask.bool()].tolist()) for _ in range(4) for ids, mask in _rows(next(batches))]
-    assert len(set(seen[:8])) == 8  # no text twice within a pass
-    assert {len(seen)} == {16}
+    inputs = Inputs(examples[:2], examples[2:], None, 0)
+    batches = [method._retain_batch(inputs, number, torch.device("cpu")) for number in range(4)]
+    seen = [tuple(ids[mask.bool()].tolist()) for batch in batches for ids, mask in _rows(batch)]
+    assert len(seen) == 16
+    for start in (0, 8):
+        assert len(set(seen[start : start + 8])) == 8  # no text twice within a pass
+    assert seen[:8] != seen[8:]
 
 
 def _rows(batch: Any) -> Any:

@@ -104,7 +104,7 @@ def test_what_is_asked_has_the_same_names_and_defaults_everywhere() -> None:
     assert {name: arguments[name] for name in asked if name != "forget"} == {
         name: asked[name] for name in asked if name != "forget"
     }
-    assert arguments.keys() - asked.keys() == {"model", "tokenizer", "progress", "options"}
+    assert arguments.keys() - asked.keys() == {"model", "tokenizer", "progress", "keep", "options"}
     words = {parameter.name: parameter for parameter in main.commands["run"].params}
     assert asked.keys() <= words.keys()
     for name in ("method", "seed", "batch_size", "long_texts", "assistant_only"):
