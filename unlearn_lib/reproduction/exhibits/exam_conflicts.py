@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from unlearn_lib.plotting import COLOURS
+from unlearn_lib.reproduction.exhibits.saving import of_benchmark
 
 ORIGINAL, RETRAINED = "original", "retraining"
 PROBES = {"question": "question", "formal": "formal sentence", "sloppy": "sloppy sentence"}
@@ -153,12 +154,10 @@ def forgotten_figure(lines: pd.DataFrame, probe: str = "question") -> Any:
 
 def made_from(report: Mapping[str, Any]) -> dict[str, Any]:
     """What the figures were made from."""
-    where, runs = report["environment"], report["runs"]
-    return {
-        "records": "benchmarks/conflicts.json",
-        "from": f"{len(runs)} runs ({', '.join(dict.fromkeys(run['model'] for run in runs))}); computed on {where['processor']}, "
-        f"torch {where['torch']}, commit {where['commit']}",
-    }
+    runs = report["runs"]
+    return of_benchmark(
+        report, "conflicts.json", f"{len(runs)} runs ({', '.join(dict.fromkeys(run['model'] for run in runs))})"
+    )
 
 
 def _mean(values: list[float]) -> float:

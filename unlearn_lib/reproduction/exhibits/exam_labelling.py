@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from unlearn_lib.plotting import COLOURS
+from unlearn_lib.reproduction.exhibits.saving import of_benchmark
 
 POLICIES = {
     "random": "random",
@@ -111,9 +112,7 @@ def figure(lines: pd.DataFrame) -> Any:
 
 def made_from(report: Mapping[str, Any]) -> dict[str, Any]:
     """What the figure was made from."""
-    where, runs = report["environment"], report["runs"]
-    return {
-        "records": "benchmarks/labelling.json",
-        "from": f"{len(runs)} models, seeds {', '.join(sorted({str(run['seed']) for run in runs}))}; computed on {where['processor']}, "
-        f"torch {where['torch']}, commit {where['commit']}",
-    }
+    runs = report["runs"]
+    return of_benchmark(
+        report, "labelling.json", f"{len(runs)} models, seeds {', '.join(sorted({str(run['seed']) for run in runs}))}"
+    )

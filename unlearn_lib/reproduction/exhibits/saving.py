@@ -36,6 +36,15 @@ def save_figure(figure: Any, name: str, folder: Path, data: pd.DataFrame, record
     return [*plotting.save_figure(figure, name, folder), save_table(data, name, folder, records)]
 
 
+def of_benchmark(report: Mapping[str, Any], file: str, runs: str) -> dict[str, str]:
+    """What was drawn from a file in `benchmarks/`: its name, which runs it holds, and where they were computed."""
+    where = report["environment"]
+    return {
+        "records": f"benchmarks/{file}",
+        "from": f"{runs}; computed on {where['processor']}, torch {where['torch']}, commit {where['commit']}",
+    }
+
+
 def provenance_line(records: Sequence[ScenarioRecord]) -> str:
     """Profile, seeds, hardware and commits behind a table or figure, in one line."""
     values = partial(different, records)
