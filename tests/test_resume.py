@@ -100,6 +100,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
 ) -> None:
     """Killed twice, the second time in the run that went on; and nothing that was done is done again."""
     model = tiny("opt").float()
+    run(model, tokenizer, rows, method, None)  # captured factors are confirmed, and that is counted, once in a process
     undisturbed, steps = run(model, tokenizer, rows, method, None)
     assert len(steps) >= 3
     for kill_at in (2, 3):
@@ -112,9 +113,8 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
         assert torch.equal(p, resumed.model.state_dict()[name]), name
     assert resumed.history == undisturbed.history
     assert (resumed.details, resumed.warnings) == (undisturbed.details, undisturbed.warnings)
-    assert resumed.cost.forward_evaluations == undisturbed.cost.forward_evaluations
-    # the check of captured factors is done, and counted, once in a process
-    assert resumed.cost.gradient_evaluations == pytest.approx(undisturbed.cost.gradient_evaluations, rel=1e-3)
+    for what in ("gradient_evaluations", "forward_evaluations"):
+        assert getattr(resumed.cost, what) == getattr(undisturbed.cost, what)
 
 
 def test_another_request_does_not_go_on_from_there(tiny: Any, tokenizer: Any, rows: Any, tmp_path: Path) -> None:
