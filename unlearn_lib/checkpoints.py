@@ -171,8 +171,19 @@ def _parameters(model: Any) -> dict[str, torch.Tensor]:
     return {f"model.{name}": p.detach() for name, p in model.named_parameters()}
 
 
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+    """What an optimiser keeps of every parameter, by the parameter's number."""
+    return {str(number): dict(own) for number, own in optimizer.state_dict()["state"].items()}
+
+
+def put_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, dict[str, Any]]) -> None:
+    """Give an optimiser what `optimizer_state` took from one like it."""
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": {int(number): own for number, own in state.items()}, "param_groups": groups})
+
+
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    state = optimizer.state_dict()["state"]
+    state = optimizer_state(optimizer)
     return {f"optimizer.{number}.{name}": tensor for number, own in state.items() for name, tensor in own.items()}
 
 
@@ -180,10 +191,10 @@ def _put(tensors: dict[str, torch.Tensor], model: Any, optimizer: torch.optim.Op
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(tensors[f"model.{name}"])
-    own: dict[int, dict[str, torch.Tensor]] = {}
+    own: dict[str, dict[str, Any]] = {}
     for key, tensor in tensors.items():
         kind, _, rest = key.partition(".")
         if kind == "optimizer":
             number, _, name = rest.partition(".")
-            own.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict({"state": own, "param_groups": optimizer.state_dict()["param_groups"]})
+            own.setdefault(number, {})[name] = tensor
+    put_optimizer_state(optimizer, own)

@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from unlearn_lib.checkpoints import Checkpoint
+from unlearn_lib.checkpoints import Checkpoint, optimizer_state, put_optimizer_state
 from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.errors import InputError, wrong_in
 from unlearn_lib.files import new_file
@@ -64,11 +64,10 @@ class Optimised:
         self.optimizer = optimizer
 
     def state(self) -> State:
-        return {str(number): dict(own) for number, own in self.optimizer.state_dict()["state"].items()}
+        return optimizer_state(self.optimizer)
 
     def put(self, state: State) -> None:
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": {int(number): own for number, own in state.items()}, "param_groups": groups})
+        put_optimizer_state(self.optimizer, state)
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Named:
 
     def put(self, state: State) -> None:
         for name in self.names:
-            value = state.get(name, {})  # a vector without entries leaves no trace
+            value = state[name]
             setattr(self.of, name, tuple(value) if isinstance(value, list) else value)
 
 

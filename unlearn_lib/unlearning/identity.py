@@ -14,13 +14,13 @@ from unlearn_lib.data.batches import Example
 from unlearn_lib.methods.base import Inputs, Method
 
 
-def identity(method: Method, inputs: Inputs, model: Any) -> str:
-    """A SHA-256 over the method and its options, the seed, the texts as tokens, how many go through the model at a time, the model's
-    weights, which of them are trained, and the version of torch.
+def identity(method: Method, inputs: Inputs, models: Iterable[Any]) -> str:
+    """A SHA-256 over the method and its options, the seed, the texts as tokens, how many go through the model at a time, the
+    weights of the models that the steps start from, which of them are trained, and the version of torch.
 
     Of files that options name (a small model, refusals) the name enters, and not what is in them.
 
-    Cost: every weight is read once, and a base is loaded.
+    Cost: every weight is read once.
     """
     digest = hashlib.sha256()
     settings = {
@@ -34,9 +34,8 @@ def identity(method: Method, inputs: Inputs, model: Any) -> str:
         "torch": version("torch"),
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    base = inputs.base() if inputs.base is not None and "base" in method.required() else None
-    for one in (model, base) if base is not None else (model,):
-        for name, p in one.named_parameters():
+    for model in models:
+        for name, p in model.named_parameters():
             digest.update(f"{name} {p.requires_grad} {p.dtype} {tuple(p.shape)}".encode())
             digest.update(p.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -167,6 +167,15 @@ def unlearn(
     return carry_out(prepare(model, tokenizer, request), model, tokenizer, progress, keep=keep)
 
 
+def _kept(prepared: Prepared, model: Any, folder: Path) -> Inputs:
+    """The inputs with a keeper of the steps; a base that the method starts from is loaded here, and not again."""
+    inputs, models = prepared.inputs, [model]
+    if inputs.base is not None and "base" in prepared.method.required():
+        base = inputs.base()
+        inputs, models = replace(inputs, base=lambda: base), [model, base]
+    return replace(inputs, keeper=Keeper(folder, identity(prepared.method, inputs, models)))
+
+
 @without_autocast()
 def carry_out(
     prepared: Prepared,
@@ -192,8 +201,7 @@ def carry_out(
         measure: What gives the losses, as `losses_of` does; for a caller who takes more than losses from the same forward pass.
     """
     if keep is not None:
-        key = identity(prepared.method, prepared.inputs, model)
-        prepared = replace(prepared, inputs=replace(prepared.inputs, keeper=Keeper(Path(keep), key)))
+        prepared = replace(prepared, inputs=_kept(prepared, model, Path(keep)))
     with derivatives(model), own_draws(model, prepared.inputs.seed):
         return _carry_out(prepared, model, tokenizer, progress, sets or prepared.looked_at(), losses_before, in_place, measure)
 

@@ -39,6 +39,8 @@ BESIDE = {
 }
 """What they are compared with."""
 NAMES = {**BESIDE, **ROADS, **OWN}
+DRAWN = tuple(label for label in NAMES if label not in ("original", "retraining", *OWN))
+"""The rows that reach the goal by unlearning."""
 OUTSIDE, COST = "damage, outside", "cost (share)"
 COLUMNS = {
     "damage_ratio": OUTSIDE,
@@ -96,7 +98,7 @@ def own_models(report: Mapping[str, Any]) -> pd.DataFrame:
 def figure(report: Mapping[str, Any]) -> Any:
     """The damage outside, a line for each method that reaches the goal, from the least to the most; a marker for each family."""
     rows = exam_frontier.table(report)
-    rows = rows[rows.row.isin([*ROADS, *list(BESIDE)[2:]])].assign(name=rows.row.map(NAMES))
+    rows = rows[rows.row.isin(DRAWN)].assign(name=rows.row.map(NAMES))
     order = list(rows.groupby("name").damage_ratio.mean().sort_values(ascending=False).index)
     drawn, axis = plt.subplots(figsize=(6.4, 5.2), layout="constrained")
     for (family, marker), colour in zip((("neo", "o"), ("opt", "s")), (COLOURS["npo"], COLOURS["retrain"]), strict=True):
