@@ -126,13 +126,16 @@ class Bench:
             OWN: recited(model, self.tokenizer, self.claims),
         }
 
+    def unlearn(self, options: Mapping[str, Any], retain: Rows) -> Any:
+        """A method's result, as far as the retrained model's loss."""
+        return unlearn(
+            self.original, self.tokenizer, forget=rows(self.texts["forget"]), retain=retain, seed=self.seed, batch_size=32,
+            target_loss=self.goal, **options,
+        )  # fmt: skip
+
     def unlearnt(self, options: Mapping[str, Any], retain: Rows) -> dict[str, Any]:
         """A method's result, measured, with its cost."""
-        chosen = dict(options)
-        result = unlearn(
-            self.original, self.tokenizer, forget=rows(self.texts["forget"]), retain=retain, seed=self.seed, batch_size=32,
-            target_loss=self.goal, **chosen,
-        )  # fmt: skip
+        result = self.unlearn(options, retain)
         cost = result.cost
         spent = {"gradients": round(cost.gradient_evaluations), "seconds": round(cost.seconds, 1)}
         return {**self.measured(result.model), "cost": spent, "reached": not any(INCOMPLETE in w for w in result.warnings)}

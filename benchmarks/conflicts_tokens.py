@@ -19,7 +19,6 @@ import click
 import torch
 from conflicts import ASKED, ORIGINAL, RETRAINED, VARIANTS, Bench, rows
 
-from unlearn_lib import unlearn
 from unlearn_lib.data.batches import encode
 from unlearn_lib.data.nano.conflicts import Claim
 from unlearn_lib.environment import provenance
@@ -59,10 +58,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     models = {ORIGINAL: bench.original, RETRAINED: bench.retrained}
     for label, options in VARIANTS.items():
         if label not in LEFT_OUT:
-            models[label] = unlearn(
-                bench.original, bench.tokenizer, forget=rows(bench.texts["forget"]), retain=bench.retain["with"], seed=seed,
-                batch_size=32, target_loss=bench.goal, **options,
-            ).model  # fmt: skip
+            models[label] = bench.unlearn(options, bench.retain["with"]).model
     found = {label: split_losses(model, bench.tokenizer, asked) for label, model in models.items()}
     for label, entry in found.items():
         click.echo(f"{name} {seed}, {label}: {entry}")

@@ -33,6 +33,7 @@ from unlearn_lib.reproduction.runs.store import RunStore
 from unlearn_lib.training.certified import train_certified_head
 from unlearn_lib.training.loop import TrainingConfig
 from unlearn_lib.training.sisa import train_sisa
+from unlearn_lib.unlearning.cost import Cost
 
 NUMERICS = 3
 """Raised by hand whenever a change of the code changes results, so that older records are no longer used."""
@@ -173,13 +174,8 @@ class Case:
             cosine = result.history[0].get("cosine_to_gradient") if result.history else None
             found.append(
                 self.measure(result.model)
-                | {
-                    "gradient_evaluations": result.cost.gradient_evaluations,
-                    "forward_evaluations": result.cost.forward_evaluations,
-                    "cost": result.cost.gradient_evaluations + FORWARD * result.cost.forward_evaluations,
-                    "steps": len(result.history),
-                    "reached": float(not short),
-                }
+                | spent(result.cost)
+                | {"steps": len(result.history), "reached": float(not short)}
                 | ({"cosine_to_gradient": cosine} if cosine is not None else {})
             )
         return {name: statistics.fmean(entry[name] for entry in found) for name in found[0]}, {"seconds": seconds}
@@ -192,13 +188,8 @@ class Case:
             before = self.losses(original)
             result = self.unlearn(method, options, self.seed, 0.0, original)
             found = self.measure(result.model, before) | {f"own_{name}_loss": loss for name, loss in before.items()}
-        cost = result.cost.gradient_evaluations + FORWARD * result.cost.forward_evaluations
-        counted = {
-            "gradient_evaluations": result.cost.gradient_evaluations,
-            "forward_evaluations": result.cost.forward_evaluations,
-        }
         details = {"epsilon": result.details["epsilon_spent"]} if "epsilon_spent" in result.details else {}
-        return found | counted | {"cost": cost} | details, {"seconds": result.cost.seconds}
+        return found | spent(result.cost) | details, {"seconds": result.cost.seconds}
 
     def own(self, method: str, training: dict[str, Any], folder: Path) -> Any:
         """A model of the form that a method takes, trained on the texts that the original was trained on."""
@@ -238,6 +229,12 @@ class Case:
             with Meter() as meter:
                 self.unlearn(method, {**options, **short}, self.seed, self.before["forget"] + 0.02, original)
         return int(meter.peak)
+
+
+def spent(cost: Cost) -> dict[str, float]:
+    """What a method took: gradients of single texts, forward passes, and both as gradients."""
+    gradients, passes = cost.gradient_evaluations, cost.forward_evaluations
+    return {"gradient_evaluations": gradients, "forward_evaluations": passes, "cost": gradients + FORWARD * passes}
 
 
 def own_options(options: dict[str, Any]) -> dict[str, Any]:

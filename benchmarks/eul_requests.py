@@ -43,12 +43,16 @@ def memorised(name: str, seed: int) -> tuple[Any, Any, list[dict[str, str]], int
     return model, tokenizer, rows, epochs
 
 
+def divided(rows: list[dict[str, str]]) -> tuple[list[Any], Any, Any, Any]:
+    """`(requests, retained, outside, unseen)` of the texts of `memorised`."""
+    asked, rest = [rows[EACH * i : EACH * (i + 1)] for i in range(REQUESTS)], rows[REQUESTS * EACH :]
+    return asked, rest[:RETAINED], rest[RETAINED : RETAINED + OUTSIDE], rest[RETAINED + OUTSIDE :]
+
+
 def measure(name: str, seed: int) -> dict[str, Any]:
     """The losses after every request, by the way to handle them."""
     model, tokenizer, rows, _ = memorised(name, seed)
-    asked = [rows[EACH * i : EACH * (i + 1)] for i in range(REQUESTS)]
-    rest = rows[REQUESTS * EACH :]
-    retain, outside, unseen = rest[:RETAINED], rest[RETAINED : RETAINED + OUTSIDE], rest[RETAINED + OUTSIDE :]
+    asked, retain, outside, unseen = divided(rows)
 
     def losses(of: Any, number: int) -> dict[str, float]:
         parts = {"forget": rows[: EACH * number], "newest": asked[number - 1], "retain": retain, "outside": outside}

@@ -14,13 +14,14 @@ has a line of its own before the first request.
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 import torch
-from eul_requests import EACH, OUTSIDE, REQUESTS, RETAINED, memorised
+from eul_requests import divided, memorised
 
 from unlearn_lib import TrainingConfig, load_model, text_losses, unlearn
 from unlearn_lib.audit.in_turn import by_heart
@@ -48,9 +49,7 @@ SHARDS, SLICES, RATE = 2, 2, 3e-3
 def measure(name: str, seed: int) -> dict[str, Any]:
     """The losses before the first request and after each one, in turn and at once, and the gradients of single texts."""
     model, tokenizer, rows, epochs = memorised(name, seed)
-    asked = [rows[EACH * i : EACH * (i + 1)] for i in range(REQUESTS)]
-    known = REQUESTS * EACH + RETAINED + OUTSIDE
-    retain, outside, unseen = rows[REQUESTS * EACH :][:RETAINED], rows[known - OUTSIDE : known], rows[known:]
+    asked, retain, outside, unseen = divided(rows)
 
     def losses(of: Any) -> dict[str, Any]:
         parts = {"requests": asked, "retain": [retain], "outside": [outside], "unseen": [unseen]}
@@ -64,8 +63,8 @@ def measure(name: str, seed: int) -> dict[str, Any]:
         served = consecutive(start, tokenizer, asked, losses, retain=given, seed=seed, **options)
         turns = [one.measured | {"gradients": one.cost.gradient_evaluations} if one.cost else one.measured for one in served]
         once = []
-        for number in range(1, REQUESTS + 1):
-            result = unlearn(start, tokenizer, forget=rows[: EACH * number], retain=given, seed=seed, **options)
+        for number in range(1, len(asked) + 1):
+            result = unlearn(start, tokenizer, forget=[*chain(*asked[:number])], retain=given, seed=seed, **options)
             once.append(losses(result.model) | {"gradients": result.cost.gradient_evaluations})
         for way, entries in (("in turn", turns), ("at once", once)):
             click.echo(f"{name} {seed}, {label}, {way}: {entries[-1]}")
@@ -81,9 +80,9 @@ def measure(name: str, seed: int) -> dict[str, Any]:
         found["ways"][label] = both(label, {**options, **goal})
     with TemporaryDirectory() as folder:
         config = TrainingConfig(2 * epochs / (SLICES + 1), RATE)
-        base = load_model(name, device="cpu")[0]
+        base, known = load_model(name, device="cpu")[0], rows[: len(rows) - len(unseen)]
         ensemble = train_sisa(
-            base, tokenizer, rows[:known], shards=SHARDS, slices=SLICES, config=config, seed=seed, folder=Path(folder) / "sisa"
+            base, tokenizer, known, shards=SHARDS, slices=SLICES, config=config, seed=seed, folder=Path(folder) / "sisa"
         )
         found["ways"]["sisa"] = both("sisa", {"method": "sisa"}, ensemble, None)
     return found

@@ -75,10 +75,8 @@ def annotators(models: Mapping[str, tuple[Any, Any]], case: Case, plan: Plan, se
 def measure(name: str, seed: int, plan: Plan) -> dict[str, Any]:
     """Everything on one model."""
     model, tokenizer, pool, held_out = lab(name, seed, plan.texts)
-    case, models = (
-        Case.of(pool, held_out),
-        {"base model": load_model(name, device="cpu"), "the model itself": (model, tokenizer)},
-    )
+    case = Case.of(pool, held_out)
+    models = {"base model": load_model(name, device="cpu"), "the model itself": (model, tokenizer)}
     everything = leak_probabilities(case.features_ND, pool.leaks_N, None, case.held_out_MD)
     found: dict[str, Any] = {
         "pools": [about(of) for of in (pool, held_out)],

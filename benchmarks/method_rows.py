@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import tuning
 from tuning import Ladder
 
 MATCHED = {"retain_limit": None}
@@ -32,13 +33,9 @@ EPOCHS = (1, 2, 5, 10, 20, 50, 100, 200, 300)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table: a method, its fixed options, and the ladders that tuning chooses from."""
+class Row(tuning.Row):
+    """One line of the table, with the budget that it is tuned within, and a note."""
 
-    label: str
-    method: str
-    options: dict[str, Any] = field(default_factory=dict)
-    ladders: dict[str, Ladder] = field(default_factory=dict)
     share: float | None = None
     """The most that it may cost on the tuning seed, as a share of retraining."""
     note: str = ""

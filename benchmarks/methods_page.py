@@ -102,10 +102,8 @@ def tried(run: dict[str, Any], chosen: dict[str, float]) -> str:
 
 
 def _needed(rows: dict[str, Any]) -> list[str]:
-    """What each row takes beyond the texts to forget, where the records say it."""
+    """What each row takes beyond the texts to forget."""
     first = {label: next(iter(families.values())) for label, families in rows.items() if label != "original"}
-    if not all("needs" in entry for entry in first.values()):
-        return []
     lines = [
         "",
         "## What each method needs",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import tuning
 from real_texts import Setting
 from tuning import Ladder
 
@@ -17,13 +18,9 @@ CALIBRATED = {"step": "calibrate", "steps": 1, **MATCHED}
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table: a method with its options, the ladders that tuning chooses from, and the rank of an adapter."""
+class Row(tuning.Row):
+    """One line of the table, with the rank of an adapter and its seeds."""
 
-    label: str
-    method: str
-    options: dict[str, Any] = field(default_factory=dict)
-    ladders: dict[str, Ladder] = field(default_factory=dict)
     adapter: int = 0
     seeds: tuple[int, ...] = SEEDS
 

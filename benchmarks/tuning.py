@@ -7,7 +7,7 @@ starts at one place, tries the next smaller and the next larger value of every o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Place = dict[str, float]
@@ -26,6 +26,16 @@ class Ladder:
         """The next smaller and the next larger value, None where the ladder ends."""
         at = self.values.index(value)
         return (self.values[at - 1] if at else None), (self.values[at + 1] if at + 1 < len(self.values) else None)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a method, its fixed options, and the ladders that tuning chooses from."""
+
+    label: str
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    ladders: dict[str, Ladder] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The committed benchmarks keep the promises of the library, and their scripts still run."""
 
-import importlib
 import itertools
 import json
 import pickle
@@ -15,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from benchmark_script import script
 from click.testing import CliRunner
 
 from unlearn_lib import TrainingConfig, text_losses
@@ -26,10 +26,6 @@ from unlearn_lib.reproduction.runs.store import RunStore
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 pytestmark = pytest.mark.usefixtures("benchmark_scripts")
-
-
-def script(name: str) -> Any:
-    return importlib.import_module(name)
 
 
 def rows(part: str) -> dict[str, dict[str, Any]]:

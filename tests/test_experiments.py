@@ -1,13 +1,12 @@
 """The experiments on requests in sequence, contradicting texts and labelling: their scripts run, and their pages are their records'."""
 
-import importlib
 import json
 import statistics
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from benchmark_script import script
 from click.testing import CliRunner
 
 from unlearn_lib import TrainingConfig, load_model, text_losses
@@ -20,10 +19,6 @@ from unlearn_lib.reproduction.exhibits import exam_labelling
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 pytestmark = pytest.mark.usefixtures("benchmark_scripts")
-
-
-def script(name: str) -> Any:
-    return importlib.import_module(name)
 
 
 def test_requests_of_eul_are_served_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,11 +38,8 @@ def test_requests_of_eul_are_served_in_every_way(monkeypatch: pytest.MonkeyPatch
 def test_requests_in_sequence_are_served_in_turn_and_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """At toy size: the first request is the same in both ways, and an ensemble that is exact the same after all of them."""
     eul, sequence = script("eul_requests"), script("in_sequence")
-    for module in (eul, sequence):
-        for name, value in {"REQUESTS": 2, "EACH": 2, "RETAINED": 4, "OUTSIDE": 4}.items():
-            monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(eul, "UNSEEN", 6)
-    monkeypatch.setattr(eul, "MOST_EPOCHS", 8)
+    for name, value in {"REQUESTS": 2, "EACH": 2, "RETAINED": 4, "OUTSIDE": 4, "UNSEEN": 6, "MOST_EPOCHS": 8}.items():
+        monkeypatch.setattr(eul, name, value)
     told = {"gradient": {"method": "fisher-removal", "solver": "identity", "steps": 1, "retain_limit": None}}
     monkeypatch.setattr(sequence, "TOLD", told)
     found = sequence.measure("nano/opt-s", 0)

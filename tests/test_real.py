@@ -1,7 +1,6 @@
 """The benchmark of a real model, and what gets the model: on a tiny Llama and invented authors, and on the true one where it is."""
 
 import hashlib
-import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmark_script import script
 from click.testing import CliRunner
 from real_stand_ins import tiny_llama, tiny_tokenizer, write_gguf, write_tofu, write_wheel
 
@@ -31,10 +31,6 @@ PACKAGED = fetch.PACKAGED["smollm2-135m"]
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 pytestmark = pytest.mark.usefixtures("benchmark_scripts")
-
-
-def script(name: str) -> Any:
-    return importlib.import_module(name)
 
 
 @pytest.fixture
