@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 import torch
 
-from unlearn_lib.data.nano import lambada
-from unlearn_lib.data.nano.draw import Draw
 from unlearn_lib.models import nano
 
 
@@ -24,27 +23,14 @@ def tokenizer() -> Any:
 
 @pytest.fixture
 def tiny() -> Callable[..., Any]:
-    """Build a tiny model from a configuration: `tiny("opt")`, float64, random weights from a seed."""
-
-    def build(family: str = "opt", dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
-        from transformers import AutoModelForCausalLM
-
-        torch.manual_seed(seed)
-        spec = nano.ModelSpec(family, 16, 2, 2, 0.0, 0, "")
-        model = AutoModelForCausalLM.from_config(nano.config(spec)).to(dtype).eval()
-        # the initial weights of transformers are so small that all curvature would vanish
-        with torch.no_grad():
-            for p in model.parameters():
-                p.mul_(5 if p.ndim > 1 else 1)
-        return model
-
-    return build
+    """Build a tiny model from a configuration: `tiny("opt")`, see `tiny_models`."""
+    return tiny_models.build
 
 
 @pytest.fixture(scope="session")
 def texts() -> list[dict[str, str]]:
     """Forty short passages of different lengths."""
-    return [{"text": lambada.record(Draw("test", i), reserved=False)["text"][: 60 + 3 * i]} for i in range(40)]
+    return tiny_models.passages()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from unlearn_lib.errors import InputError, wrong_in
 from unlearn_lib.files import new_file
+from unlearn_lib.ranks import ranks
 
 SECONDS_BETWEEN = 120.0
 NOT_FINISHED = 75
@@ -124,7 +125,7 @@ class Checkpoint:
                 )
             losses, self._before = list(header.losses), header.seconds
             _put(load_file(self.path), model, optimizer)
-        self._restored = len(losses)
+        self._restored = same_everywhere(len(losses), self.path)
         return losses
 
     def step_done(self, model: Any, optimizer: torch.optim.Optimizer, losses: list[float]) -> None:
@@ -146,13 +147,13 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Called when the result is kept elsewhere."""
-        if self.path is not None:
+        if self.path is not None and ranks().first:
             self.path.unlink(missing_ok=True)
 
     def _save(self, tensors: dict[str, torch.Tensor], losses: list[float]) -> None:
         from safetensors.torch import save_file
 
-        if self.path is not None:
+        if self.path is not None and ranks().first:
             header = Header(key=self.key, losses=losses, seconds=self.seconds)
             with new_file(self.path) as temporary:
                 save_file(tensors, temporary, metadata={"state": json.dumps(header.model_dump())})
@@ -169,6 +170,21 @@ def _header(path: Path, metadata: Mapping[str, str] | None) -> Header:
 def _parameters(model: Any) -> dict[str, torch.Tensor]:
     # tied weights appear once; buffers follow from the configuration
     return {f"model.{name}": p.detach() for name, p in model.named_parameters()}
+
+
+def same_everywhere(done: int, path: Path | None) -> int:
+    """How many steps are done, which has to be the same in all processes.
+
+    Raises:
+        InputError: It is not.
+    """
+    found = ranks().told(done)
+    if len(set(found)) > 1:
+        raise InputError(
+            f"the processes find different states in {path} (steps done: {', '.join(map(str, found))}); put it where all machines see the "
+            "same files, or delete it to start anew"
+        )
+    return done
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,10 @@ class NumericsError(ArithmeticError):
     """The numbers cannot be trusted: a non-finite loss, gradient or step."""
 
 
+class RankLostError(ConnectionError):
+    """One of several processes that computed together has ended before the others."""
+
+
 def unknown(kind: str, name: object, valid: Iterable[str]) -> InputError:
     """One sentence for every unknown name, with the valid ones."""
     return InputError(f"unknown {kind} {str(name)!r}; choose one of: {', '.join(valid)}")

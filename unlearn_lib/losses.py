@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from unlearn_lib.errors import InputError
+from unlearn_lib.ranks import Batch as Batch
+from unlearn_lib.ranks import alone, ranks, text_by_text
 
 IGNORED = -100
-Batch = Mapping[str, Tensor]
 Params = Mapping[str, Tensor]
 AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
@@ -105,18 +106,23 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
 
 def sequence_losses(model: Any, batch: Batch) -> Tensor:
     r"""`[B]`: for every sequence the mean NLL over its scored tokens, $\ell_i = -\frac1{T_i}\sum_t \log p(y_t\mid y_{<t})$, in nats."""
-    return sequence_means(*token_nll(token_logits(model, batch), batch["labels"]))
+    return text_by_text(lambda own: sequence_means(*token_nll(token_logits(model, own), own["labels"])), batch)
 
 
 def summed_losses(model: Any, batch: Batch) -> Tensor:
     r"""`[B]`: for every sequence the sum of the NLL over its scored tokens, $-\log p(y\mid x)$, in nats."""
-    return token_nll(token_logits(model, batch), batch["labels"])[0].sum(-1)
+    return text_by_text(lambda own: token_nll(token_logits(model, own), own["labels"])[0].sum(-1), batch)
 
 
 @torch.no_grad()
 def evaluate(model: Any, batches: list[Batch]) -> Tensor:
     """`[n]`: the losses of all sequences, in order. One forward pass; the model's mode is left as it is."""
-    return torch.cat([sequence_losses(model, batch) for batch in batches])
+    found = ranks()
+    share = found.share(batches)
+    with alone():
+        # a process without texts takes a batch for the number format of its losses
+        own_c = torch.cat([sequence_losses(model, batch) for batch in share.batches or batches[:1]])
+    return found.gather(own_c if share.batches else own_c[:0], share)
 
 
 def diverged(losses: Tensor) -> bool:

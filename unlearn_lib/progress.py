@@ -16,11 +16,11 @@ Say = Callable[[str], None]
 
 
 class ProgressBar:
-    """A context whose value is called with (step, steps, loss). Writes to stderr."""
+    """A context whose value is called with (step, steps, loss). Writes to stderr, unless it is to be silent."""
 
-    def __init__(self, title: str) -> None:
-        self._title, self._last = title, time.monotonic()
-        self._bar = tqdm(desc=title, leave=False, file=sys.stderr) if sys.stderr.isatty() else None
+    def __init__(self, title: str, *, silent: bool = False) -> None:
+        self._title, self._silent, self._last = title, silent, time.monotonic()
+        self._bar = tqdm(desc=title, leave=False, file=sys.stderr) if sys.stderr.isatty() and not silent else None
 
     def __enter__(self) -> ProgressBar:
         return self
@@ -34,7 +34,7 @@ class ProgressBar:
             self._bar.total = steps
             self._bar.n = step
             self._bar.set_postfix(loss=f"{loss:.3f}")
-        elif time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
+        elif not self._silent and time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
             print(f"{self._title}: {step}/{steps}, loss {loss:.3f}", file=sys.stderr, flush=True)
 

@@ -150,7 +150,7 @@ def run(
     rows = running.check(job)
     if only_plan:
         for line in running.plan(job, rows):
-            click.echo(line)
+            tell(line)
         return
     tell(f"written: {running.run(job, rows, tell)}")
 

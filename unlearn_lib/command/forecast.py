@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from unlearn_lib.errors import InputError
+from unlearn_lib.launched import processes_here
 from unlearn_lib.losses import evaluate
 from unlearn_lib.methods.budget import FORWARD
 from unlearn_lib.methods.plan import MethodPlan
@@ -51,8 +52,8 @@ def check_memory(plan: MethodPlan, device: torch.device, say: Say) -> None:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
     else:
-        memory = psutil.virtual_memory()
-        free, total = memory.available, memory.total
+        memory, sharing = psutil.virtual_memory(), processes_here()
+        free, total = memory.available // sharing, memory.total // sharing
     needed = plan.peak_memory_bytes
     told = f"about {needed / 2**30:,.1f} GiB of memory beyond the model are needed ({plan.detail})"
     remedy = "a smaller --batch-size, --batch-tokens or --max-length, or fewer terms= take less"

@@ -13,8 +13,9 @@ from typing import Any
 
 import click
 
-from unlearn_lib.errors import HubUnavailableError, InputError, NumericsError
+from unlearn_lib.errors import HubUnavailableError, InputError, NumericsError, RankLostError
 from unlearn_lib.files import KeptError, shown
+from unlearn_lib.launched import place, speaks
 
 
 def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -30,7 +31,7 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
         except (InputError, HubUnavailableError) as error:
             say(str(error.args[0]))
             sys.exit(2)
-        except (NumericsError, KeptError) as error:
+        except (NumericsError, KeptError, RankLostError) as error:
             say(str(error))
             sys.exit(3)
         except MemoryError:
@@ -53,12 +54,15 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def say(message: str) -> None:
-    """An error, as one line on stderr."""
-    click.echo(f"unlearn: {' '.join(shown(message).splitlines())}", err=True)
+    """An error, as one line on stderr; of several processes with the number of the one that has it."""
+    click.echo(f"unlearn{place()}: {' '.join(shown(message).splitlines())}", err=True)
 
 
 def tell(line: str) -> None:
-    """A line for the user while results are being made. That nobody reads it any more (`| head`) does not stop the work."""
+    """A line for the user while results are being made, from one process. That nobody reads it any more (`| head`) does not stop
+    the work."""
+    if not speaks():
+        return
     try:
         click.echo(shown(line))
     except OSError:

@@ -125,20 +125,27 @@ def plan(job: Job, rows: Mapping[str, list[Row]]) -> list[str]:
 def run(job: Job, rows: Mapping[str, list[Row]], say: Say) -> Path:
     """Do it; returns the folder written.
 
-    The folder is tried before anything is loaded. What a method has done is kept beside it, in `.NAME.steps`, until it is there, so that
-    the same command goes on where it was killed. The model is worked on in float32, and written, and measured, in the number format
-    that it was stored in, or in `job.dtype`.
+    Of several processes that `torchrun` has started each computes a share, and the first writes. The folder is tried before
+    anything is loaded. What a method has done is kept beside it, in `.NAME.steps`, until it is there, so that the same command
+    goes on where it was killed. The model is worked on in float32, and written, and measured, in the number format that it was
+    stored in, or in `job.dtype`.
 
     Raises:
         InputError, NumericsError: As `unlearn`. Nothing is written then.
         OSError: The folder cannot be written.
         KeptError: It could not be put in its place; the finished one is kept, and the message says where.
     """
+    from unlearn_lib.ranks import data_parallel
+
     assert job.out is not None
     steps = job.out.parent / f".{job.out.name}.steps"
     try:
-        with new_folder(job.out) as folder:
-            _fill(folder, job, rows, say, steps)
+        with data_parallel(job.device) as together:
+            if not together.first:
+                _fill(None, job, rows, lambda line: None, steps)
+                return job.out
+            with new_folder(job.out) as folder:
+                _fill(folder, job, rows, say, steps)
     except FileExistsError as error:
         raise InputError(str(error)) from error
     except NumericsError:  # as it will every time
@@ -148,7 +155,8 @@ def run(job: Job, rows: Mapping[str, list[Row]], say: Say) -> Path:
     return job.out
 
 
-def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say, keep: Path) -> None:
+def _fill(folder: Path | None, job: Job, rows: Mapping[str, list[Row]], say: Say, keep: Path) -> None:
+    """Compute all, and write it where there is a folder."""
     from unlearn_lib.audit.texts import of_sequences
     from unlearn_lib.command.forecast import forecast
     from unlearn_lib.command.report.measure import Look, measured
@@ -168,7 +176,8 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say, keep:
     model, tokenizer = load_model(job.model, device=job.device)
     stored = stored_formats(job.model)
     formats = formats_to_write(model, stored, job.dtype)
-    check_space(folder, model, formats)
+    if folder is not None:
+        check_space(folder, model, formats)
     prepared = prepare(model, tokenizer, job.with_texts(rows))
     # all held-out texts, in both pictures
     sets = {
@@ -190,7 +199,7 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say, keep:
         say(
             "an earlier run into this folder was interrupted; where nothing but its time is different, this one goes on from its last step"
         )
-    with ProgressBar(job.request.method) as progress:
+    with ProgressBar(job.request.method, silent=folder is None) as progress:
         result = carry_out(
             prepared, model, tokenizer, progress, sets=sets, losses_before=losses_before, in_place=True, measure=look, keep=keep
         )
@@ -219,6 +228,8 @@ def _fill(folder: Path, job: Job, rows: Mapping[str, list[Row]], say: Say, keep:
         "details": result.details,
         "warnings": [*result.warnings, *missing],
     }
+    if folder is None:
+        return
     report = Report.model_validate(content)
     give_back(result.model, formats)
     save_model(result.model, result.tokenizer, folder / "model")

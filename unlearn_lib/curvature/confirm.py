@@ -48,14 +48,14 @@ class Witness:
 
     Args:
         risk: The operator whose parameters are captured.
-        number: Which of the risk's batches it is.
+        number: Which of this process's batches of the risk it is.
         alone: The losses of a batch of one, made from the batch's row i.
         together: The losses of the batch.
     """
 
     def __init__(self, risk: EmpiricalRisk, number: int, alone: Callable[[int], Losses], together: Losses) -> None:
         self.risk, self.number, self.together = risk, number, together
-        self.row = longest(risk.batches[number])
+        self.row = longest(risk.share.batches[number])
         self.signs = _signs(risk.params)
         self.rows = self._rows_of(alone(self.row), 0)
         self.open = set(risk.params)  # not compared yet
@@ -87,7 +87,7 @@ class Witness:
             )
         self.open -= uses.keys()
         if not self.open:
-            _confirmed.add(_key(self.risk, self.number))
+            _confirmed.add(_key(self.risk, self.risk.share.batches[self.number]))
 
     def _rows_of(self, losses: Losses, i: int) -> Vector:
         return gradient_rows(losses, self.risk.params, self.signs, i)
@@ -130,15 +130,18 @@ def gradient_rows(losses: Losses, params: Vector, signs: Mapping[str, Tensor], i
 
 
 def due(risk: EmpiricalRisk) -> int | None:
-    """The number of the batch that a witness should come from; None where all is confirmed, or parameters have no contents."""
+    """The number of the batch that a witness should come from; None where all is confirmed, or parameters have no contents, or
+    this process no texts."""
     first = next(iter(risk.params.values()))
     return None if isinstance(first, FakeTensor) or first.is_meta else unconfirmed(risk)
 
 
 def unconfirmed(risk: EmpiricalRisk) -> int | None:
     """The same number as `due` gives, for a plan, which needs no contents."""
-    number = best_batch(risk.batches)
-    return None if _key(risk, number) in _confirmed else number
+    if not risk.share.batches:
+        return None
+    number = best_batch(risk.share.batches)
+    return None if _key(risk, risk.share.batches[number]) in _confirmed else number
 
 
 def best_batch(batches: Sequence[Batch]) -> int:
@@ -156,7 +159,7 @@ def row_of(batch: Batch, i: int) -> Batch:
     return {key: tensor[i : i + 1] for key, tensor in batch.items()}
 
 
-def _key(risk: EmpiricalRisk, number: int) -> Hashable:
+def _key(risk: EmpiricalRisk, batch: Batch) -> Hashable:
     """The class of a model and its shapes: its modules' classes, its settings, the parameters chosen and the others."""
     config = risk.model.config
     settings = config.to_dict() if hasattr(config, "to_dict") else vars(config)
@@ -165,7 +168,7 @@ def _key(risk: EmpiricalRisk, number: int) -> Hashable:
         repr(settings),
         tuple(repr(getattr(config, name, None)) for name in ("_attn_implementation", "_experts_implementation")),
         *(tuple((name, tuple(p.shape), p.dtype) for name, p in part.items()) for part in (risk.params, risk.fixed)),
-        len(risk.batches[number]["input_ids"]) > 1,
+        len(batch["input_ids"]) > 1,
     )
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from unlearn_lib.curvature.operator import Derived, Operator
 from unlearn_lib.curvature.per_sequence import SequenceGradients
 from unlearn_lib.curvature.risk import EmpiricalRisk
-from unlearn_lib.curvature.vector import Vector
+from unlearn_lib.curvature.vector import Vector, flatten
 
 
 class EmpiricalFisher(EmpiricalRisk):
@@ -37,7 +36,7 @@ class EmpiricalFisher(EmpiricalRisk):
 
     def diagonal(self) -> Tensor:
         """`[P]`: (1/n) sum_i g_i^2. Costs 1 gradient."""
-        return torch.cat([g_nc.square().sum(0) / self.sequences for _, _, g_nc in self.gradients().blocks()])
+        return flatten(self.gradients().squares()) / self.sequences
 
 
 class LinearizedFisher(Derived):

@@ -12,7 +12,7 @@ from torch import Tensor
 from unlearn_lib.curvature.derivatives import JacobianGraph, forward_or_reverse, jvp, vjp
 from unlearn_lib.curvature.operator import Derived, Operator
 from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
-from unlearn_lib.curvature.vector import Vector, total
+from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.losses import Batch
 
 
@@ -24,7 +24,7 @@ class GaussNewton(EmpiricalRisk):
 
     @torch.no_grad()
     def mv(self, v: Vector) -> Vector:
-        return total(self._product(batch, v) for batch in self.batches)
+        return self.added(self._product(batch, v) for batch in self.share.batches)
 
     def _product(self, batch: Batch, v: Vector) -> Vector:
         return forward_or_reverse(
@@ -55,10 +55,11 @@ class LinearizedGaussNewton(Derived):
 
     def __init__(self, gauss_newton: GaussNewton) -> None:
         super().__init__(gauss_newton)
-        self._graphs = [gauss_newton.logits_graph(batch) for batch in gauss_newton.batches]
+        self._added = gauss_newton.added
+        self._graphs = [gauss_newton.logits_graph(batch) for batch in gauss_newton.share.batches]
 
     def mv(self, v: Vector) -> Vector:
-        return total(graph.product(v) for graph in self._graphs)
+        return self._added(graph.product(v) for graph in self._graphs)
 
 
 class LogitsGraph:

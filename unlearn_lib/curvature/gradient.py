@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from unlearn_lib.curvature.precision import in_full
 from unlearn_lib.curvature.vector import Vector, all_finite, axpy, scale
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses, without_autocast
+from unlearn_lib.ranks import alone, ranks
 
 
 def trainable(model: Any) -> Vector:
@@ -29,28 +30,37 @@ def batch_gradient(model: Any, batch: Batch) -> tuple[float, Vector]:
     Raises:
         NumericsError: The loss or the gradient is not finite.
     """
+    loss, found = _gradient(model, batch)
+    return _finite(loss, ranks().add(found))
+
+
+def _gradient(model: Any, batch: Batch) -> tuple[float, Vector]:
     params = trainable(model)
     with in_full(params.values()):
         loss = sequence_losses(model, batch).mean()
     grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
-    if not all_finite((loss, *grads)):
+    return loss.item(), dict(zip(params, grads, strict=True))
+
+
+def _finite(loss: float, gradient: Vector) -> tuple[float, Vector]:
+    if not (math.isfinite(loss) and all_finite(gradient.values())):
         raise NumericsError(
-            f"the loss ({loss.item()}) or its gradient is not finite; the model has diverged (take a smaller step) or its number format "
+            f"the loss ({loss}) or its gradient is not finite; the model has diverged (take a smaller step) or its number format "
             "is too narrow (load it with dtype='float32')"
         )
-    return loss.item(), dict(zip(params, grads, strict=True))
+    return loss, gradient
 
 
 @without_autocast()
 def summed_gradient(
-    model: Any, batches: Iterable[Batch], loss_of: Callable[[Batch], tuple[Tensor, float]], what: str
+    model: Any, batches: Sequence[Batch], loss_of: Callable[[Batch], tuple[Tensor, float]], what: str
 ) -> tuple[float, Vector]:
     """The sum over batches of any loss, and its gradient by the trainable parameters. Cost: one gradient.
 
     Args:
         model: Whose parameters they are.
-        batches: The batches.
-        loss_of: Of a batch, the loss to differentiate, and a number that is added up beside it.
+        batches: The batches. Of several processes each takes its share of their texts.
+        loss_of: Of a batch, the loss to differentiate, a sum over its texts, and a number that is added up beside it.
         what: The loss's name, for the message.
 
     Returns:
@@ -59,20 +69,24 @@ def summed_gradient(
     Raises:
         NumericsError: A loss, a number or a gradient is not finite.
     """
-    params = trainable(model)
+    params, together = trainable(model), ranks()
     total, found = 0.0, Vector()
-    for batch in batches:
-        with in_full(params.values()):
-            loss, number = loss_of(batch)
-        grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
-        total += number
-        if not all_finite((loss, *grads)) or not math.isfinite(total):
-            raise NumericsError(f"{what} or its gradient is not finite: the model has diverged")
-        for name, grad in zip(params, grads, strict=True):
-            found[name] = found[name].add_(grad) if name in found else grad
+    with alone():
+        for batch in together.share(batches).batches:
+            with in_full(params.values()):
+                loss, number = loss_of(batch)
+            grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
+            total += number
+            for name, grad in zip(params, grads, strict=True):
+                found[name] = found[name].add_(grad) if name in found else grad
+    found = together.add(found or {name: torch.zeros_like(p) for name, p in params.items()})
+    total = together.add_number(total, next(iter(params.values())).device)
+    if not all_finite(found.values()) or not math.isfinite(total):
+        raise NumericsError(f"{what} or its gradient is not finite: the model has diverged")
     return total, found
 
 
+@without_autocast()
 def mean_gradient(model: Any, batches: Sequence[Batch]) -> tuple[float, Vector]:
     r"""The mean loss over the sequences of all batches, and its gradient: `batch_gradient` in pieces. Cost: one gradient.
 
@@ -81,12 +95,15 @@ def mean_gradient(model: Any, batches: Sequence[Batch]) -> tuple[float, Vector]:
     """
     if len(batches) == 1:
         return batch_gradient(model, batches[0])
-    n = sum(len(batch["labels"]) for batch in batches)
-    loss = 0.0
-    parts: list[Vector] = []
-    for batch in batches:
-        share = len(batch["labels"]) / n
-        value, g = batch_gradient(model, batch)
-        loss += share * value
-        parts = [axpy(share, g, parts[0])] if parts else [scale(share, g)]
-    return loss, parts[0]
+    together = ranks()
+    share = together.share(batches)
+    loss, parts = 0.0, list[Vector]()
+    with alone():
+        for batch in share.batches:
+            weight = len(batch["labels"]) / share.texts
+            value, g = _gradient(model, batch)
+            loss += weight * value
+            parts = [axpy(weight, g, parts[0])] if parts else [scale(weight, g)]
+    params = trainable(model)
+    found = together.add(parts[0] if parts else {name: torch.zeros_like(p) for name, p in params.items()})
+    return _finite(together.add_number(loss, next(iter(params.values())).device), found)

@@ -16,7 +16,7 @@ from torch.func import vjp
 from unlearn_lib.curvature.derivatives import forward_or_reverse, jvp
 from unlearn_lib.curvature.operator import Derived, Operator
 from unlearn_lib.curvature.risk import EmpiricalRisk
-from unlearn_lib.curvature.vector import Vector, total
+from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.losses import Batch
 
 
@@ -26,7 +26,7 @@ class Hessian(EmpiricalRisk):
     mode = "forward-over-reverse"
 
     def mv(self, v: Vector) -> Vector:
-        return total(self._product(batch, v) for batch in self.batches)
+        return self.added(self._product(batch, v) for batch in self.share.batches)
 
     def _product(self, batch: Batch, v: Vector) -> Vector:
         return forward_or_reverse(
@@ -67,10 +67,11 @@ class LinearizedHessian(Derived):
 
     def __init__(self, hessian: Hessian) -> None:
         super().__init__(hessian)
-        self._graphs = [hessian.gradient_graph(batch) for batch in hessian.batches]
+        self._added = hessian.added
+        self._graphs = [hessian.gradient_graph(batch) for batch in hessian.share.batches]
 
     def mv(self, v: Vector) -> Vector:
-        return total(graph.product(v, keep=True) for graph in self._graphs)
+        return self._added(graph.product(v, keep=True) for graph in self._graphs)
 
 
 class GradientGraph:

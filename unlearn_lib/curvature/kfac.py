@@ -26,10 +26,11 @@ from unlearn_lib.curvature.per_sequence import CHUNK_NUMBERS
 from unlearn_lib.curvature.positions import Positions, draw_positions, heard, mask
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
+from unlearn_lib.curvature.shared_moments import eigen_together
 from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, materialise
 from unlearn_lib.curvature.vector import Vector, flatten
 from unlearn_lib.errors import InputError, NumericsError
-from unlearn_lib.losses import Batch, token_nll
+from unlearn_lib.losses import IGNORED, Batch, token_nll
 
 
 class KFAC(EmpiricalRisk):
@@ -78,18 +79,29 @@ class KFAC(EmpiricalRisk):
             raise InputError(f"positions must be above 0 and at most 1, got {positions}")
         self.correction, self.samples, self.seed, self.max_side, self.positions = correction, samples, seed, max_side, positions
         self._eigen: dict[str, Eigen] | None = None
+        self._owners: dict[str, int] = {}
 
     @torch.no_grad()
     def mv(self, v: Vector) -> Vector:
-        return {name: e.apply(v[name], e.values_pq) for name, e in self.eigen().items()}
+        return self.applied(lambda name, e: e.apply(v[name], e.values_pq))
 
     def diagonal(self) -> Tensor:
-        return flatten({name: e.diagonal() for name, e in self.eigen().items()})
+        return flatten(self.applied(lambda name, e: e.diagonal().view_as(self.params[name])))
+
+    def applied(self, function: Callable[[str, Eigen], Tensor]) -> Vector:
+        """What a function of a parameter's name and its block gives for every parameter, each computed by one process."""
+        blocks = self.eigen()
+        own = {name for name, owner in self._owners.items() if owner == self.ranks.rank}
+        return self.ranks.add(
+            {name: function(name, blocks[name]) if name in own else torch.zeros_like(p) for name, p in self.params.items()}
+        )
 
     @property
     def left_out(self) -> list[str]:
         """Names of the parameters that have a diagonal and no Kronecker block."""
-        return [name for name, e in self.eigen().items() if e.left_pp is None and e.right_qq is None]
+        own = [name for name, e in self.eigen().items() if e.left_pp is None and e.right_qq is None]
+        found = {name for names in self.ranks.told(own) for name in names}
+        return [name for name in self.params if name in found]
 
     @property
     def drops(self) -> bool:
@@ -97,7 +109,8 @@ class KFAC(EmpiricalRisk):
         return not self.correction or self.positions < 1
 
     def eigen(self) -> dict[str, Eigen]:
-        """Every parameter's block in its eigenvectors, built at the first call."""
+        """Every parameter's block in its eigenvectors, built at the first call. Of several processes each has those that it applies,
+        and with the correction all."""
         if self._eigen is None:
             with torch.no_grad(), exact_products():
                 self._eigen = self._build()
@@ -109,9 +122,9 @@ class KFAC(EmpiricalRisk):
             moments.add(uses_by_name, Positions(heard_BT, weights_BT, drop=self.drops))
             uses_by_name.clear()  # before the next batch is captured
             kept += float(weights_BT.sum())
-        if not kept:
+        if not self.ranks.add_number(kept, self.device):
             raise InputError(f"positions={self.positions:g} leaves none of so few positions; take a larger share of them")
-        eigen = moments.eigen()
+        self._owners, eigen = eigen_together(moments, self.ranks, keep_all=self.correction)
         if not self.correction:
             return eigen
         for e in eigen.values():
@@ -125,6 +138,7 @@ class KFAC(EmpiricalRisk):
                     stop = min(start + rows, len(e.values_pq))
                     e.values_pq[start:stop] += materialise(rotated, start, stop).square().sum(0)
             uses_by_name.clear()
+        self.ranks.add({name: e.values_pq for name, e in eigen.items()})
         return eigen
 
     def _draws(self) -> Iterator[tuple[dict[str, list[Use]], Tensor]]:
@@ -138,13 +152,17 @@ class KFAC(EmpiricalRisk):
         """The uses of h_i at all positions, those that a loss depends on, and what each counts in the moments."""
         unconfirmed = due(self)
         for draw in range(self.samples):
-            # one stream of numbers for all sequences, in their order: how they are cut into batches does not matter
+            # one stream of numbers for all sequences, in their order: how they are cut into batches, or divided among processes, does not
+            # matter
             seed = (self.seed * 1_000_003 + draw) % 2**63
             generator = torch.Generator(self.device).manual_seed(seed)
             choice = torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)  # other numbers than the labels'
-            for number, batch in enumerate(self.batches):
+            if self.positions < 1:
+                for other in self.share.before:
+                    draw_positions(heard(other), self.positions, choice)
+            for number, batch in enumerate(self.share.batches):
                 B, T = batch["input_ids"].shape
-                labels = _Labels(generator)
+                labels = _Labels(generator, [] if number else self.share.before, T)
                 _, uses = capture(self._pseudo_losses(batch, labels.draw), self.params, self.fixed, (B, T))
                 if number == unconfirmed and labels.drawn_BS is not None:
                     self._confirm(number, uses, labels.drawn_BS)
@@ -155,7 +173,7 @@ class KFAC(EmpiricalRisk):
 
     def _confirm(self, number: int, uses: dict[str, list[Use]], drawn_BS: Tensor) -> None:
         """Compare the first capture of a class of model with plain differentiation, for the labels that were drawn."""
-        batch = self.batches[number]
+        batch = self.share.batches[number]
 
         def alone(i: int) -> Callable[[Vector], Tensor]:
             return self._pseudo_losses(row_of(batch, i), lambda *_: drawn_BS[i : i + 1])
@@ -192,16 +210,32 @@ def draw_labels(z_BSV: Tensor, scored_BS: Tensor, generator: torch.Generator) ->
     return drawn_BS
 
 
+def pass_over(before: Sequence[Batch], z_BSV: Tensor, T: int, generator: torch.Generator) -> None:
+    """Take from the generator the numbers that the labels of the texts before take, which another process draws.
+
+    Args:
+        before: Those texts.
+        z_BSV: Logits of this process's own ones, of T tokens.
+        T: See above.
+        generator: Of the draws.
+    """
+    unpredicted = T - z_BSV.shape[1]  # the first token, but where virtual ones stand before it
+    for batch in before:
+        for scored in (batch["labels"][:, unpredicted:] != IGNORED).sum(1).tolist():
+            z_BSV.new_empty(scored, z_BSV.shape[2]).exponential_(generator=generator)
+
+
 class _Labels:
     """A batch's labels, drawn from the model's predictions once: a capture that has to run the model again finds the same."""
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
+    def __init__(self, generator: torch.Generator, before: Sequence[Batch], T: int) -> None:
+        self.generator, self.before, self.T = generator, before, T
         self.drawn_BS: Tensor | None = None
 
     def draw(self, z_BSV: Tensor, scored_BS: Tensor) -> Tensor:
         """`[B, S]`"""
         if self.drawn_BS is None:
+            pass_over(self.before, z_BSV, self.T, self.generator)
             self.drawn_BS = draw_labels(z_BSV, scored_BS, self.generator)
         return self.drawn_BS
 

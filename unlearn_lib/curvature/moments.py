@@ -181,7 +181,7 @@ class Moments:
         self.params, self.max_side, self.exact = params, max_side, exact
         self.sides: dict[Side, SideMoment] = {}
         self.positions = dict.fromkeys(params, 0.0)
-        self._uses = dict.fromkeys(params, 0)
+        self.uses = dict.fromkeys(params, 0)
         self.entries: dict[str, Tensor] = {}
 
     def add(self, uses_by_name: Mapping[str, Sequence[Use]], positions: Positions) -> None:
@@ -195,7 +195,7 @@ class Moments:
                 self.entries[name] = part if name not in self.entries else self.entries[name] + part
                 continue
             self.positions[name] += positions.number(factored[0])
-            self._uses[name] = max(self._uses[name], len(factored))
+            self.uses[name] = max(self.uses[name], len(factored))
             for number, use in enumerate(factored):
                 if isinstance(use, Lookup):
                     self._diagonal((name, number, 0)).values += positions.counts(use)
@@ -238,14 +238,14 @@ class Moments:
 
     def eigen(self) -> dict[str, Eigen]:
         """Every parameter's block in its eigenvectors. The moments are dropped one by one as they are used, and can be used once."""
-        return {name: self._eigen(name) for name in self.params}
+        return {name: self.eigen_of(name) for name in self.params}
 
-    def _eigen(self, name: str) -> Eigen:
+    def eigen_of(self, name: str) -> Eigen:
         """K-FAC's block sum_u L_u (x) R_u / N: eigenvectors of its partial traces, and its diagonal in them (one use: eigenvalues)."""
         like = self.params[name]
         if name in self.entries:
             return Eigen(None, None, self.entries.pop(name).to(like))
-        both = [[self.sides.pop((name, number, place)) for number in range(self._uses[name])] for place in (0, 1)]
+        both = [[self.sides.pop((name, number, place)) for number in range(self.uses[name])] for place in (0, 1)]
         N = self.positions[name] or 1.0  # where the model has not used it everything is zero
         if not self.exact and len(both[0]) == 1:
             (l_p, left_pp), (r_q, right_qq) = (side.spectrum() for (side,) in both)

@@ -9,9 +9,11 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.vector import Vector, flatten, scale, total, unflatten
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import without_autocast
+from unlearn_lib.ranks import ranks
 
 MATRIX_LIMIT = 20_000
 # what multiplies or differentiates, in whichever operator defines it
@@ -118,6 +120,10 @@ class Operator(ABC):
     def texts_worth(self, flops: float) -> float:
         """The number of gradients of single texts (forward and backward) that so many FLOPs would have paid for; 0 without texts."""
         return 0.0
+
+    def counted(self, meter: Meter) -> float:
+        """The gradients of single texts that the FLOPs would have paid for which a meter has counted, in all processes together."""
+        return self.texts_worth(ranks().add_number(meter.flops, self.device))
 
     @property
     def dtype(self) -> torch.dtype:

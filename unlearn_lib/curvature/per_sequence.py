@@ -4,16 +4,16 @@ Kept in factored form (`keep="activations"`: input and output gradient of every 
 them all: G v and G^T c then cost 1/3 gradient each, and so does the Gram matrix together with one G v. `keep="gradients"`
 stores G itself (n P numbers), where products cost 1/T of that. `keep="nothing"` works through the parameters in `passes`
 groups, capturing anew for each, and takes G v and G^T c by automatic differentiation. The first capture of a class of model
-is compared with the plain gradient of one text. Shape suffixes: n sequences, B of a batch, T positions, p x q a parameter,
-r some of its rows.
+is compared with the plain gradient of one text. Several processes keep the factors of their own sequences; what takes all rows of
+some columns is done by the process that is given those columns. Shape suffixes: n sequences, B of a batch, c of this process, T
+positions, p x q a parameter, r some of its rows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
-from typing import Any
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ from unlearn_lib.curvature.capture import capture
 from unlearn_lib.curvature.confirm import Witness, best_batch, due, row_of
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk
-from unlearn_lib.curvature.uses import Direct, Outer, Use, as_matrix, ghost_products, materialise
+from unlearn_lib.curvature.shared_rows import ghost_blocks, own_columns
+from unlearn_lib.curvature.uses import Direct, Outer, Use, as_matrix, materialise
 from unlearn_lib.curvature.vector import Vector, in_groups
 from unlearn_lib.errors import InputError, NumericsError, unknown
 from unlearn_lib.losses import Batch
@@ -69,23 +70,28 @@ class SequenceGradients:
         fewer FLOPs (short texts). Cost: 2/3 gradient for each capture that is still to do, and 1/3 + n / 3T gradients, T
         tokens a sequence.
         """
-        device = self.risk.device
+        device, ranks, share = self.risk.device, self.risk.ranks, self.risk.share
         K_nn = torch.zeros(self.n, self.n, dtype=torch.float64, device=device)
         w_n = None if v is None else torch.zeros(self.n, dtype=torch.float64, device=device)
         with torch.no_grad(), exact_products():
             for captured in self._groups():
+                cheaper = self._ghost_is_cheaper(captured)
                 for name, batches in captured.items():
                     v_pq = None if v is None else as_matrix(v[name])
-                    if self._ghost_is_cheaper(name, batches):
-                        K_nn += _ghost(batches)
+                    if name in cheaper:
+                        for rows, columns, part in ghost_blocks(batches, self.risk.params[name], ranks, share):
+                            K_nn[rows, columns] += part
                         if w_n is not None and v_pq is not None:
-                            w_n += _project(batches, v_pq).double()
+                            w_n[share.own] += _project(batches, v_pq).double()
                         continue
-                    for start, stop, g_nrq in self._blocks(name, batches):
+                    for start, stop, g_nrq in self._columns(name, batches):
                         g_nc = g_nrq.flatten(1)
                         K_nn += g_nc @ g_nc.T
                         if w_n is not None and v_pq is not None:
                             w_n += g_nc @ v_pq[start:stop].reshape(-1)
+        for found in (K_nn, w_n):
+            if found is not None:
+                ranks.add_tensor(found)
         _check_finite(K_nn)
         return K_nn, w_n
 
@@ -94,38 +100,58 @@ class SequenceGradients:
         if self.keep == "nothing":
             return self.risk.project(v).double()
         with torch.no_grad(), exact_products():
-            return torch.stack([_project(batches, as_matrix(v[name])).double() for name, batches in self._all().items()]).sum(0)
+            own = torch.stack([_project(batches, as_matrix(v[name])).double() for name, batches in self._all().items()]).sum(0)
+            return self.risk.ranks.gather(own, self.risk.share)
 
     def adjoint(self, c_n: Tensor) -> Vector:
         """G^T c, in the parameters' format."""
         if self.keep == "nothing":
             return self.risk.adjoint(c_n)
+        own = c_n[self.risk.share.own].to(self.risk.device, self.risk.dtype)
         with torch.no_grad(), exact_products():
-            return {
-                name: _adjoint(batches, c_n.to(self.risk.device, self.risk.dtype)).view_as(self.risk.params[name])
-                for name, batches in self._all().items()
-            }
+            return self.risk.ranks.add(
+                {name: _adjoint(batches, own, self.risk.params[name]) for name, batches in self._all().items()}
+            )
 
     def blocks(self, multiple: int = 1) -> Iterator[tuple[str, int, Tensor]]:
         """Blocks of columns of G: `(name, start, g_nc)`, with `start` the position in the flattened parameter.
 
         Blocks cover every parameter from left to right; their widths are multiples of `multiple`, except the last of each
-        parameter. Cost: 2/3 gradient for each capture that is still to do, and 1/3 gradient.
+        parameter. Of several processes every one is given other blocks, with the rows of all sequences. Cost: 2/3 gradient for
+        each capture that is still to do, and 1/3 gradient.
         """
         for captured in self._groups():
             for name, batches in captured.items():
                 q = as_matrix(self.risk.params[name]).shape[1]
-                for start, _, g_nrq in self._blocks(name, batches, multiple // math.gcd(multiple, q)):
+                for start, _, g_nrq in self._columns(name, batches, multiple // math.gcd(multiple, q)):
                     _check_finite(g_nrq)
                     yield name, start * q, g_nrq.flatten(1)
 
     def norms(self) -> Tensor:
         """`[n]`, float64: the Euclidean length of every sequence's gradient in all parameters together. Cost: as `blocks`."""
-        return reduce(torch.add, (g_nc.double().square().sum(1) for _, _, g_nc in self.blocks())).sqrt()
+        squares_n = torch.zeros(self.n, dtype=torch.float64, device=self.risk.device)
+        for _, _, g_nc in self.blocks():
+            squares_n += g_nc.double().square().sum(1)
+        return self.risk.ranks.add_tensor(squares_n).sqrt()
+
+    def squares(self) -> Vector:
+        """sum_i g_i^2, entry by entry. Cost: as `blocks`."""
+        found = {name: torch.zeros_like(p) for name, p in self.risk.params.items()}
+        for name, start, g_nc in self.blocks():
+            found[name].view(-1)[start : start + g_nc.shape[1]] = g_nc.square().sum(0)
+        return self.risk.ranks.add(found)
 
     def matrix(self) -> Tensor:
-        """`[n, P]`: G itself, for small problems and for the recursion. Cost: as `blocks`."""
-        return torch.cat([g_nc for _, _, g_nc in self.blocks()], dim=1)
+        """`[n, P]`: G itself, in every process, for small problems and for the recursion. Cost: as `blocks`."""
+        own = [
+            g_crq.flatten(1)
+            for captured in self._groups()
+            for name, batches in captured.items()
+            for _, _, g_crq in self._blocks(name, batches)
+        ]
+        g_nP = self.risk.ranks.gather(torch.cat(own, dim=1), self.risk.share)
+        _check_finite(g_nP)
+        return g_nP
 
     def check(self) -> float:
         """How far these factors are from the plain gradient of one text alone: the largest relative difference of a parameter.
@@ -133,14 +159,19 @@ class SequenceGradients:
         An independent test of an architecture never seen before. Cost: 2/3 gradient of one text, and the capture if it is still
         to do.
         """
-        witness = self._new_witness(best_batch(self.risk.batches))
-        return max(
-            max(witness.differences({name: batches[witness.number] for name, batches in captured.items()}).values())
+        batches = self.risk.share.batches
+        witness = self._new_witness(best_batch(batches)) if batches else None
+        found = [
+            0.0
+            if witness is None
+            else max(witness.differences({name: of[witness.number] for name, of in captured.items()}).values())
             for captured in self._groups()
-        )
+        ]
+        worst: float = max(self.risk.ranks.told(max(found)))
+        return worst
 
     def _new_witness(self, number: int) -> Witness:
-        risk, batch = self.risk, self.risk.batches[number]
+        risk, batch = self.risk, self.risk.share.batches[number]
         return Witness(risk, number, lambda i: risk.losses(row_of(batch, i)), risk.losses(batch))
 
     def _all(self) -> dict[str, Captured]:
@@ -170,7 +201,7 @@ class SequenceGradients:
         if number is not None and self._witness is None:
             self._witness = self._new_witness(number)
         with exact_products():
-            for i, batch in enumerate(self.risk.batches):
+            for i, batch in enumerate(self.risk.share.batches):
                 found = _capture_batch(self.risk, batch, params, fixed)
                 if number == i and self._witness is not None:
                     self._witness.confirm(found)
@@ -178,14 +209,24 @@ class SequenceGradients:
                     captured[name].append(uses)
         return captured
 
+    def _columns(self, name: str, batches: Captured, multiple: int = 1) -> Iterator[tuple[int, int, Tensor]]:
+        """Rows start to stop of a parameter's gradients, `[n, r, q]`: those of them that this process is given."""
+        own, ranks = self._blocks(name, batches, multiple), self.risk.ranks
+        return own if ranks.size == 1 else own_columns(own, self.n, ranks, self._counts)
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        """How many sequences every process has."""
+        return [int(found) for found in self.risk.ranks.told(self.risk.share.own.stop - self.risk.share.own.start)]
+
     def _blocks(self, name: str, batches: Captured, multiple: int = 1) -> Iterator[tuple[int, int, Tensor]]:
-        """Rows start to stop of a parameter's gradients, `[n, r, q]`, as many at a time as `chunk` allows."""
+        """Rows start to stop of a parameter's gradients for this process's sequences, `[c, r, q]`, as many at a time as `chunk` allows."""
         param = self.risk.params[name]
-        p, rows = len(as_matrix(param)), max(multiple, self.rows_at_once(param) // multiple * multiple)
+        (p, q), rows = as_matrix(param).shape, max(multiple, self.rows_at_once(param) // multiple * multiple)
         for start in range(0, p, rows):
             stop = min(start + rows, p)
             with torch.no_grad(), exact_products():  # not around the yield, where they would reach the caller
-                pieces = [materialise(uses, start, stop) for uses in batches]
+                pieces = [materialise(uses, start, stop) for uses in batches] or [param.new_zeros(0, stop - start, q)]
                 block = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
             del pieces
             yield start, stop, block
@@ -194,15 +235,18 @@ class SequenceGradients:
         """How many rows of a parameter seen as `[p, q]` one block of columns holds."""
         return max(LEAST_ROWS, self.chunk // (self.n * as_matrix(param).shape[1]))
 
-    def _ghost_is_cheaper(self, name: str, batches: Captured) -> bool:
-        factored = [use for uses in batches for use in uses if not isinstance(use, Direct)]
-        if len(factored) < sum(len(uses) for uses in batches):
-            return False
-        p, q = as_matrix(self.risk.params[name]).shape
-        tokens = sum(use.right_BTq.shape[0] * use.right_BTq.shape[1] for use in factored)
+    def _ghost_is_cheaper(self, captured: Mapping[str, Captured]) -> set[str]:
+        """The parameters whose inner products take fewer FLOPs than their gradients."""
+        looks = self.risk.ranks.told({name: _look(batches) for name, batches in captured.items()})
+        return {
+            name for name, p in self.risk.params.items() if name in captured and self._cheaper(p, [one[name] for one in looks])
+        }
+
+    def _cheaper(self, param: Tensor, looks: Sequence[tuple[int, bool, bool]]) -> bool:
+        p, q = as_matrix(param).shape
+        tokens, outer, direct = sum(look[0] for look in looks), any(look[1] for look in looks), any(look[2] for look in looks)
         # looking rows up costs no product; both ways form or need the products with v
-        left = p if any(isinstance(use, Outer) for use in factored) else 1
-        return tokens**2 * (left + q) < self.n**2 * p * q
+        return not direct and tokens**2 * ((p if outer else 1) + q) < self.n**2 * p * q
 
 
 def _check_finite(gradients: Tensor) -> None:
@@ -233,20 +277,19 @@ def _capture_batch(risk: EmpiricalRisk, batch: Batch, params: Vector, fixed: Map
     return uses
 
 
+def _look(batches: Captured) -> tuple[int, bool, bool]:
+    """The tokens of a parameter's factors, whether one is a product, and whether a gradient has no factors."""
+    uses = [use for uses in batches for use in uses]
+    tokens = sum(use.right_BTq.shape[0] * use.right_BTq.shape[1] for use in uses if not isinstance(use, Direct))
+    return tokens, any(isinstance(use, Outer) for use in uses), any(isinstance(use, Direct) for use in uses)
+
+
 def _project(batches: Captured, v_pq: Tensor) -> Tensor:
-    return torch.cat([torch.stack([use.project(v_pq) for use in uses]).sum(0) for uses in batches])
+    found = [torch.stack([use.project(v_pq) for use in uses]).sum(0) for uses in batches]
+    return torch.cat(found) if found else v_pq.new_zeros(0)
 
 
-def _adjoint(batches: Captured, c_n: Tensor) -> Tensor:
+def _adjoint(batches: Captured, c_c: Tensor, param: Tensor) -> Tensor:
     sizes = [len(uses[0].tensors[0]) for uses in batches]
-    parts = [use.adjoint(c_B) for uses, c_B in zip(batches, c_n.split(sizes), strict=True) for use in uses]
-    return reduce(torch.add, parts)
-
-
-def _ghost(batches: Sequence[Sequence[Any]]) -> Tensor:
-    parts: dict[tuple[int, int], Tensor] = {}
-    for i, uses in enumerate(batches):
-        for j, others in enumerate(batches[i:], i):
-            parts[i, j] = ghost_products(uses, others).double()
-            parts[j, i] = parts[i, j].mT
-    return torch.cat([torch.cat([parts[i, j] for j in range(len(batches))], 1) for i in range(len(batches))])
+    parts = [use.adjoint(c_B) for uses, c_B in zip(batches, c_c.split(sizes), strict=True) for use in uses]
+    return reduce(torch.add, parts).view_as(param) if parts else torch.zeros_like(param)

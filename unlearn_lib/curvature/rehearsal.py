@@ -30,6 +30,7 @@ from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.uses import Outer, Use, as_matrix
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import Batch
+from unlearn_lib.ranks import ALONE
 
 FEW = 3
 """So many shapes of batches are all rehearsed; of more the two that tell what the others take."""
@@ -82,7 +83,7 @@ class Rehearsal:
         number = unconfirmed(self.risk)
         if number is None:
             return 0
-        batch = self.risk.batches[number]
+        batch = self.risk.share.batches[number]
         T = batch["input_ids"].shape[1]
         with _fake(self.risk, (1, T)) as (fake, row), Meter() as meter:
             signs = {name: torch.ones_like(as_matrix(p)[:, 0]) for name, p in fake.params.items()}
@@ -105,7 +106,7 @@ class Rehearsal:
         risk, peak = self.risk, 0
         for shape in {_shape(batch) for batch in risk.batches}:
             with _fake(risk, shape) as (fake, batch), torch.no_grad(), Meter() as meter:
-                fake.batches, fake.sequences = [batch], shape[0]
+                _only(fake, batch)
                 product(fake)
             peak = max(peak, meter.peak)
         return peak + (risk.size * risk.dtype.itemsize if len(risk.batches) > 1 else 0)
@@ -162,7 +163,7 @@ def _total(shapes: Mapping[tuple[int, int], int], found: Mapping[tuple[int, int]
 
 def _rehearse_product(risk: EmpiricalRisk, shape: tuple[int, int], *, linearize: bool) -> Product:
     with _fake(risk, shape) as (fake, batch):
-        fake.batches, fake.sequences = [batch], shape[0]
+        _only(fake, batch)
         v = {name: torch.empty_like(p) for name, p in fake.params.items()}
         with torch.no_grad(), Meter() as meter:
             operator = fake.linearize() if linearize else fake
@@ -177,6 +178,12 @@ def _rehearse_product(risk: EmpiricalRisk, shape: tuple[int, int], *, linearize:
 def _shape(batch: Batch) -> tuple[int, int]:
     B, T = batch["input_ids"].shape
     return B, T
+
+
+def _only(fake: Any, batch: Batch) -> None:
+    """Let the risk be of one batch."""
+    fake.ranks, fake.batches, fake.share = ALONE, [batch], ALONE.share([batch])
+    fake.sequences = fake.share.texts
 
 
 @contextmanager

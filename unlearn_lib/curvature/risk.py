@@ -7,7 +7,7 @@ S = T - 1 predictions, V vocabulary.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -27,6 +27,7 @@ from unlearn_lib.curvature.rows import works_in_place
 from unlearn_lib.curvature.vector import Vector, total
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, Batch, sequence_means, targets, token_logits, token_nll
+from unlearn_lib.ranks import ranks
 
 BY_TASK = ("POLY", "MULTITASK_PROMPT_TUNING")
 PRECISIONS = {None: None, "float32": torch.float32, "float64": torch.float64}
@@ -34,6 +35,9 @@ PRECISIONS = {None: None, "float32": torch.float32, "float64": torch.float64}
 
 class EmpiricalRisk(Operator):
     """Base of the operators that are sums over sequences.
+
+    Inside `unlearn_lib.ranks.data_parallel` every process takes its share of the sequences; whatever the operator gives is of all of
+    them, and the same in every process.
 
     Args:
         model: A causal language model; it is not changed, and the training mode of its modules is ignored and kept. An operator
@@ -66,6 +70,8 @@ class EmpiricalRisk(Operator):
         _check_attention(model)
         self.model, self.batches = model, list(batches)
         self.sequences = _check_batches(self.batches)
+        self.ranks = ranks()
+        self.share = self.ranks.share(self.batches)
         everything = dict(model.named_parameters())
         chosen = _select(everything, params)
         self.fixed = {name: _wide(p, PRECISIONS[precision]) for name, p in everything.items() if name not in chosen}
@@ -100,7 +106,8 @@ class EmpiricalRisk(Operator):
     @torch.no_grad()
     def project(self, v: Vector) -> Tensor:
         """`[n]`: G v, the directional derivatives g_i^T v of every sequence's loss, by forward-mode differentiation. Costs 1 gradient."""
-        return torch.cat([self._project(self.losses(batch), v) for batch in self.batches])
+        found = [self._project(self.losses(batch), v) for batch in self.share.batches]
+        return self.ranks.gather(torch.cat(found or [v[next(iter(v))].new_zeros(0)]), self.share)
 
     def _project(self, losses: Callable[[Vector], Tensor], v: Vector) -> Tensor:
         product: Tensor = forward_or_reverse(
@@ -111,8 +118,12 @@ class EmpiricalRisk(Operator):
     @torch.no_grad()
     def adjoint(self, c_n: Tensor) -> Vector:
         """G^T c, the combination sum_i c_i g_i, by one backward pass of a weighted loss. Costs 1 gradient."""
-        pieces = c_n.split([len(batch["labels"]) for batch in self.batches])
-        return total(self._adjoint(batch, c_B) for batch, c_B in zip(self.batches, pieces, strict=True))
+        pieces = c_n[self.share.own].split([len(batch["labels"]) for batch in self.share.batches])
+        return self.added(self._adjoint(batch, c_B) for batch, c_B in zip(self.share.batches, pieces, strict=True))
+
+    def added(self, parts: Iterable[Vector]) -> Vector:
+        """The sum of this process's parts, one for each of its batches, and of those of all others. The parts are used up."""
+        return self.ranks.add(total(parts) or {name: torch.zeros_like(p) for name, p in self.params.items()})
 
     def _adjoint(self, batch: Batch, c_B: Tensor) -> Vector:
         value_B, pullback = vjp(self.losses(batch), self.params)

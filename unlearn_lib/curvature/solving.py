@@ -70,7 +70,7 @@ def solve(
         iterations=iterations,
         residual=residual,
         operator=inverse.system,
-        gradient_evaluations=operator.texts_worth(meter.flops),
+        gradient_evaluations=operator.counted(meter),
         peak_memory_bytes=meter.peak,
     )
     if throw and not solution.converged:

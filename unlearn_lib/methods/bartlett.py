@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from unlearn_lib.curvature.gradient import summed_gradient
-from unlearn_lib.curvature.kfac import draw_labels
+from unlearn_lib.curvature.kfac import draw_labels, pass_over
 from unlearn_lib.curvature.risk import token_weights
 from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.losses import Batch, token_logits, token_nll
+from unlearn_lib.ranks import ranks
 
 
 def bartlett_diagonal(model: Any, batches: Sequence[Batch], seed: int) -> Vector:
@@ -40,10 +41,13 @@ def bartlett_diagonal(model: Any, batches: Sequence[Batch], seed: int) -> Vector
     Cost: one gradient of each text, however many labels it has.
     """
     generator = torch.Generator().manual_seed(seed % 2**63)
-    sequences = sum(len(batch["labels"]) for batch in batches)
+    sequences, before = sum(len(batch["labels"]) for batch in batches), ranks().share(batches).before
 
     def loss_of(batch: Batch) -> tuple[Tensor, float]:
         z_BTV = token_logits(model, batch)
+        if before:
+            pass_over(before, z_BTV[:, :-1].detach().cpu(), batch["labels"].shape[1], generator)
+            before.clear()
         weights_BS = token_weights(z_BTV, batch, sequences).sqrt().to(z_BTV)
         drawn_BS = draw_labels(z_BTV[:, :-1].detach().cpu(), (weights_BS > 0).cpu(), generator).to(z_BTV.device)
         nll_BS, _ = token_nll(z_BTV, torch.nn.functional.pad(drawn_BS, (1, 0)))

@@ -43,6 +43,7 @@ from unlearn_lib.methods.plan import MethodPlan, backward_bytes, model_bytes, ve
 from unlearn_lib.methods.reach import reach
 from unlearn_lib.methods.resume import Named, Part, Weights
 from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, along, walk
+from unlearn_lib.ranks import ranks
 
 LOOSE = 0.1
 """How near, as a share of the whole gap, the first step comes to its own goal: the later ones make up for it."""
@@ -187,7 +188,7 @@ class ConstrainedNewton(Calibrated):
         build = K.texts_worth(cost.flops - cost.once_flops) / K.sequences
         watched = LOOKS * checked + (len(inputs.holdout) if self.target_loss is None else 0)
         prices = Prices(build, solve, len(inputs.forget), len(inputs.retain), self.written, watched, setup)
-        found = schedule(self.budget * whole, prices, K.sequences)
+        found = ranks().told(schedule(self.budget * whole, prices, K.sequences))[0]  # the same in every process
         values = {"steps": found.steps, "approach": found.approach, "anchor_texts": found.anchor_texts, "terms": found.terms}
         return self.model_copy(update={**values, "budget": None, "retraining_epochs": None})
 
@@ -305,7 +306,7 @@ class ConstrainedNewton(Calibrated):
         def solve(v: Vector) -> Vector:
             with torch.no_grad(), Meter() as meter:
                 x = inverse.mv(K.own_form(v))
-            outcome.gradient_evaluations += K.texts_worth(meter.flops)
+            outcome.gradient_evaluations += K.counted(meter)
             return x
 
         return solve

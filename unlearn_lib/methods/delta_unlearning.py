@@ -13,6 +13,7 @@ with p_theta = softmax(logits_theta). M is a black box that gives logits: it is 
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -20,6 +21,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from unlearn_lib.curvature.moments import place_of
 from unlearn_lib.data.batches import positions
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods.base import Inputs, Outcome
@@ -148,11 +150,11 @@ class _AskedOnce:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.said: dict[int, Any] = {}
+        self.said: dict[Hashable, Any] = {}
 
     @torch.no_grad()
     def __call__(self, **inputs: Any) -> Any:
-        key = id(inputs["input_ids"])  # the step holds its batches, so that no other tensor has this identity
+        key = place_of(inputs["input_ids"])  # the step holds its batches, so that no other tensor is there
         if key not in self.said:
             self.said[key] = self.model(**inputs)
         return self.said[key]

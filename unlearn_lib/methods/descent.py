@@ -26,6 +26,7 @@ from unlearn_lib.methods.plan import MethodPlan, joint_backward_bytes, largest, 
 from unlearn_lib.methods.resume import Optimised, Weights
 from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, walk
 from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
+from unlearn_lib.ranks import add_gradients, text_by_text
 
 ADAM_BETAS = (0.9, 0.98)  # Jang et al. 2023
 
@@ -201,6 +202,7 @@ class DescentMethod(Calibrated):
                 raise NumericsError(f"the loss of {self.name} became {loss.item()}; lower the learning rate ({self.rate:g})")
             loss.backward()
             total += loss.item()
+        add_gradients(trainable(model).values())
         return total
 
     def _crossed(self, model: Any, start: Start, moved: Vector, target: Target, outcome: Outcome) -> bool:
@@ -281,6 +283,10 @@ class RetainTerm(DescentMethod):
         """The term that holds on to D+."""
         if self.retain_loss == "nll":
             return sequence_losses(model, retain).mean()
-        with torch.no_grad():
-            before = log_probs(original, retain)
-        return sequence_divergences(before, log_probs(model, retain), retain).mean()
+
+        def divergences(batch: Batch) -> Tensor:
+            with torch.no_grad():
+                before = log_probs(original, batch)
+            return sequence_divergences(before, log_probs(model, batch), batch)
+
+        return text_by_text(divergences, retain).mean()

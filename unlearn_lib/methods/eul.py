@@ -30,6 +30,7 @@ from unlearn_lib.methods.plan import MethodPlan
 from unlearn_lib.metrics.divergence import log_probs, of_logits, sequence_divergences
 from unlearn_lib.models.bottlenecks import Shape, asleep
 from unlearn_lib.models.unlearning_layers import add_stage
+from unlearn_lib.ranks import text_by_text
 
 
 class EUL(DescentMethod):
@@ -81,13 +82,19 @@ class EUL(DescentMethod):
 
     def loss(self, model: Any, step: Step) -> Tensor:
         assert step.retain is not None
-        kl_B, nll_B = self._terms(model, step.retain)
-        kept = (self.retain_weight * kl_B + self.task_weight * nll_B).mean()
-        kl_B, nll_B = self._terms(model, step.forget)
-        forgotten_B = kl_B + self.ascent_weight * nll_B
-        if self.cap is not None:
-            forgotten_B = torch.where(kl_B < self.cap, forgotten_B, forgotten_B.detach())
-        return kept - forgotten_B.mean()
+
+        def kept(batch: Batch) -> Tensor:
+            kl_B, nll_B = self._terms(model, batch)
+            return self.retain_weight * kl_B + self.task_weight * nll_B
+
+        def forgotten(batch: Batch) -> Tensor:
+            kl_B, nll_B = self._terms(model, batch)
+            forgotten_B = kl_B + self.ascent_weight * nll_B
+            if self.cap is None:
+                return forgotten_B
+            return torch.where(kl_B < self.cap, forgotten_B, forgotten_B.detach())
+
+        return text_by_text(kept, step.retain).mean() - text_by_text(forgotten, step.forget).mean()
 
     def run(self, model: Any, inputs: Inputs) -> Outcome:
         self._give_layers(model)

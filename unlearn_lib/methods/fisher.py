@@ -163,7 +163,7 @@ def once_relative(F: EmpiricalFisher | KFAC, share: float, outcome: Outcome) -> 
     if "damping" not in outcome.details:
         with Meter() as meter:
             trace = F.trace()
-        outcome.gradient_evaluations += F.texts_worth(meter.flops)
+        outcome.gradient_evaluations += F.counted(meter)
         outcome.details["damping"] = share * trace / F.size
     damping: float = outcome.details["damping"]
     if damping == 0:

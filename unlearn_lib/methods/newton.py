@@ -195,7 +195,7 @@ class Newton(DirectionMethod):
             G = GaussNewton(model, self._operator(model, inputs).batches, precision=self.precision)
             with Meter() as meter:
                 mean = mean_diagonal(G, inputs.seed)
-            outcome.gradient_evaluations += G.texts_worth(meter.flops)
+            outcome.gradient_evaluations += G.counted(meter)
             if not mean > 0:
                 raise InputError("the curvature of the retain set is zero, so it sets no damping; give damping=...")
             outcome.details["damping"] = self.relative_damping * mean

@@ -18,10 +18,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from unlearn_lib.checkpoints import Checkpoint, optimizer_state, put_optimizer_state
+from unlearn_lib.checkpoints import Checkpoint, optimizer_state, put_optimizer_state, same_everywhere
 from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.errors import InputError, wrong_in
 from unlearn_lib.files import new_file
+from unlearn_lib.ranks import ranks
 
 if TYPE_CHECKING:
     from unlearn_lib.methods.base import Outcome, Passes
@@ -127,10 +128,15 @@ class Keeper:
         Raises:
             InputError: The file is none of these.
         """
-        first = self._restore(outcome, passes, parts)
+        first = same_everywhere(self._restore(outcome, passes, parts), self.path)
         for k in range(first, total):
             yield k
-            if self.folder is not None and k + 1 < total and time.monotonic() - self._written >= SECONDS_BETWEEN:
+            if (
+                self.folder is not None
+                and ranks().first
+                and k + 1 < total
+                and time.monotonic() - self._written >= SECONDS_BETWEEN
+            ):
                 self._try_to_keep(k + 1, outcome, passes, parts)
 
     def _try_to_keep(self, done: int, outcome: Outcome, passes: Passes, parts: Sequence[Part]) -> None:

@@ -35,6 +35,7 @@ from unlearn_lib.methods.base import Inputs, Outcome
 from unlearn_lib.methods.descent import RetainTerm, Step
 from unlearn_lib.methods.plan import MethodPlan
 from unlearn_lib.models.layers import down_projection, reading
+from unlearn_lib.ranks import text_by_text
 
 DEPTH = 7 / 32
 
@@ -88,29 +89,36 @@ class RMU(RetainTerm):
         outcome.details |= {"layer": self._layer(model), "trained": list(trainable(model))}
 
     def forget_loss(self, model: Any, step: Step) -> Tensor:
-        state_BTd = self._state(model, step.forget)
-        u_d = unit_vector(state_BTd.shape[-1], step.seed).to(state_BTd)
-        if not self.relative:
-            return self._distance(state_BTd, self.steering * u_d, step.forget)
-        with torch.no_grad():
-            length_BT1 = self._state(step.original, step.forget).norm(dim=-1, keepdim=True)
-        return self._distance(state_BTd, self.steering * length_BT1 * u_d, step.forget)
+        def distances(batch: Batch) -> Tensor:
+            state_BTd = self._state(model, batch)
+            u_d = unit_vector(state_BTd.shape[-1], step.seed).to(state_BTd)
+            if not self.relative:
+                return self._distances(state_BTd, self.steering * u_d, batch)
+            with torch.no_grad():
+                length_BT1 = self._state(step.original, batch).norm(dim=-1, keepdim=True)
+            return self._distances(state_BTd, self.steering * length_BT1 * u_d, batch)
+
+        return text_by_text(distances, step.forget).mean()
 
     def kept(self, model: Any, retain: Batch, original: Any) -> Tensor:
         if self.retain_loss != "states":
             return super().kept(model, retain, original)
-        with torch.no_grad():
-            before_BTd = self._state(original, retain)
-        return self._distance(self._state(model, retain), before_BTd, retain)
 
-    def _distance(self, state_BTd: Tensor, goal_BTd: Tensor, batch: Batch) -> Tensor:
-        """The mean over texts, their tokens and dimensions of the squared difference."""
+        def distances(batch: Batch) -> Tensor:
+            with torch.no_grad():
+                before_BTd = self._state(original, batch)
+            return self._distances(self._state(model, batch), before_BTd, batch)
+
+        return text_by_text(distances, retain).mean()
+
+    def _distances(self, state_BTd: Tensor, goal_BTd: Tensor, batch: Batch) -> Tensor:
+        """`[B]`: the mean over a text's tokens and dimensions of the squared difference."""
         counts_BT = batch["attention_mask"] > 0
         if self.tokens == "scored":
             counts_BT = batch["labels"].roll(-1, 1) != IGNORED
             counts_BT[:, -1] = False
         squared_BT = (state_BTd - goal_BTd).square().mean(-1)
-        return sequence_means(squared_BT.masked_fill(~counts_BT, 0.0), counts_BT).mean()
+        return sequence_means(squared_BT.masked_fill(~counts_BT, 0.0), counts_BT)
 
     def _state(self, model: Any, batch: Batch) -> Tensor:
         """`[B, T, d]`: the state behind the layer. Cost: a forward pass."""

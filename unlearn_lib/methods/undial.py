@@ -22,6 +22,7 @@ from torch import Tensor
 from unlearn_lib.losses import IGNORED, Batch, sequence_means
 from unlearn_lib.methods.descent import RetainTerm, Step
 from unlearn_lib.metrics.divergence import log_probs
+from unlearn_lib.ranks import text_by_text
 
 
 class UNDIAL(RetainTerm):
@@ -46,10 +47,13 @@ class UNDIAL(RetainTerm):
         return True
 
     def forget_loss(self, model: Any, step: Step) -> Tensor:
-        labels_BS, q_BSV = self._taught(step.original, step.forget)
-        nats_BS = -(q_BSV * log_probs(model, step.forget)).sum(-1)
-        scored_BS = labels_BS != IGNORED
-        return sequence_means(nats_BS.masked_fill(~scored_BS, 0.0), scored_BS).mean()
+        def nats(batch: Batch) -> Tensor:
+            labels_BS, q_BSV = self._taught(step.original, batch)
+            nats_BS = -(q_BSV * log_probs(model, batch)).sum(-1)
+            scored_BS = labels_BS != IGNORED
+            return sequence_means(nats_BS.masked_fill(~scored_BS, 0.0), scored_BS)
+
+        return text_by_text(nats, step.forget).mean()
 
     @torch.no_grad()
     def _taught(self, original: Any, batch: Batch) -> tuple[Tensor, Tensor]:

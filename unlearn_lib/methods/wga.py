@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from unlearn_lib.losses import sequence_means, token_logits, token_nll
+from unlearn_lib.losses import Batch, sequence_means, token_logits, token_nll
 from unlearn_lib.methods.descent import RetainTerm, Step
+from unlearn_lib.ranks import text_by_text
 
 
 class WGA(RetainTerm):
@@ -31,6 +32,9 @@ class WGA(RetainTerm):
     beta: float = Field(1.0, ge=0)
 
     def forget_loss(self, model: Any, step: Step) -> Tensor:
-        nll_BS, scored_BS = token_nll(token_logits(model, step.forget), step.forget["labels"])
-        weight_BS = (-self.beta * nll_BS.detach()).exp()
-        return -sequence_means(weight_BS * nll_BS, scored_BS).mean()
+        def weighted(batch: Batch) -> Tensor:
+            nll_BS, scored_BS = token_nll(token_logits(model, batch), batch["labels"])
+            weight_BS = (-self.beta * nll_BS.detach()).exp()
+            return sequence_means(weight_BS * nll_BS, scored_BS)
+
+        return -text_by_text(weighted, step.forget).mean()

@@ -17,6 +17,7 @@ from unlearn_lib.data.given import rows_of
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import diverged, sequence_losses, without_autocast
 from unlearn_lib.models.master_weights import master_weights
+from unlearn_lib.ranks import add_gradients, ranks
 from unlearn_lib.seeding import own_draws
 from unlearn_lib.training.config import TrainingConfig as TrainingConfig
 
@@ -108,7 +109,7 @@ def _fit(
     history = checkpoint.restore(model, optimizer)
     model.train()
     for step, piece in enumerate(pieces[len(history) :], len(history)):
-        draw(step)
+        draw(step + ranks().rank * len(pieces))  # each process drops out other units
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * (1 - step / len(pieces))
         loss = sequence_losses(model, collate([examples[i] for i in piece], model.device)).mean()
@@ -117,6 +118,7 @@ def _fit(
                 f"the training loss became {loss.item()} at step {step + 1}; lower learning_rate ({config.learning_rate})"
             )
         loss.backward()
+        add_gradients(params)
         torch.nn.utils.clip_grad_norm_(params, config.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -97,7 +97,8 @@ class BlockInverse(Inverse):
 
     def _solve(self, v: Vector, exponent: float, verify: bool = False) -> tuple[Vector, float]:
         """`(x, |v - (A + lambda I)^-exponent x|^2)`, the second only where it is asked for."""
-        x, squares = {name: torch.empty_like(p) for name, p in self.params.items()}, list[Tensor]()
+        # where others find the blocks there are zeros, to which theirs are added
+        x, squares = {name: torch.zeros_like(p) for name, p in self.params.items()}, list[Tensor]()
         for name, start, A_KBB in self._blocks():
             K, B, _ = A_KBB.shape
             v_KB1 = _cut(v[name], start, K, B)
@@ -107,7 +108,10 @@ class BlockInverse(Inverse):
             if verify:  # x as it is returned, in its number format
                 back_KB1 = _power(A_KBB, self.damping, -exponent, _cut(x[name], start, K, B))
                 squares.append((v_KB1 - back_KB1).square().sum())
-        return x, sum(numbers(squares))
+        if self._gradients is None:  # every process has all blocks
+            return x, sum(numbers(squares))
+        ranks = self._gradients.risk.ranks
+        return ranks.add(x), ranks.add_number(sum(numbers(squares)), self.device)
 
     def _blocks(self) -> Iterator[tuple[str, int, Tensor]]:
         """`(name, start, A_KBB)` in float64."""

@@ -77,7 +77,7 @@ class KroneckerInverse(Inverse):
 
     def power(self, v: Vector, exponent: float) -> Vector:
         damped = by_factors if self._factored else by_sum
-        return {name: e.apply(v[name], damped(e, self.damping) ** exponent) for name, e in self._kfac.eigen().items()}
+        return self._kfac.applied(lambda name, e: e.apply(v[name], damped(e, self.damping) ** exponent))
 
 
 def by_sum(e: Eigen, damping: float) -> Tensor:

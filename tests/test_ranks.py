@@ -1,0 +1,249 @@
+"""Several processes give one process's answer: every operator, solver and method, and `unlearn run` under torchrun."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from certified import LOOPED
+from ranked import CASES
+from safetensors.torch import load_file
+from torch import Tensor
+
+from unlearn_lib import save_model
+from unlearn_lib.data.files import write_rows
+from unlearn_lib.losses import Batch
+from unlearn_lib.ranks import ALONE, Ranks, alone, data_parallel, ranks, text_by_text
+
+TESTS = Path(__file__).parent
+LIMIT_S = 600
+BOUNDS = {"float64": 1e-12, "float32": 1e-6}
+"""The largest relative difference of operators and solvers."""
+
+
+def command(processes: int, *words: object) -> list[str]:
+    """A Python script, alone or in several processes."""
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    return [sys.executable, *several, *map(str, words)]
+
+
+def environment() -> dict[str, str]:
+    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path), "OMP_NUM_THREADS": "1"}
+
+
+def compute(what: str, processes: int, folder: Path) -> dict[str, Tensor]:
+    """What `ranked.py` finds with so many processes."""
+    out = folder / f"{what}-{processes}.safetensors"
+    done = subprocess.run(
+        command(processes, TESTS / "ranked.py", out, what), env=environment(), capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return load_file(out)
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    """The distance relative to the length of the first."""
+    return float((one.double() - other.double()).norm() / one.double().norm().clamp_min(1e-30))
+
+
+def compared(what: str, processes: int, folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """What one process and several find."""
+    one, several = (compute(what, number, folder) for number in (1, processes))
+    assert one.keys() == several.keys()
+    return {name: (tensor, several[name]) for name, tensor in one.items()}
+
+
+@pytest.fixture(params=[2, pytest.param(4, marks=pytest.mark.nightly)])
+def processes(request: pytest.FixtureRequest) -> int:
+    found: int = request.param
+    return found
+
+
+def test_curvature_is_that_of_one_process(processes: int, tmp_path: Path) -> None:
+    """Every operator and solver; texts unevenly divided, and processes without a text."""
+    for name, pair in compared("curvature", processes, tmp_path).items():
+        _, form, _, what = name.split("/")
+        if not what.startswith("cost"):
+            assert apart(*pair) <= BOUNDS[form], name
+        elif "dense" not in what and "recursion" not in what:  # these two do the same in every process
+            assert apart(*pair) <= 0.01, name
+
+
+@pytest.mark.parametrize(
+    ("form", "weights", "losses"),
+    [
+        # optimisers divide by the root of squares, and a calibrated length ends somewhere within its tolerance: both make more of
+        # rounding, as much as another batch size does in one process
+        ("float64", 1e-9, 1e-10),
+        pytest.param("float32", 1e-2, 1e-4, marks=pytest.mark.nightly),
+    ],
+)
+def test_methods_are_those_of_one_process(form: str, weights: float, losses: float, processes: int, tmp_path: Path) -> None:
+    assert set(LOOPED) <= {method for method, _ in CASES.values()}
+    exact = 0
+    for name, pair in compared(f"methods-{form}", processes, tmp_path).items():
+        what = name.rpartition("/")[2]
+        assert apart(*pair) <= {"weights": weights, "losses": losses, "cost": 0.005}[what], name
+        exact += what == "weights" and apart(*pair) <= BOUNDS[form]
+    assert form == "float32" or exact >= len(CASES) - 5
+
+
+SHAPES = [(2, 5), (3, 9), (1, 4), (4, 2)]
+
+
+def batches(shapes: list[tuple[int, int]]) -> list[Batch]:
+    """Texts with numbers that tell them apart."""
+    found, number = list[Batch](), 0
+    for B, T in shapes:
+        ids = torch.arange(number, number + B)[:, None].expand(B, T)
+        found.append({"input_ids": ids, "labels": ids})
+        number += B
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 30])
+def test_every_text_belongs_to_one_process(size: int) -> None:
+    given = batches(SHAPES)
+    shares = [Ranks(rank, size).share(given) for rank in range(size)]
+    own = [[int(row[0]) for batch in share.batches for row in batch["input_ids"]] for share in shares]
+    assert [number for numbers in own for number in numbers] == list(range(10))
+    for share, numbers in zip(shares, own, strict=True):
+        assert numbers == list(range(10))[share.own]
+        assert [int(row[0]) for batch in share.before for row in batch["input_ids"]] == list(range(share.own.start))
+        assert share.texts == 10
+        positions = sum(batch["input_ids"].numel() for batch in share.batches)
+        assert abs(positions - sum(B * T for B, T in SHAPES) / size) < max(T for _, T in SHAPES)
+
+
+def test_a_process_by_itself_computes_as_always() -> None:
+    assert ranks() is ALONE
+    batch = batches([(3, 2)])[0]
+    with data_parallel() as together:
+        assert together == ALONE
+        assert text_by_text(lambda own: own["input_ids"][:, 0], batch).tolist() == [0, 1, 2]
+    with alone():
+        assert ALONE.gather(torch.ones(3), ALONE.share([batch])).tolist() == [1, 1, 1]
+
+
+@pytest.fixture
+def words(tmp_path: Path, tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> list[str]:
+    """`unlearn run` with twelve steps, on files of its own."""
+    save_model(tiny("opt", torch.float32), tokenizer, tmp_path / "model")
+    short = [{"text": row["text"][:60]} for row in texts]
+    for name, rows in (("forget", short[:5]), ("retain", short[5:12])):
+        (tmp_path / f"{name}.jsonl").write_text(write_rows(rows), encoding="utf-8")
+    files = [word for name in ("forget", "retain") for word in (f"--{name}", str(tmp_path / f"{name}.jsonl"))]
+    options = {"epochs": 4, "forget_batch_size": 2, "learning_rate": 1e-3}
+    settings = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
+    return ["run", "--model", str(tmp_path / "model"), *files, "--device", "cpu", "--method", "npo", *settings]
+
+
+RUN = """
+import sys
+from unlearn_lib.command.cli import main
+{first}
+main(sys.argv[1:])
+"""
+
+
+def script(folder: Path, first: str = "") -> Path:
+    """The command `unlearn`, with something to do before."""
+    path = folder / "unlearn.py"
+    path.write_text(RUN.format(first=first), encoding="utf-8")
+    return path
+
+
+def run(processes: int, path: Path, words: list[str], out: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(processes, path, *words, "--out", out), env=environment(), capture_output=True, text=True, timeout=LIMIT_S
+    )
+
+
+def weights(out: Path) -> Tensor:
+    return torch.cat([tensor.flatten() for _, tensor in sorted(load_file(out / "model" / "model.safetensors").items())])
+
+
+KILLED_AFTER_A_STEP = """
+import os, signal
+from unlearn_lib.methods import resume
+resume.SECONDS_BETWEEN = 0.0
+steps = resume.Keeper.steps
+def killed(self, *args):
+    for k in steps(self, *args):
+        if k == 3 and os.environ.get("RANK", "1") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield k
+resume.Keeper.steps = killed
+"""
+
+
+def test_the_command_in_two_processes_writes_once(words: list[str], tmp_path: Path) -> None:
+    """The same model and report as one process, each line once; of bad input every process says what is wrong."""
+    outs = [run(number, script(tmp_path), words, tmp_path / f"out{number}") for number in (1, 2)]
+    for done in outs:
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("verdict:") == done.stdout.count("written:") == 1
+    assert apart(weights(tmp_path / "out1"), weights(tmp_path / "out2")) < 1e-3
+    one, two = (json.loads((tmp_path / f"out{number}" / "report.json").read_text(encoding="utf-8")) for number in (1, 2))
+    assert two["cost"]["gradient_evaluations"] == one["cost"]["gradient_evaluations"]
+    for name in ("forget", "retain"):
+        assert two["losses"][name]["after"] == pytest.approx(one["losses"][name]["after"], rel=1e-4)
+    again = run(2, script(tmp_path), words, tmp_path / "out2")
+    assert again.returncode != 0
+    assert "(process 0 of 2)" in again.stderr
+
+
+def test_a_process_that_dies_ends_all_and_the_run_goes_on_with_another_number(words: list[str], tmp_path: Path) -> None:
+    """Nothing is half-written, no process is left, and one process alone ends what two began."""
+    start = time.monotonic()
+    done = run(2, script(tmp_path, KILLED_AFTER_A_STEP), words, tmp_path / "out")
+    assert done.returncode != 0
+    assert time.monotonic() - start < 60
+    assert not (tmp_path / "out").exists()
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
+    assert list((tmp_path / ".out.steps").glob("*.safetensors"))
+    went_on = run(1, script(tmp_path), words, tmp_path / "out")
+    assert went_on.returncode == 0, went_on.stderr
+    assert "this one goes on from its last step" in went_on.stdout
+    whole = run(1, script(tmp_path), words, tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert apart(weights(tmp_path / "whole"), weights(tmp_path / "out")) < 1e-3
+    assert not (tmp_path / ".out.steps").exists()
+
+
+def test_a_process_whose_partner_is_gone_says_so(words: list[str], tmp_path: Path) -> None:
+    """Started one by one, as on two machines, without a program that watches over them."""
+    path, port = script(tmp_path, KILLED_AFTER_A_STEP), str(free_port())
+    both = [
+        subprocess.Popen(
+            [sys.executable, str(path), *words, "--out", str(tmp_path / "out")],
+            env=environment()
+            | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    with both[0] as left, both[1] as killed:
+        killed.communicate(timeout=LIMIT_S)
+        assert killed.returncode == -signal.SIGKILL
+        _, said = left.communicate(timeout=60)
+        assert left.returncode == 3
+    assert "unlearn (process 0 of 2): another process of this run has ended" in said
+    assert not (tmp_path / "out").exists()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
