@@ -186,6 +186,18 @@ def _among(found: Ranks) -> Iterator[Ranks]:
         _ranks.reset(token)
 
 
+class Imagined(Ranks):
+    """Processes that are not there, for a plan of what each would take: every one says the same."""
+
+    def told(self, own: Any) -> list[Any]:
+        return [own] * self.size
+
+
+def planned_for(size: int) -> Any:
+    """A context in which plans are those of one process of so many."""
+    return _among(Imagined(0, size))
+
+
 def alone() -> Any:
     """A context in which this process computes by itself: all of what it is given, with no exchange."""
     return _among(ALONE)

@@ -95,6 +95,11 @@ def methods(as_json: bool) -> None:
     help="Say what would be done and what it needs, also of a model that is not here; compute and write nothing.",
 )
 @click.option(
+    "--cards",
+    metavar="NxGIB",
+    help="With --plan: whether it fits on N cards with so many GiB each, as in 4x80, and the setting that would.",
+)
+@click.option(
     "--dtype",
     default="stored",
     show_default=True,
@@ -119,6 +124,7 @@ def run(
     long_texts: Literal["split", "cut"],
     assistant_only: bool,
     only_plan: bool,
+    cards: str | None,
     show_texts: bool,
     dtype: str,
 ) -> None:
@@ -146,7 +152,9 @@ def run(
         options=running.parse_options(dict(_pair(pair) for pair in pairs)),
     )
     files = {name: path for name, path in given.items() if path is not None}
-    job = running.Job(model, files, out, request, device, show_texts, dtype)
+    if cards is not None and not only_plan:
+        raise InputError("--cards asks what a plan would take on other machines; give --plan with it")
+    job = running.Job(model, files, out, request, device, show_texts, dtype, cards)
     rows = running.check(job)
     if only_plan:
         for line in running.plan(job, rows):

@@ -31,6 +31,7 @@ class Job:
     device: str = "auto"
     show_texts: bool = False
     dtype: str = "stored"
+    cards: str | None = None
 
     def with_texts(self, rows: Mapping[str, list[Row]]) -> Request:
         """The request with the texts that `check` has read."""
@@ -90,6 +91,7 @@ def plan(job: Job, rows: Mapping[str, list[Row]]) -> list[str]:
 
     Where the model's weights are not on this machine, its shape is enough: see `unlearn_lib.models.shapes`.
     """
+    from unlearn_lib.command.cards import Cards, fitting
     from unlearn_lib.data.examples import by_text
     from unlearn_lib.methods.plan import model_bytes
     from unlearn_lib.models.load import find
@@ -98,6 +100,7 @@ def plan(job: Job, rows: Mapping[str, list[Row]]) -> list[str]:
     from unlearn_lib.unlearning.unlearn import prepare
 
     quiet_libraries()
+    cards = None if job.cards is None else Cards.parse(job.cards)
     found = load_for_plan(job.model, job.device)
     model, notes = found.model, found.notes
     if find(job.model).quantised:
@@ -119,6 +122,8 @@ def plan(job: Job, rows: Mapping[str, list[Row]]) -> list[str]:
         f"in all: about {(own + needs.peak_memory_bytes) / 2**20:,.0f} MiB of memory with the model's own {own / 2**20:,.0f} MiB "
         f"({str(model.dtype).removeprefix('torch.')})",
     ]
+    if cards is not None:
+        lines.append(fitting(model, prepared, cards))
     return lines + [f"note: {note}" for note in [*notes, *prepared.warnings]]
 
 

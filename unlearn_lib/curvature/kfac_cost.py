@@ -61,7 +61,7 @@ def kfac_cost(K: KFAC, rehearsal: Rehearsal) -> Building:
     witness = 0 if unconfirmed(K) is None else captured.capture_flops / K.sequences  # as much as a capture of one text
     flops = K.samples * captured.capture_flops + 2 * counted * formed + diagonals + witness
     once = diagonals + witness
-    kept = (squares + K.size) * number
+    kept = (squares + K.size) * number // (1 if K.correction else K.ranks.size)
     batch = max(batch["input_ids"].numel() for batch in K.batches)
     adding = captured.largest + batch * longest * (number + 8 * K.correction)
     peak = wide * squares + max(captured.peak, adding, decomposing)

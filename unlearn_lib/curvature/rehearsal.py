@@ -38,7 +38,7 @@ FEW = 3
 
 @dataclass(frozen=True)
 class Capture:
-    """One capture of all batches: bytes of one batch's peak and factors (all batches' `kept`), FLOPs of all."""
+    """One capture of all batches: bytes of one batch's peak and factors (`kept` of all that this process has), FLOPs of all."""
 
     peak: int
     largest: int
@@ -121,7 +121,8 @@ def _rehearse(risk: EmpiricalRisk) -> Capture:
     shapes = Counter(_shape(batch) for batch in risk.batches)
     found = {shape: _rehearse_shape(risk, shape) for shape in _told(shapes)}
     most = max(found.values(), key=lambda one: one.peak)
-    kept = {name: round(_total(shapes, {s: one.kept[name] for s, one in found.items()})) for name in risk.params}
+    own = Counter(_shape(batch) for batch in risk.share.batches)  # of several processes each keeps its own
+    kept = {name: round(_total(own, {s: one.kept[name] for s, one in found.items()})) for name in risk.params}
     flops, products = ({s: getattr(one, part) for s, one in found.items()} for part in ("capture_flops", "product_flops"))
     return Capture(most.peak, most.largest, kept, round(_total(shapes, flops)), round(_total(shapes, products)), most.uses)
 

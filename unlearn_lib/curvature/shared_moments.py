@@ -26,9 +26,10 @@ def eigen_together(moments: Moments, ranks: Ranks, *, keep_all: bool) -> tuple[d
         return dict.fromkeys(moments.params, 0), moments.eigen()
     add_moments(moments, ranks)
     owners = dealt(moments, ranks.size)
+    for side in [side for side in moments.sides if owners[side[0]] != ranks.rank]:
+        del moments.sides[side]  # another process goes on with it
     own = {name: moments.eigen_of(name) for name, owner in owners.items() if owner == ranks.rank}
     if not keep_all:
-        moments.sides.clear()
         return owners, own
     said = [form for forms in ranks.told({name: _form(e) for name, e in own.items()}) for form in forms.items()]
     forms = dict(said)

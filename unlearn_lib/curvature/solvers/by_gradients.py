@@ -71,7 +71,9 @@ def budget(gradients: SequenceGradients, rehearsal: Rehearsal) -> Budget:
     risk, captured, n = rehearsal.risk, rehearsal.capture, gradients.n
     number, factors = risk.dtype.itemsize, sum(captured.kept.values())
     columns = max(_block_numbers(gradients, p) for p in risk.params.values())
-    block = columns * number * (2 if len(risk.batches) > 1 else 1)
+    # several processes send each other pieces: a copy of what is sent, and one of what is received
+    copies = 4 if risk.ranks.size > 1 else 2 if len(risk.batches) > 1 else 1
+    block = columns * number * copies
     flops, product = captured.capture_flops + captured.product_flops, captured.product_flops
     taking: float = factors - captured.largest + captured.peak
     if gradients.keep == "nothing":
@@ -81,7 +83,7 @@ def budget(gradients: SequenceGradients, rehearsal: Rehearsal) -> Budget:
         flops = len(parts) * captured.capture_flops + captured.product_flops
         return Budget(taking, share * factors, block, columns, flops, risk.gradient_flops)
     if gradients.keep == "gradients":
-        stored = n * risk.size * number
+        stored = (risk.share.own.stop - risk.share.own.start) * risk.size * number
         rows = max(p.numel() for p in risk.params.values()) * n * number
         return Budget(max(taking, factors + rows, stored), stored, block, columns, flops, 2 * n * risk.size)
     return Budget(taking, factors, block, columns, flops, product)
