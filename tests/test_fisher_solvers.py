@@ -8,9 +8,12 @@ import pytest
 import torch
 
 import unlearn_lib
+from unlearn_lib.curvature import EmpiricalFisher
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.data.batches import collate, encode, make_batches
 from unlearn_lib.losses import sequence_losses
+from unlearn_lib.methods.base import Outcome
+from unlearn_lib.methods.fisher import once_relative
 from unlearn_lib.unlearning.request import Request
 from unlearn_lib.unlearning.unlearn import prepare
 
@@ -156,3 +159,21 @@ def test_every_step_has_its_own_curvature(tiny: Any, tokenizer: Any, texts: list
     second = unlearn(first.model, tokenizer, steps=1, seed=1, **options)
     for a, b in zip(twice.model.parameters(), second.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_a_relative_damping_takes_no_more_memory_than_the_passes(
+    tiny: Any, tokenizer: Any, texts: list[dict[str, str]]
+) -> None:
+    """The trace that it is relative to is the same number, from a part of the gradients at a time."""
+    model = tiny("opt")
+    F = EmpiricalFisher(model, make_batches(encode(texts[:16], tokenizer, 128).examples, 1, model.device))
+    F.gradients().check()
+    found = {}
+    for passes in (1, 4):
+        outcome = Outcome(model)
+        with Meter() as meter:
+            damping = once_relative(F, 0.5, outcome, passes)
+        found[passes] = meter.peak
+        assert damping == pytest.approx(0.5 * F.trace() / F.size, rel=1e-12)
+        assert outcome.gradient_evaluations == pytest.approx({1: 1, 4: 3}[passes] * 16, rel=0.05)
+    assert found[4] < 0.85 * found[1]  # a block of columns is most of both here

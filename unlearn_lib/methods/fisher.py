@@ -98,7 +98,7 @@ class FisherMethod(DirectionMethod):
             if self.solver == "kfac"
             else EmpiricalFisher(model, batches, precision=self.precision)
         )
-        damping = self.damping or once_relative(F, self.relative_damping or RELATIVE[self.solver], outcome)
+        damping = self.damping or once_relative(F, self.relative_damping or RELATIVE[self.solver], outcome, self.passes)
         solution = solve(F, F.own_form(v), self._with(damping), exponent=exponent, tolerance=FORGIVING)
         return outcome.take(solution)
 
@@ -120,7 +120,8 @@ class FisherMethod(DirectionMethod):
             return kfac_plan(K, f"K-FAC of {len(examples)} texts")
         F = EmpiricalFisher(model, batches, precision=self.precision)
         found = plan(F, self._with(self.damping or 1.0))  # no cost depends on the damping
-        trace = 0 if self.damping else len(examples) / max(1, self.steps)
+        captures = 1 if self.passes == 1 else (2 * self.passes + 1) / 3  # of each text, for the trace
+        trace = 0 if self.damping else captures * len(examples) / max(1, self.steps)
         detail = f"{found}, with {len(examples)} texts"
         return MethodPlan(found.gradient_evaluations + trace, found.peak_memory_bytes, detail)
 
@@ -155,17 +156,23 @@ class FisherMethod(DirectionMethod):
         return found
 
 
-def once_relative(F: EmpiricalFisher | KFAC, share: float, outcome: Outcome) -> float:
+def once_relative(F: EmpiricalFisher | KFAC, share: float, outcome: Outcome, passes: int = 1) -> float:
     """lambda = share * (mean of F's diagonal before the first step), kept in `outcome` for the steps after it.
 
-    The cost of the trace, for K-FAC that of building it, goes to `outcome`, too.
+    The cost of the trace, for K-FAC that of building it, goes to `outcome`, too. With several passes the gradients of a Fisher are taken
+    in as many, so that the trace needs no more memory than the steps.
     """
     if "damping" not in outcome.details:
         with Meter() as meter:
-            trace = F.trace()
+            trace = trace_in_passes(F, passes) if isinstance(F, EmpiricalFisher) and passes > 1 else F.trace()
         outcome.gradient_evaluations += F.counted(meter)
         outcome.details["damping"] = share * trace / F.size
     damping: float = outcome.details["damping"]
     if damping == 0:
         raise InputError("the curvature of the retain set is zero, so it sets no damping; give damping=...")
     return damping
+
+
+def trace_in_passes(F: EmpiricalFisher, passes: int) -> float:
+    """tr F = (1/n) sum_i |g_i|^2, with the factors of a part of the parameters in memory at a time."""
+    return float(F.gradients(keep="nothing", passes=passes).norms().square().mean())
