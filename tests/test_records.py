@@ -183,6 +183,7 @@ def test_the_workflow_waits_resumes_and_clears(tmp_path: Path) -> None:
     assert [path.name for path in (folder / "build/trained/nano").iterdir()] == ["b"]  # what is left to do keeps its models
 
     (folder / "broken").unlink()
+    (folder / "build/workflow/nano/b.cleared").touch()  # left by a run that was interrupted
     (folder / "calls").unlink()
     written = times(folder / "results/nano", "*.json")
     code, out = snakemake(folder, binaries)
