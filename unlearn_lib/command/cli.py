@@ -14,6 +14,7 @@ import click
 from unlearn_lib import __version__
 from unlearn_lib.command.auditing import audit
 from unlearn_lib.command.plain import plain_errors, tell
+from unlearn_lib.command.records import records
 from unlearn_lib.errors import InputError
 
 
@@ -24,6 +25,7 @@ def main() -> None:
 
 
 main.add_command(audit)
+main.add_command(records)
 
 
 @main.command()

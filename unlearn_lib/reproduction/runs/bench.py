@@ -70,7 +70,7 @@ class Bench:
     def __init__(self, scenario: Scenario, device: str | None = None, workspace: Workspace | None = None) -> None:
         self.scenario = scenario
         place = workspace or Workspace()
-        self.workspace = place.below(f"{scenario.task}-{key(scenario.shared_config())[:12]}") if place.folder else place
+        self.workspace = place.below(scenario.original()) if place.folder else place
         self.task = scenario.load_task()
         self.device = resolve_device(device or profiles.find(scenario.profile).device)
         self.base, self.tokenizer = load_model(scenario.model, device="cpu")  # only ever copied

@@ -45,14 +45,26 @@ class Campaign:
             OutOfTimeError: The deadline has passed; the same call goes on from there.
         """
         quiet_libraries()
-        if self.profile.device != "cpu" and not torch.cuda.is_available() and any(self.left()):
+        if any(self.left()):
+            self.check_device()
+        self.obtain(deadline, say)
+        compute.compute(self.wanted, self.store, say, processes, self.workspace(deadline) if processes == 1 else None)
+
+    def workspace(self, deadline: Deadline) -> Workspace:
+        """Where trained models are kept until the records that need them are written."""
+        return Workspace(self.root / "build" / "trained" / self.profile.name, deadline)
+
+    def check_device(self) -> None:
+        """Stop where the profile's device is not on this machine.
+
+        Raises:
+            InputError: It is not.
+        """
+        if self.profile.device != "cpu" and not torch.cuda.is_available():
             raise InputError(
                 f"the profile {self.profile.name} computes on a GPU, and torch sees no CUDA device here; run the same command where "
                 "there is one"
             )
-        self._obtain(deadline, say)
-        workspace = Workspace(self.root / "build" / "trained" / self.profile.name, deadline)
-        compute.compute(self.wanted, self.store, say, processes, workspace if processes == 1 else None)
 
     def left(self) -> tuple[int, int]:
         """(models that are not here yet, records that are not computed yet)."""
@@ -71,8 +83,12 @@ class Campaign:
                     found.append(model)
         return found
 
-    def _obtain(self, deadline: Deadline, say: Say) -> None:
-        """Train or download the missing models, and keep what tells them apart beside the records."""
+    def obtain(self, deadline: Deadline, say: Say) -> None:
+        """Train or download the missing models, and keep what tells them apart beside the records.
+
+        Raises:
+            OutOfTimeError: The deadline has passed; the same call goes on from there.
+        """
         known = self.profile.kept_manifest()["models"]
         for name in self.models_missing():
             if name in known:
@@ -87,10 +103,10 @@ class Campaign:
                 from unlearn_lib.models.pretraining import train
 
                 train(self.profile.recipe, [name], device=self.profile.device, deadline=deadline, say=say)
-            self._keep_manifest()
-        self._keep_manifest()
+            self.keep_manifest()
+        self.keep_manifest()
 
-    def _keep_manifest(self) -> None:
+    def keep_manifest(self) -> None:
         """Add the models on this machine to the manifest beside the records; those of nano are in the checkout anyway."""
         if self.profile is NANO:
             return

@@ -12,6 +12,7 @@ from unlearn_lib.checkpoints import Workspace
 from unlearn_lib.files import check_writable
 from unlearn_lib.progress import Say
 from unlearn_lib.reproduction.runs import profiles
+from unlearn_lib.reproduction.runs.bench import Bench
 from unlearn_lib.reproduction.runs.case_bench import bench_for
 from unlearn_lib.reproduction.runs.finished import load, missing
 from unlearn_lib.reproduction.runs.processes import completed
@@ -47,7 +48,7 @@ def compute(
     if processes > 1:
         # the largest models first, so that no process is left with one at the end
         order = sorted(groups.values(), key=lambda group: ("lms".index(_size(group[0])), group[0].name))
-        for lines in completed(_group, [(group, store.folder) for group in order], processes, _one_thread):
+        for lines in completed(_group, [(group, store.folder) for group in order], processes, one_thread):
             for line in lines:
                 report(line)
     else:
@@ -61,11 +62,16 @@ def _one_by_one(groups: Sequence[Sequence[Scenario]], store: RunStore, workspace
         bench = bench_for(group[0], workspace=workspace)
         bench.expect(group)
         for scenario in group:
-            start = time.perf_counter()
-            results, timing = bench.run(scenario)
-            store.put(scenario.name, scenario.config(), results, timing)
-            yield f"{scenario.name}: {time.perf_counter() - start:.0f} s"
+            yield carry_out(scenario, bench, store)
         bench.workspace.clear()
+
+
+def carry_out(scenario: Scenario, bench: Bench, store: RunStore) -> str:
+    """Compute one record on its bench and put it into the store; returns a line about it."""
+    start = time.perf_counter()
+    results, timing = bench.run(scenario)
+    store.put(scenario.name, scenario.config(), results, timing)
+    return f"{scenario.name}: {time.perf_counter() - start:.0f} s"
 
 
 def _size(scenario: Scenario) -> str:
@@ -76,7 +82,8 @@ def _group(group: Sequence[Scenario], folder: Path) -> list[str]:
     return list(_one_by_one([group], RunStore(folder)))
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
+    """What a process of several begins with; its records are those of one thread."""
     from unlearn_lib.progress import quiet_libraries
 
     torch.set_num_threads(1)

@@ -13,6 +13,7 @@ from typing import Any
 
 from unlearn_lib.data.tasks import Task, load_task
 from unlearn_lib.reproduction.runs import profiles
+from unlearn_lib.reproduction.runs.store import key
 from unlearn_lib.training.config import TrainingConfig
 
 NUMERICS_VERSION = 3
@@ -111,6 +112,10 @@ class Scenario:
         """Everything the original model and those retrained from the same base depend on."""
         shared = {name: value for name, value in self.config().items() if name not in OWN}
         return {**shared, "numerics": NUMERICS_VERSION}
+
+    def original(self) -> str:
+        """The name of the original model, which is that of the folder its checkpoints are kept in."""
+        return f"{self.task}-{key(self.shared_config())[:12]}"
 
 
 @cache
