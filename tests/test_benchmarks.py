@@ -358,6 +358,23 @@ def test_the_benchmark_of_scale_runs_to_its_record(tmp_path: Path, monkeypatch: 
         assert 0 < build["bytes"] <= 1.2 * build["planned_bytes"]
 
 
+def test_the_benchmark_of_processes_runs_to_its_record(tmp_path: Path) -> None:
+    """At toy size: one process does all of the work, and what is planned for a step is of the size of what is counted."""
+    sizes = {"hidden_size": 8, "ffn_dim": 16, "layers": 1, "vocab_size": 40, "texts": 4, "tokens": 6}
+    words = ["--processes", "1", "--step", "blocks of 48, all layers", "--out", str(tmp_path / "out.json")]
+    words += [word for name in ("--shared", "--large") for word in (name, json.dumps(sizes))]
+    result = CliRunner().invoke(script("cluster").main, words, catch_exceptions=False)
+    assert result.exit_code == 0
+    report = json.loads((tmp_path / "out.json").read_text())
+    for row in report["shares"]["1"].values():
+        assert row["flops_at_most"] == row["flops_of_all"] > 0
+        assert row["sent_bytes"] == row["difference"] == 0
+    step = report["steps"]["blocks of 48, all layers"]
+    assert step["counted_gradients"] == pytest.approx(step["planned_gradients"], rel=0.5)
+    assert step["planned_bytes"] > 0
+    assert step["texts"] == 2
+
+
 def test_every_script_of_the_benchmarks_is_run_by_a_test() -> None:
     tests = "".join(
         (Path(__file__).parent / f"test_{name}.py").read_text(encoding="utf-8")

@@ -43,6 +43,7 @@ ITEMS: dict[str, Item] = {
     "ch13": Item("ch13_your_model.ipynb", "Chapter 13: unlearn your own model", _nano(0)),
     "ch14": Item("ch14_real.ipynb", "Chapter 14: a real language model", _nano(0)),
     "ch15": Item("ch15_audit.ipynb", "Chapter 15: auditing", _nano(0)),
+    "cluster": Item("cluster.ipynb", "From a laptop to a cluster", _nano(0)),
     "table01": Item("table01_notation.ipynb", "Table 1: notation", _nano(0)),
     "table02": Item("table02_comparison.ipynb", "Table 2: approaches side by side", _nano(0)),
     "fig01": Item("fig01_service.ipynb", "Figure 1: the service loop, drawn and running", _nano(0)),
