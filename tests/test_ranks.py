@@ -14,11 +14,13 @@ import psutil
 import pytest
 import torch
 from certified import LOOPED
+from click.testing import CliRunner
 from ranked import CASES
 from safetensors.torch import load_file
 from torch import Tensor
 
 from unlearn_lib import save_model
+from unlearn_lib.command.cli import main
 from unlearn_lib.data.files import write_rows
 from unlearn_lib.losses import Batch
 from unlearn_lib.ranks import ALONE, Ranks, alone, data_parallel, ranks, text_by_text
@@ -132,6 +134,18 @@ def test_a_process_by_itself_computes_as_always() -> None:
         assert text_by_text(lambda own: own["input_ids"][:, 0], batch).tolist() == [0, 1, 2]
     with alone():
         assert ALONE.gather(torch.ones(3), ALONE.share([batch])).tolist() == [1, 1, 1]
+
+
+def test_of_other_commands_one_process_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {}
+    for rank in ("0", "1"):
+        for name, value in {"RANK": rank, "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        result = CliRunner().invoke(main, ["methods"], catch_exceptions=False)
+        assert result.exit_code == 0
+        said[rank] = result.output
+    assert "constrained-newton" in said["0"]
+    assert said["1"] == ""
 
 
 @pytest.fixture

@@ -42,10 +42,11 @@ def _together(call: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return call(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise RankLostError(
-                "another process of this run has ended, or cannot be reached; what it said last tells why. Nothing was written; start "
-                "all of them again"
+                "another process of this run has ended, or cannot be reached; its own last message tells why. Start all of them again"
             ) from error
 
     return wrapper

@@ -16,12 +16,16 @@ from unlearn_lib.command.auditing import audit
 from unlearn_lib.command.plain import plain_errors, tell
 from unlearn_lib.command.records import records
 from unlearn_lib.errors import InputError
+from unlearn_lib.launched import speaks
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="unlearn")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Second-order machine unlearning of causal language models, and the reproduction of arXiv 2403.10557."""
+    if context.invoked_subcommand != "run" and not speaks():
+        context.exit()  # of processes that were started together only those of `run` share the work
 
 
 main.add_command(audit)
