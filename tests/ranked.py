@@ -6,6 +6,7 @@ writes, after the others have said that theirs are the same to the last bit.
 
 import copy
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,8 +33,9 @@ from unlearn_lib.curvature.vector import flatten
 from unlearn_lib.losses import evaluate
 from unlearn_lib.methods.bartlett import bartlett_diagonal
 from unlearn_lib.models import nano
-from unlearn_lib.ranks import data_parallel, ranks
+from unlearn_lib.ranks import alone, data_parallel, ranks
 from unlearn_lib.training.private import PrivacyConfig, train_private
+from unlearn_lib.training.sisa import train_sisa
 
 SIZES = {"uneven": (2, 3), "short": (1,)}
 """Sequences in each batch; of one sequence other processes have none."""
@@ -158,6 +160,12 @@ def methods(form: str) -> Found:
         found[f"{label}/weights"] = flatten(dict(result.model.named_parameters())).detach()
         found[f"{label}/losses"] = torch.cat(list(result.losses_after.values()))
         found[f"{label}/cost"] = torch.tensor([result.cost.gradient_evaluations, result.cost.forward_evaluations])
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"shards": 2, "slices": 2, "config": TrainingConfig(1, 1e-3, batch_size=4), "seed": 1}
+        with alone():
+            ensemble = train_sisa(model, tokenizer, rows[:9], **settings, folder=f"{folder}/ensemble")
+        result = unlearn(ensemble, tokenizer, forget=rows[:2], method="sisa", seed=3)
+    found["sisa/weights"] = flatten(dict(result.model.named_parameters())).detach()
     trained = copy.deepcopy(model)
     train(trained, tokenizer, rows[:9], TrainingConfig(2, 1e-3, batch_size=4), seed=1)
     found["train/weights"] = flatten(dict(trained.named_parameters())).detach()

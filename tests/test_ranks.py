@@ -22,8 +22,10 @@ from torch import Tensor
 from unlearn_lib import save_model
 from unlearn_lib.command.cli import main
 from unlearn_lib.data.files import write_rows
+from unlearn_lib.errors import InputError
 from unlearn_lib.losses import Batch
-from unlearn_lib.ranks import ALONE, Ranks, alone, data_parallel, ranks, text_by_text
+from unlearn_lib.ranks import ALONE, Ranks, alone, data_parallel, planned_for, ranks, text_by_text
+from unlearn_lib.training.sisa import train_sisa
 
 TESTS = Path(__file__).parent
 LIMIT_S = 600
@@ -146,6 +148,12 @@ def test_of_other_commands_one_process_does_all(monkeypatch: pytest.MonkeyPatch)
         said[rank] = result.output
     assert "constrained-newton" in said["0"]
     assert said["1"] == ""
+
+
+def test_an_ensemble_is_trained_by_one_process(tiny: Any, tokenizer: Any, texts: list[dict[str, str]], tmp_path: Path) -> None:
+    with planned_for(2), pytest.raises(InputError, match="call train_sisa outside of data_parallel"):
+        train_sisa(tiny("opt"), tokenizer, texts[:4], shards=2, slices=1, folder=tmp_path / "ensemble")
+    assert not (tmp_path / "ensemble").exists()
 
 
 @pytest.fixture

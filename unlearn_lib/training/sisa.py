@@ -43,6 +43,7 @@ from unlearn_lib.models.sisa_records import (
 )
 from unlearn_lib.models.sisa_texts import Text, text_hash
 from unlearn_lib.models.suited import check_tokenizer
+from unlearn_lib.ranks import ranks
 from unlearn_lib.training.loop import Progress, TrainingConfig, check_trainable, fit
 
 
@@ -85,7 +86,8 @@ def train_sisa(
         The ensemble, as `load_model(folder)` gives it, on the base's device.
 
     Raises:
-        InputError: A number below 1, another average, no texts, a base that is an adapter or an ensemble itself, a shard without texts.
+        InputError: A number below 1, another average, no texts, a base that is an adapter or an ensemble itself, a shard without texts,
+            several processes.
         NumericsError: As `fit`.
         FileExistsError: There is something in the folder already.
 
@@ -93,6 +95,11 @@ def train_sisa(
     """
     from unlearn_lib.models.sisa import SisaForCausalLM
 
+    if ranks().size > 1:
+        raise InputError(
+            "an ensemble is written as it is trained, which one process does: call train_sisa outside of data_parallel, and share the "
+            "requests to forget"
+        )
     if shards < 1 or slices < 1:
         raise InputError(f"an ensemble has at least one shard and one slice, got shards={shards} and slices={slices}")
     if average not in get_args(Average):
