@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -102,11 +103,12 @@ class BlockInverse(Inverse):
         for name, start, A_KBB in self._blocks():
             K, B, _ = A_KBB.shape
             v_KB1 = _cut(v[name], start, K, B)
-            x_KB1 = _power(A_KBB, self.damping, exponent, v_KB1)
+            damped = Damped(A_KBB, self.damping)
+            x_KB1 = damped.power(exponent, v_KB1)
             piece = x[name].view(-1)[start : start + K * B]
             piece.copy_(x_KB1.reshape(-1)[: len(piece)])
             if verify:  # x as it is returned, in its number format
-                back_KB1 = _power(A_KBB, self.damping, -exponent, _cut(x[name], start, K, B))
+                back_KB1 = damped.power(-exponent, _cut(x[name], start, K, B))
                 squares.append((v_KB1 - back_KB1).square().sum())
         if self._gradients is None:  # every process has all blocks
             return x, sum(numbers(squares))
@@ -138,19 +140,36 @@ def _cut(tensor: Tensor, start: int, K: int, B: int) -> Tensor:
     return torch.nn.functional.pad(piece, (0, K * B - len(piece))).view(K, B, 1)
 
 
-def _power(A_KBB: Tensor, damping: float, exponent: float, v_KB1: Tensor) -> Tensor:
-    if exponent == 1.0:
-        return A_KBB @ v_KB1 + damping * v_KB1
-    if exponent == -1.0:
-        eye = damping * torch.eye(A_KBB.shape[-1], dtype=A_KBB.dtype, device=A_KBB.device)
-        factor, failed = torch.linalg.cholesky_ex(A_KBB + eye)
-        if not failed.any():
-            return torch.cholesky_solve(v_KB1, factor)
-    s_KB, U_KBB = torch.linalg.eigh(A_KBB)
-    s_KB = s_KB + damping
-    if not s_KB.min() > 0:
-        raise NumericsError(
-            f"the smallest eigenvalue of a damped block is {float(s_KB.min()):.3g}; raise the damping by more than that"
-        )
-    x_KB1: Tensor = U_KBB @ (s_KB.unsqueeze(-1) ** exponent * (U_KBB.mT @ v_KB1))
-    return x_KB1
+class Damped:
+    """Blocks A + lambda I, and their powers. The eigenvalues, which powers other than 1 and -1 need, are found once."""
+
+    def __init__(self, A_KBB: Tensor, damping: float) -> None:
+        self.A_KBB, self.damping = A_KBB, damping
+
+    @cached_property
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        """`([K, B], [K, B, B])`: eigenvalues, damping included, and eigenvectors.
+
+        Raises:
+            NumericsError: One is not positive.
+        """
+        s_KB, U_KBB = torch.linalg.eigh(self.A_KBB)
+        s_KB = s_KB + self.damping
+        if not s_KB.min() > 0:
+            raise NumericsError(
+                f"the smallest eigenvalue of a damped block is {float(s_KB.min()):.3g}; raise the damping by more than that"
+            )
+        return s_KB, U_KBB
+
+    def power(self, exponent: float, v_KB1: Tensor) -> Tensor:
+        """`[K, B, 1]`: (A + lambda I)^exponent v."""
+        if exponent == 1.0:
+            return self.A_KBB @ v_KB1 + self.damping * v_KB1
+        if exponent == -1.0:
+            eye = self.damping * torch.eye(self.A_KBB.shape[-1], dtype=self.A_KBB.dtype, device=self.A_KBB.device)
+            factor, failed = torch.linalg.cholesky_ex(self.A_KBB + eye)
+            if not failed.any():
+                return torch.cholesky_solve(v_KB1, factor)
+        s_KB, U_KBB = self.spectrum
+        x_KB1: Tensor = U_KBB @ (s_KB.unsqueeze(-1) ** exponent * (U_KBB.mT @ v_KB1))
+        return x_KB1
