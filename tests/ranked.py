@@ -114,6 +114,9 @@ def _operators(model: Any, batches: list[Any]) -> Iterator[tuple[str, Tensor]]:
             yield f"K-FAC, correction {correction}, positions {positions}", K @ _vector(K)
     K = KFAC(model, batches, max_side=5)
     yield "K-FAC, long sides", K.diagonal()
+    K = KFAC(model, batches, params="*norm*")
+    yield "K-FAC, norms alone", K.diagonal()
+    assert len(K.left_out) == len(K.params)
 
 
 def _solves(model: Any, batches: list[Any]) -> Iterator[tuple[str, Tensor]]:

@@ -150,6 +150,16 @@ def test_of_other_commands_one_process_does_all(monkeypatch: pytest.MonkeyPatch)
     assert said["1"] == ""
 
 
+def test_a_gpu_is_not_given_to_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="leave out the number"), data_parallel("cuda:1"):
+        pass
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(InputError, match="process 2 of its machine, which has 1 GPUs"), data_parallel("cuda"):
+        pass
+
+
 def test_an_ensemble_is_trained_by_one_process(tiny: Any, tokenizer: Any, texts: list[dict[str, str]], tmp_path: Path) -> None:
     with planned_for(2), pytest.raises(InputError, match="call train_sisa outside of data_parallel"):
         train_sisa(tiny("opt"), tokenizer, texts[:4], shards=2, slices=1, folder=tmp_path / "ensemble")

@@ -215,7 +215,7 @@ def data_parallel(device: str | torch.device = "auto") -> Iterator[Ranks]:
         device: Where the models will be: `"auto"` is the process's own GPU (`LOCAL_RANK`) where there are GPUs, and else the CPU.
 
     Raises:
-        InputError: Several processes on a machine with fewer GPUs than that.
+        InputError: Several processes on a machine with fewer GPUs than that, or a GPU that is to be taken by all.
         RankLostError: One of the processes has ended before the others.
     """
     if dist.is_initialized():
@@ -226,7 +226,10 @@ def data_parallel(device: str | torch.device = "auto") -> Iterator[Ranks]:
         with _among(ALONE) as found:
             yield found
         return
-    cuda = torch.cuda.is_available() if str(device) == "auto" else torch.device(device).type == "cuda"
+    wanted = torch.device("cuda" if torch.cuda.is_available() else "cpu") if str(device) == "auto" else torch.device(device)
+    cuda = wanted.type == "cuda"
+    if cuda and wanted.index is not None:
+        raise InputError(f"device {wanted} is one GPU, and each of several processes takes its own; leave out the number")
     if cuda:
         torch.cuda.set_device(own_gpu())
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")

@@ -1,7 +1,7 @@
 """K-FAC's moments from the texts of several processes, and their eigenvectors, which the processes find by turns.
 
-Every process has summed over its own texts. One adds to the others what makes the moments of all; each then decomposes some of the
-parameters' blocks, and the others are told what it has found.
+Every process has summed over its own texts, and adding these sums up makes the moments of all texts. Each process then decomposes some of
+the parameters' blocks, which it keeps and applies, or tells the others.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ def add_moments(moments: Moments, ranks: Ranks) -> None:
         side: (numbers.setdefault(id(moment), len(numbers)), isinstance(moment, FullMoment))
         for side, moment in moments.sides.items()
     }
-    # a process without texts has seen no use
-    said = [one for one in ranks.told((moments.uses, own, list(moments.entries))) if any(one[0].values())]
-    moments.uses = said[0][0]
+    uses, sides, entries = zip(*ranks.told((moments.uses, own, list(moments.entries))), strict=True)
+    # a process without texts has seen no use, and one without a text for an expert none of that expert
+    moments.uses = {name: max(seen[name] for seen in uses) for name in params}
     sums: dict[Hashable, SideMoment] = {}
-    for side, (_, full) in said[0][1].items():
-        # sides have one moment where they have one in every process
-        shared = tuple(sides[side][0] for _, sides, _ in said)
+    for side, (_, full) in {side: seen for one in reversed(sides) for side, seen in one.items()}.items():
+        # sides have one moment where they have one in every process that has seen them
+        shared = tuple(one[side][0] if side in one else None for one in sides)
         if shared not in sums:
             sums[shared] = _own_sum(moments, side, full)
             ranks.add_tensor(sums[shared].values)
         moments.sides[side] = sums[shared]
-    for name in said[0][2]:
+    for name in dict.fromkeys(name for one in entries for name in one):
         if name not in moments.entries:
             moments.entries[name] = torch.zeros(as_matrix(params[name]).shape, dtype=torch.float64, device=device)
         ranks.add_tensor(moments.entries[name])
