@@ -42,7 +42,7 @@ LARGE = {"hidden_size": 1024, "ffn_dim": 4096, "layers": 24, "vocab_size": 50272
 """Those of the steps: OPT's shape between 125M and 1.3B."""
 STEPS: dict[str, tuple[dict[str, Any], int]] = {
     "blocks of 48, all layers": ({"solver": "block"}, 24),
-    "K-FAC, the last 6 layers": ({"solver": "kfac"}, 6),
+    "K-FAC, the last 2 layers": ({"solver": "kfac"}, 2),
 }
 """Options of a step, and how many of the last layers are changed."""
 Row = dict[str, Any]
