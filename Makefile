@@ -52,7 +52,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 figures: setup
-	$(BIN)/unlearn reproduce table03 table04 table05 table09 table07 fig01 fig02 fig03 fig04 fig05 fig06 fig07 damping blocks frontier roads ch14 ch15 table08 table10 duplicates conflicts labelling -p out=figures
+	$(BIN)/unlearn reproduce table03 table04 table05 table09 table07 fig01 fig02 fig03 fig04 fig05 fig06 fig07 damping blocks frontier roads cluster ch14 ch15 table08 table10 duplicates conflicts labelling -p out=figures
 
 outdated: setup
 	$(BIN)/python -m pip list --outdated
