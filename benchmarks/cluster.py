@@ -180,7 +180,9 @@ def shares(sizes: dict[str, int], processes: int, folder: Path) -> tuple[dict[st
 def _here(words: list[str]) -> str:
     """The output of a Python command with the modules of this one."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    return subprocess.run([sys.executable, *words], env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(
+        [sys.executable, *words], env=environment, check=True, stdout=subprocess.PIPE, encoding="utf-8"
+    ).stdout
 
 
 @click.command(help=__doc__)

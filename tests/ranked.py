@@ -6,8 +6,8 @@ writes, after the others have said that theirs are the same to the last bit.
 
 import copy
 import sys
-import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import tiny_models
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from test_resume import OPTIONS
 from torch import Tensor
 
-from unlearn_lib import TrainingConfig, train, unlearn
+from unlearn_lib import TrainingConfig, load_model, train, unlearn
 from unlearn_lib.curvature import GaussNewton, Hessian, mean_gradient, solve
 from unlearn_lib.curvature.empirical_fisher import EmpiricalFisher
 from unlearn_lib.curvature.kfac import KFAC
@@ -148,7 +148,7 @@ def _solves(model: Any, batches: list[Any]) -> Iterator[tuple[str, Tensor]]:
     yield "solve by K-FAC's factors", solve(K, v, Kronecker(damping=0.1, factored=True)).value
 
 
-def methods(form: str) -> Found:
+def methods(form: str, folder: Path) -> Found:
     """Every method, and the trainings, on models of ten thousand parameters."""
     from transformers import AutoTokenizer
 
@@ -163,11 +163,13 @@ def methods(form: str) -> Found:
         found[f"{label}/weights"] = flatten(dict(result.model.named_parameters())).detach()
         found[f"{label}/losses"] = torch.cat(list(result.losses_after.values()))
         found[f"{label}/cost"] = torch.tensor([result.cost.gradient_evaluations, result.cost.forward_evaluations])
-    with tempfile.TemporaryDirectory() as folder:
+    if ranks().first:  # which writes, as transformers does in the first process alone
         settings = {"shards": 2, "slices": 2, "config": TrainingConfig(1, 1e-3, batch_size=4), "seed": 1}
         with alone():
-            ensemble = train_sisa(model, tokenizer, rows[:9], **settings, folder=f"{folder}/ensemble")
-        result = unlearn(ensemble, tokenizer, forget=rows[:2], method="sisa", seed=3)
+            train_sisa(model, tokenizer, rows[:9], **settings, folder=folder)
+    ranks().wait()
+    ensemble, _ = load_model(folder, device="cpu", dtype=form)
+    result = unlearn(ensemble, tokenizer, forget=rows[:2], method="sisa", seed=3)
     found["sisa/weights"] = flatten(dict(result.model.named_parameters())).detach()
     trained = copy.deepcopy(model)
     train(trained, tokenizer, rows[:9], TrainingConfig(2, 1e-3, batch_size=4), seed=1)
@@ -189,7 +191,9 @@ if __name__ == "__main__":
     out, what = sys.argv[1:]
     torch.set_num_threads(1)
     with data_parallel("cpu") as together:
-        found = curvature() if what == "curvature" else methods(what.removeprefix("methods-"))
+        found = (
+            curvature() if what == "curvature" else methods(what.removeprefix("methods-"), Path(out).with_suffix(".ensemble"))
+        )
         same_everywhere(found)
         if together.first:
             save_file({name: tensor.contiguous() for name, tensor in found.items()}, out)

@@ -370,7 +370,7 @@ def test_the_benchmark_of_processes_runs_to_its_record(tmp_path: Path) -> None:
         assert row["flops_at_most"] == row["flops_of_all"] > 0
         assert row["sent_bytes"] == row["difference"] == 0
     step = report["steps"]["blocks of 48, all layers"]
-    assert step["counted_gradients"] == pytest.approx(step["planned_gradients"], rel=0.5)
+    assert 0.5 < step["counted_gradients"] / step["planned_gradients"] < 2
     assert step["planned_bytes"] > 0
     assert step["texts"] == 2
 

@@ -3,11 +3,15 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
+from unlearn_lib import save_model
 from unlearn_lib.command.cli import main
+from unlearn_lib.data.files import write_rows
 
 ROOT = Path(__file__).parents[1]
 FRAGMENTS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
@@ -40,7 +44,23 @@ def prose() -> list[tuple[str, str]]:
 
 def test_python_in_prose_is_run() -> None:
     """Code stands in the cells of the notebooks, which are executed. Fragments in prose are run by the tests of this file."""
-    assert [name for name, text in prose() if "```python" in text] == ["README.md", "private_data.md"]
+    assert [name for name, text in prose() if "```python" in text] == ["README.md", "private_data.md", "cluster.ipynb"]
+
+
+def test_code_of_the_page_on_clusters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Any, tokenizer: Any, texts: list[dict[str, str]]
+) -> None:
+    """In one process, where it does what it does in several."""
+    monkeypatch.chdir(tmp_path)
+    save_model(tiny("opt", torch.float32), tokenizer, tmp_path / "my-model")
+    short = [{"text": row["text"][:60]} for row in texts]
+    for name, rows in (("forget", short[:3]), ("retain", short[3:12]), ("unseen", short[12:18])):
+        Path(f"{name}.jsonl").write_text(write_rows(rows), encoding="utf-8")
+    notebook = json.loads((ROOT / "notebooks/cluster.ipynb").read_text(encoding="utf-8"))
+    text = "".join("".join(cell["source"]) for cell in notebook["cells"])
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(compile(code, "cluster.ipynb", "exec"), {})
+    assert (tmp_path / "unlearned" / "config.json").is_file()
 
 
 def test_code_of_the_page_on_private_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
