@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unlearn_lib.curvature.precision import in_full
-from unlearn_lib.curvature.vector import Vector, all_finite, axpy, scale
+from unlearn_lib.curvature.vector import Vector, all_finite, axpy, scale, zeros
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses, without_autocast
 from unlearn_lib.ranks import alone, ranks
@@ -70,18 +70,18 @@ def summed_gradient(
         NumericsError: A loss, a number or a gradient is not finite.
     """
     params, together = trainable(model), ranks()
-    total, found = 0.0, Vector()
+    total, lost, found = 0.0, 0.0, Vector()
     with alone():
         for batch in together.share(batches).batches:
             with in_full(params.values()):
                 loss, number = loss_of(batch)
             grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
-            total += number
+            total, lost = total + number, lost + loss.item()
             for name, grad in zip(params, grads, strict=True):
                 found[name] = found[name].add_(grad) if name in found else grad
-    found = together.add(found or {name: torch.zeros_like(p) for name, p in params.items()})
-    total = together.add_number(total, next(iter(params.values())).device)
-    if not all_finite(found.values()) or not math.isfinite(total):
+    found = together.add(found or zeros(params))
+    total, lost = (together.add_number(number, next(iter(params.values())).device) for number in (total, lost))
+    if not (math.isfinite(total) and math.isfinite(lost) and all_finite(found.values())):
         raise NumericsError(f"{what} or its gradient is not finite: the model has diverged")
     return total, found
 
@@ -105,5 +105,5 @@ def mean_gradient(model: Any, batches: Sequence[Batch]) -> tuple[float, Vector]:
             loss += weight * value
             parts = [axpy(weight, g, parts[0])] if parts else [scale(weight, g)]
     params = trainable(model)
-    found = together.add(parts[0] if parts else {name: torch.zeros_like(p) for name, p in params.items()})
+    found = together.add(parts[0] if parts else zeros(params))
     return _finite(together.add_number(loss, next(iter(params.values())).device), found)

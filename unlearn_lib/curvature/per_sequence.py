@@ -25,7 +25,7 @@ from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.shared_rows import ghost_blocks, own_columns
 from unlearn_lib.curvature.uses import Direct, Outer, Use, as_matrix, materialise
-from unlearn_lib.curvature.vector import Vector, in_groups
+from unlearn_lib.curvature.vector import Vector, in_groups, zeros
 from unlearn_lib.errors import InputError, NumericsError, unknown
 from unlearn_lib.losses import Batch
 
@@ -136,7 +136,7 @@ class SequenceGradients:
 
     def squares(self) -> Vector:
         """sum_i g_i^2, entry by entry. Cost: as `blocks`."""
-        found = {name: torch.zeros_like(p) for name, p in self.risk.params.items()}
+        found = zeros(self.risk.params)
         for name, start, g_nc in self.blocks():
             found[name].view(-1)[start : start + g_nc.shape[1]] = g_nc.square().sum(0)
         return self.risk.ranks.add(found)
@@ -217,7 +217,7 @@ class SequenceGradients:
     @cached_property
     def _counts(self) -> list[int]:
         """How many sequences every process has."""
-        return [int(found) for found in self.risk.ranks.told(self.risk.share.own.stop - self.risk.share.own.start)]
+        return self.risk.ranks.told(self.risk.share.own.stop - self.risk.share.own.start)
 
     def _blocks(self, name: str, batches: Captured, multiple: int = 1) -> Iterator[tuple[int, int, Tensor]]:
         """Rows start to stop of a parameter's gradients for this process's sequences, `[c, r, q]`, as many at a time as `chunk` allows."""

@@ -24,7 +24,7 @@ from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.precision import in_full
 from unlearn_lib.curvature.rows import works_in_place
-from unlearn_lib.curvature.vector import Vector, total
+from unlearn_lib.curvature.vector import Vector, total, zeros
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, Batch, sequence_means, targets, token_logits, token_nll
 from unlearn_lib.ranks import ranks
@@ -123,7 +123,7 @@ class EmpiricalRisk(Operator):
 
     def added(self, parts: Iterable[Vector]) -> Vector:
         """The sum of this process's parts, one for each of its batches, and of those of all others. The parts are used up."""
-        return self.ranks.add(total(parts) or {name: torch.zeros_like(p) for name, p in self.params.items()})
+        return self.ranks.add(total(parts) or zeros(self.params))
 
     def _adjoint(self, batch: Batch, c_B: Tensor) -> Vector:
         value_B, pullback = vjp(self.losses(batch), self.params)

@@ -31,8 +31,8 @@ def eigen_together(moments: Moments, ranks: Ranks, *, keep_all: bool) -> tuple[d
     own = {name: moments.eigen_of(name) for name, owner in owners.items() if owner == ranks.rank}
     if not keep_all:
         return owners, own
-    said = [form for forms in ranks.told({name: _form(e) for name, e in own.items()}) for form in forms.items()]
-    forms = dict(said)
+    said = ranks.told({name: _form(e) for name, e in own.items()})
+    forms = {name: form for one in said for name, form in one.items()}
     found: dict[str, Eigen] = {}
     for name, param in moments.params.items():
         parts = (

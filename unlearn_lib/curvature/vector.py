@@ -21,6 +21,11 @@ def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     return sum(numbers((a[name].double() * b[name].double()).sum() for name in a))
 
 
+def zeros(like: Mapping[str, Tensor]) -> Vector:
+    """The zero vector with these names and shapes."""
+    return {name: torch.zeros_like(tensor) for name, tensor in like.items()}
+
+
 def add(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Vector:
     """a + b."""
     return {name: tensor + b[name] for name, tensor in a.items()}

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from unlearn_lib.curvature import EmpiricalFisher, trainable
-from unlearn_lib.curvature.vector import Vector, scale, total
+from unlearn_lib.curvature.vector import Vector, scale, total, zeros
 from unlearn_lib.data.batches import Example, encode, make_batches, sequence_length
 from unlearn_lib.data.given import rows_of
 from unlearn_lib.errors import InputError, NumericsError
@@ -172,7 +172,7 @@ def clipped_sum(model: Any, examples: Sequence[Example], clip_norm: float, micro
     """`(sum_i g_i min(1, C / |g_i|), mean of |g_i|)`, the g_i gradients of single texts in all parameters together."""
     params = trainable(model)
     if not examples:
-        return {name: torch.zeros_like(p) for name, p in params.items()}, 0.0
+        return zeros(params), 0.0
     parts, norms = [scale(0.0, {name: p.detach() for name, p in params.items()})], []
     for batch in make_batches(examples, micro_batch_size, model.device):
         gradients = EmpiricalFisher(model, [batch]).gradients()

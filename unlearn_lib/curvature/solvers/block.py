@@ -23,7 +23,7 @@ from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.solution import Reason
 from unlearn_lib.curvature.solvers.by_gradients import GradientSolver
 from unlearn_lib.curvature.solvers.inverse import TOLERANCE, Inverse
-from unlearn_lib.curvature.vector import Vector, norm, numbers, scale
+from unlearn_lib.curvature.vector import Vector, norm, numbers, scale, zeros
 from unlearn_lib.errors import InputError, NumericsError
 
 
@@ -99,7 +99,7 @@ class BlockInverse(Inverse):
     def _solve(self, v: Vector, exponent: float, verify: bool = False) -> tuple[Vector, float]:
         """`(x, |v - (A + lambda I)^-exponent x|^2)`, the second only where it is asked for."""
         # where others find the blocks there are zeros, to which theirs are added
-        x, squares = {name: torch.zeros_like(p) for name, p in self.params.items()}, list[Tensor]()
+        x, squares = zeros(self.params), list[Tensor]()
         for name, start, A_KBB in self._blocks():
             K, B, _ = A_KBB.shape
             v_KB1 = _cut(v[name], start, K, B)
