@@ -135,9 +135,9 @@ def share(sizes: dict[str, int], out: Path) -> None:
             save_file(answers, out, {"found": json.dumps(found)})
 
 
-def step(sizes: dict[str, int], options: dict[str, Any], layers: int) -> Row:
+def step(sizes: dict[str, int], options: dict[str, Any], layers: int, device: str = "cpu") -> Row:
     """One step of Fisher Removal on the last layers of a random model: planned, and measured."""
-    model, ids = random_model(sizes), random_texts(sizes)
+    model, ids = random_model(sizes).to(device), random_texts(sizes)
     kept = [f"layers.{number}." for number in range(sizes["layers"] - layers, sizes["layers"])]
     for name, p in model.named_parameters():
         p.requires_grad_(layers == sizes["layers"] or any(part in name for part in kept))
@@ -148,7 +148,7 @@ def step(sizes: dict[str, int], options: dict[str, Any], layers: int) -> Row:
     start = time.perf_counter()
     planned = method.plan(model, inputs)
     seconds = time.perf_counter() - start
-    with torch.enable_grad(), Watch(torch.device("cpu")) as watch:
+    with torch.enable_grad(), Watch(torch.device(device)) as watch:
         outcome = method.run(model, inputs)
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
     return {

@@ -44,16 +44,16 @@ FORMATS = {"float64": torch.float64, "float32": torch.float32}
 Found = dict[str, Tensor]
 
 
-def curvature() -> Found:
+def curvature(device: str = "cpu") -> Found:
     """Every operator and solver, on models of a few hundred parameters."""
     found: Found = {}
     for family in ("opt", "llama"):
         for form, dtype in FORMATS.items():
-            model = build(family, dtype=dtype)
+            model = build(family, dtype=dtype).to(device)
             for kind, sizes in SIZES.items():
-                batches = batched(examples(), sizes)
+                batches = [{key: t.to(device) for key, t in batch.items()} for batch in batched(examples(), sizes)]
                 for name, tensor in [*_operators(model, batches), *_solves(model, batches)]:
-                    found[f"{family}/{form}/{kind}/{name}"] = tensor
+                    found[f"{family}/{form}/{kind}/{name}"] = tensor.cpu()
     return found
 
 
@@ -78,7 +78,7 @@ CASES = {**{name: (name, options) for name, options in OPTIONS.items()}, **MORE}
 
 def _vector(like: Any, seed: int = 3) -> Tensor:
     P = sum(p.numel() for p in like.params.values())
-    return torch.randn(P, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(like.dtype)
+    return torch.randn(P, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(like.device, like.dtype)
 
 
 def _operators(model: Any, batches: list[Any]) -> Iterator[tuple[str, Tensor]]:
@@ -93,7 +93,7 @@ def _operators(model: Any, batches: list[Any]) -> Iterator[tuple[str, Tensor]]:
         yield f"{kind.__name__} v", A @ v
         yield f"{kind.__name__} v, linearized", A.linearize() @ v
         yield f"{kind.__name__} G v", A.project(A.own_form(v))
-        yield f"{kind.__name__} G^T c", flatten(A.adjoint(torch.linspace(-1, 1, A.sequences, dtype=A.dtype)))
+        yield f"{kind.__name__} G^T c", flatten(A.adjoint(torch.linspace(-1, 1, A.sequences, dtype=A.dtype, device=A.device)))
     yield "Gauss-Newton matrix", GaussNewton(model, batches).as_matrix()
     F = EmpiricalFisher(model, batches)
     yield "Fisher matrix", F.as_matrix()

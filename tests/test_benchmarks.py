@@ -375,6 +375,20 @@ def test_the_benchmark_of_processes_runs_to_its_record(tmp_path: Path) -> None:
     assert step["texts"] == 2
 
 
+def test_steps_on_one_card_are_planned_and_measured(tmp_path: Path) -> None:
+    out = tmp_path / "one_card.json"
+    small = {"hidden_size": 16, "ffn_dim": 32, "layers": 1, "vocab_size": 50, "texts": 4, "tokens": 8}
+    words = ["--device", "cpu", "--shape", json.dumps(small), "--out", str(out)]
+    result = CliRunner().invoke(script("one_card").main, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads(out.read_text())["shapes"].values()
+    assert found["gradients"]["texts"] == 2
+    assert set(found["steps"]) == {"the whole Fisher by Woodbury", "blocks of 48", "K-FAC"}
+    for row in found["steps"].values():
+        assert row["changed"] == row["parameters"] == found["gradients"]["parameters"]
+        assert 0.5 < row["counted_gradients"] / row["planned_gradients"] < 2
+
+
 def test_every_script_of_the_benchmarks_is_run_by_a_test() -> None:
     tests = "".join(
         (Path(__file__).parent / f"test_{name}.py").read_text(encoding="utf-8")
