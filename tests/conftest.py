@@ -11,6 +11,7 @@ import pytest
 import tiny_models
 import torch
 
+from unlearn_lib.curvature import kfac
 from unlearn_lib.models import nano
 
 
@@ -31,6 +32,14 @@ def tiny() -> Callable[..., Any]:
 def texts() -> list[dict[str, str]]:
     """Forty short passages of different lengths."""
     return tiny_models.passages()
+
+
+@pytest.fixture
+def labels_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """K-FAC's labels are drawn on the CPU, so that those on a GPU are the same."""
+    make, draw = torch.Generator, kfac.draw_labels
+    monkeypatch.setattr(torch, "Generator", lambda *_: make())
+    monkeypatch.setattr(kfac, "draw_labels", lambda z, scored, generator: draw(z.cpu(), scored.cpu(), generator).to(z.device))
 
 
 @pytest.fixture

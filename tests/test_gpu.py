@@ -9,6 +9,7 @@ BOUNDS = {"float64": 1e-10, "float32": 1e-4}
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("labels_of_the_cpu")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_curvature_on_a_gpu_is_that_on_the_cpu() -> None:
     here, there = curvature("cpu"), curvature("cuda")

@@ -61,6 +61,7 @@ def test_bfloat16_is_float32_rounded_once(
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("labels_of_the_cpu")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", LOOPED)
 def test_a_gpu_gives_what_the_cpu_gives(name: str, tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:

@@ -44,7 +44,7 @@ class KFAC(EmpiricalRisk):
         model, batches, params, precision: See `EmpiricalRisk`.
         correction: EK-FAC's eigenvalues (default) or K-FAC's.
         samples: Draws of the labels.
-        seed: The seed that the labels are drawn from.
+        seed: The seed that the labels are drawn from, on the model's device: a GPU gives other labels than a CPU.
         max_side: Longest side that is decomposed, d^3 FLOPs.
         positions: The share of the scored positions that the moments L and R are taken from, drawn from the seed: a part of the FLOPs
             for an estimate that is nearly as good. Both sides of a use see the same ones, and what is left counts for all. The correction's

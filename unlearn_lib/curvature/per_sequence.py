@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, reduce
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -291,5 +291,10 @@ def _project(batches: Captured, v_pq: Tensor) -> Tensor:
 
 def _adjoint(batches: Captured, c_c: Tensor, param: Tensor) -> Tensor:
     sizes = [len(uses[0].tensors[0]) for uses in batches]
-    parts = [use.adjoint(c_B) for uses, c_B in zip(batches, c_c.split(sizes), strict=True) for use in uses]
-    return reduce(torch.add, parts).view_as(param) if parts else torch.zeros_like(param)
+    total_pq: Tensor | None = None
+    for uses, c_B in zip(batches, c_c.split(sizes), strict=True):
+        for use in uses:  # added at once: a part is as large as the parameter
+            part_pq = use.adjoint(c_B)
+            total_pq = part_pq if total_pq is None else total_pq.add_(part_pq)
+            del part_pq
+    return torch.zeros_like(param) if total_pq is None else total_pq.view_as(param)

@@ -102,8 +102,10 @@ def _fit(
     pieces = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
 
     params = list(trainable(model).values())
+    # the fused kernel of a GPU reads the optimizer's counters as float32, and `KeepFloat64` makes them in float64
+    fused = not any(p.is_cuda and p.dtype == torch.float64 for p in params)
     optimizer = torch.optim.AdamW(
-        params, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        params, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=fused
     )
     optimizer.zero_grad(set_to_none=True)  # of the caller
     history = checkpoint.restore(model, optimizer)

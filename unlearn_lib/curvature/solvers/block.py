@@ -23,6 +23,7 @@ from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.solution import Reason
 from unlearn_lib.curvature.solvers.by_gradients import GradientSolver
 from unlearn_lib.curvature.solvers.inverse import TOLERANCE, Inverse
+from unlearn_lib.curvature.solvers.inverse_root import inverse_root
 from unlearn_lib.curvature.vector import Vector, norm, numbers, scale, zeros
 from unlearn_lib.errors import InputError, NumericsError
 
@@ -141,7 +142,8 @@ def _cut(tensor: Tensor, start: int, K: int, B: int) -> Tensor:
 
 
 class Damped:
-    """Blocks A + lambda I, and their powers. The eigenvalues, which powers other than 1 and -1 need, are found once."""
+    """Blocks A + lambda I, and their powers. The eigenvalues, which powers other than 1 and -1 need, are found once; a GPU takes roots
+    without them, see inverse_root.py."""
 
     def __init__(self, A_KBB: Tensor, damping: float) -> None:
         self.A_KBB, self.damping = A_KBB, damping
@@ -170,6 +172,17 @@ class Damped:
             factor, failed = torch.linalg.cholesky_ex(self.A_KBB + eye)
             if not failed.any():
                 return torch.cholesky_solve(v_KB1, factor)
+        if self.A_KBB.is_cuda and abs(exponent) == 0.5:
+            root_KB1 = self._inverse_root(v_KB1)
+            if root_KB1 is not None:
+                return root_KB1 if exponent < 0 else self.power(1.0, root_KB1)
         s_KB, U_KBB = self.spectrum
         x_KB1: Tensor = U_KBB @ (s_KB.unsqueeze(-1) ** exponent * (U_KBB.mT @ v_KB1))
         return x_KB1
+
+    def _inverse_root(self, v_KB1: Tensor) -> Tensor | None:
+        """(A + lambda I)^(-1/2) v of blocks without negative eigenvalues; None where one has them."""
+        A_KBB = self.A_KBB.clone()
+        A_KBB.diagonal(dim1=-2, dim2=-1).add_(self.damping)
+        largest = float(A_KBB.diagonal(dim1=-2, dim2=-1).sum(-1).max())
+        return inverse_root(A_KBB, v_KB1, self.damping, largest)
