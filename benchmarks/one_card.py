@@ -3,15 +3,15 @@
     python benchmarks/one_card.py [--device cuda] [--shape opt-125m] [--out benchmarks/one_card.json]
 
 Each step is planned first, and the memory that the plan foretells stands beside the peak that torch has allocated on the card beyond the
-model. Seconds stand beside those of the gradients of as many texts, in the same run, each after a first call that does not count.
+model. Seconds stand beside those of the gradients of as many texts, in the same run, each after a first call that does not count. What
+was measured is written after every step.
 With `--device cpu` the growth of the process is measured instead; small shapes can be given as JSON.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ def gradients(sizes: dict[str, int], device: str) -> Row:
     return found
 
 
-def measure(sizes: dict[str, int], device: str) -> Row:
-    """All rows of a shape; what does not fit says so."""
+def measured(sizes: dict[str, int], device: str) -> Iterator[Row]:
+    """All rows of a shape, with one more step each time; what does not fit says so."""
     found: Row = {"sizes": sizes, "gradients": gradients(sizes, device), "steps": {}}
     for name, (options, layers) in steps_of(sizes).items():
         _free()
@@ -71,10 +71,10 @@ def measure(sizes: dict[str, int], device: str) -> Row:
             row = step(sizes, options, layers, device)
         except torch.OutOfMemoryError:
             row = {"refused": "out of memory"}
-        found["steps"][name] = row
+        found["steps"][name] = {**row, "commit": provenance()["commit"]}
         click.echo(json.dumps({name: row}))
+        yield found
     _free()
-    return found
 
 
 def _free() -> None:
@@ -90,10 +90,9 @@ def main(device: str, shapes: tuple[str, ...], out: Path) -> None:
     """Measure the shapes, and write one JSON."""
     report: Row = {"environment": provenance(), "shapes": {}}
     for shape in shapes:
-        start = time.perf_counter()
-        report["shapes"][shape] = measure(SHAPES[shape] if shape in SHAPES else json.loads(shape), device)
-        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        click.echo(f"{shape}: {time.perf_counter() - start:.0f} s")
+        for found in measured(SHAPES[shape] if shape in SHAPES else json.loads(shape), device):
+            report["shapes"][shape] = found
+            out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ def texts() -> list[dict[str, str]]:
 @pytest.fixture
 def labels_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """K-FAC's labels are drawn on the CPU, so that those on a GPU are the same."""
-    make, draw = torch.Generator, kfac.draw_labels
-    monkeypatch.setattr(torch, "Generator", lambda *_: make())
+    draw = kfac.draw_labels
+    monkeypatch.setattr(kfac, "generator_on", lambda device: torch.Generator())
     monkeypatch.setattr(kfac, "draw_labels", lambda z, scored, generator: draw(z.cpu(), scored.cpu(), generator).to(z.device))
 
 

@@ -6,6 +6,8 @@ from ranked import curvature
 from test_ranks import apart
 
 BOUNDS = {"float64": 1e-10, "float32": 1e-4}
+LOSSES = 1e-8
+"""Of losses in float64: the models take their softmax in float32 there, in another order on each device."""
 
 
 @pytest.mark.gpu
@@ -15,5 +17,5 @@ def test_curvature_on_a_gpu_is_that_on_the_cpu() -> None:
     here, there = curvature("cpu"), curvature("cuda")
     assert here.keys() == there.keys()
     for name, tensor in here.items():
-        form = name.split("/")[1]
-        assert apart(tensor, there[name]) <= BOUNDS[form], name
+        _, form, _, what = name.split("/")
+        assert apart(tensor, there[name]) <= max(BOUNDS[form], LOSSES if what == "losses" else 0.0), name

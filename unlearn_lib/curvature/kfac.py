@@ -155,7 +155,7 @@ class KFAC(EmpiricalRisk):
             # one stream of numbers for all sequences, in their order: how they are cut into batches, or divided among processes, does not
             # matter
             seed = (self.seed * 1_000_003 + draw) % 2**63
-            generator = torch.Generator(self.device).manual_seed(seed)
+            generator = generator_on(self.device).manual_seed(seed)
             choice = torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)  # other numbers than the labels'
             if self.positions < 1:
                 for other in self.share.before:
@@ -193,6 +193,11 @@ class KFAC(EmpiricalRisk):
             return (nll_BS * weights_BS).sum(1)
 
         return losses
+
+
+def generator_on(device: torch.device) -> torch.Generator:
+    """What labels are drawn from: on a GPU they would take longer to bring there than to draw there."""
+    return torch.Generator(device)
 
 
 def draw_labels(z_BSV: Tensor, scored_BS: Tensor, generator: torch.Generator) -> Tensor:
