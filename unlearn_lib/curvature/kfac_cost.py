@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unlearn_lib.curvature.confirm import unconfirmed
 from unlearn_lib.curvature.kfac import KFAC
-from unlearn_lib.curvature.moments import WIDE, panels, place_of
+from unlearn_lib.curvature.moments import WIDE, moment_panels, place_of
 from unlearn_lib.curvature.positions import heard
 from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.uses import Direct, Lookup, Outer, as_matrix
@@ -57,7 +57,9 @@ def kfac_cost(K: KFAC, rehearsal: Rehearsal) -> Building:
             else:
                 decomposing = max(decomposing, (20 if s <= WIDE else number) * s * s)
     squares = sum(s * s for s in moments.values())
-    formed = squares if K.correction else sum((stop - start) * stop for s in moments.values() for start, stop in panels(s))
+    formed = (
+        squares if K.correction else sum((stop - start) * stop for s in moments.values() for start, stop in moment_panels(s))
+    )
     witness = 0 if unconfirmed(K) is None else captured.capture_flops / K.sequences  # as much as a capture of one text
     flops = K.samples * captured.capture_flops + 2 * counted * formed + diagonals + witness
     once = diagonals + witness

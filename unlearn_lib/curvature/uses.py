@@ -43,6 +43,10 @@ class Outer:
             return self.left_BTp.flatten(0, 1)[:, other.ids_BT.flatten()]
         return self.left_BTp.flatten(0, 1) @ other.left_BTp.flatten(0, 1).T
 
+    def of(self, start: int, stop: int) -> Outer:
+        """The use of sequences start to stop."""
+        return Outer(self.left_BTp[start:stop], self.right_BTq[start:stop])
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """What is kept in memory."""
@@ -80,6 +84,10 @@ class Lookup:
         if isinstance(other, Outer):
             return other.left_products(self).T
         return (self.ids_BT.flatten()[:, None] == other.ids_BT.flatten()).to(self.right_BTq)
+
+    def of(self, start: int, stop: int) -> Lookup:
+        """The use of sequences start to stop."""
+        return Lookup(self.ids_BT[start:stop], self.right_BTq[start:stop], self.rows)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

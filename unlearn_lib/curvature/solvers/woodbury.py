@@ -24,6 +24,7 @@ from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.solvers.by_gradients import GradientSolver
 from unlearn_lib.curvature.solvers.cg import ConjugateGradients
 from unlearn_lib.curvature.solvers.inverse import Inverse
+from unlearn_lib.curvature.symmetric import formed
 from unlearn_lib.curvature.vector import Vector, axpy
 from unlearn_lib.errors import InputError
 
@@ -40,8 +41,9 @@ class Woodbury(GradientSolver):
         keep, passes, chunk: What of the gradients is kept, see `SequenceGradients`: `"activations"` (input and output gradient of
             every product), `"gradients"` (n P numbers; each further product is nearly free) or `"nothing"` with `passes`.
 
-    Cost, in gradients of each text: 1 + n / 3T to prepare (T tokens a sequence) with the first product; then 2/3 a product, with
-    kept activations. A verified solve: 2 + n / 3T; each refinement 4/3. The eigenvalues of K are found in float64.
+    Cost, in gradients of each text: 1 + n / 6T to prepare (T tokens a sequence) with the first product; then 2/3 a product, with
+    kept activations. A verified solve: 2 + n / 6T; each refinement 4/3. Below 128 sequences n / 3T stands for n / 6T. The eigenvalues
+    of K are found in float64.
     """
 
     name: ClassVar[str] = "woodbury"
@@ -59,7 +61,7 @@ class Woodbury(GradientSolver):
     def cost(self, rehearsal: Rehearsal) -> tuple[float, float]:
         need, n, P = self.budget(rehearsal), rehearsal.risk.sequences, rehearsal.risk.size
         vector = P * rehearsal.risk.dtype.itemsize
-        flops = need.flops + 2 * n * n * P + 2 * n * P + 3 * need.product + rehearsal.witness_flops
+        flops = need.flops + 2 * formed(n) * P + 2 * n * P + 3 * need.product + rehearsal.witness_flops
         if self.keep == "gradients":
             return max(need.taking, need.kept + need.block + 3 * vector), flops
         products = 3 * vector + need.kept
