@@ -89,7 +89,7 @@ def test_each_position_is_drawn_with_the_share_as_its_probability() -> None:
 def test_moments_of_a_share_are_those_of_all_on_average() -> None:
     model, (batch,) = build("opt"), batched(examples(), (5,))
     kfac = KFAC(model, [batch], params="*fc1.weight")
-    ((uses, heard_BT, _),) = ((dict(uses), heard, weights) for uses, heard, weights in kfac._captures())
+    ((uses, heard_BT),) = ((dict(uses), positions.heard_BT) for uses, positions in kfac._captures())
     (name,) = uses
     generator, times = torch.Generator().manual_seed(0), 1000
 

@@ -16,6 +16,7 @@ from unlearn_lib.curvature.moments import WIDE, moment_panels, place_of
 from unlearn_lib.curvature.positions import heard
 from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.uses import Direct, Lookup, Outer, as_matrix
+from unlearn_lib.curvature.vector import numbers
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def kfac_cost(K: KFAC, rehearsal: Rehearsal) -> Building:
     """FLOPs and bytes of building K-FAC and of one product with it."""
     captured, number, wide = rehearsal.capture, K.dtype.itemsize, 8 if K.correction else K.dtype.itemsize
     tokens = K.samples * sum(batch["input_ids"].numel() for batch in K.batches)
-    counted = K.samples * K.positions * sum(float(heard(batch).sum()) for batch in K.batches) if K.drops else tokens
+    counted = K.samples * K.positions * sum(numbers(heard(batch).sum() for batch in K.batches)) if K.drops else tokens
     moments: dict[Hashable, int] = {}  # the sides of all that are distinct
     turning = product = diagonals = decomposing = longest = 0
     for name, uses in captured.uses.items():

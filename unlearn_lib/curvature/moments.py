@@ -69,8 +69,8 @@ class SideMoment(ABC):
         """Count more rows, which may be overwritten."""
 
     @abstractmethod
-    def trace(self) -> float:
-        """The sum of the diagonal."""
+    def trace(self) -> Tensor:
+        """`[]`, float64: the sum of the diagonal."""
 
     @abstractmethod
     def matrix(self) -> Tensor:
@@ -114,8 +114,8 @@ class FullMoment(SideMoment):
         for start, stop in moment_panels(len(self.values)):
             self.values[start:stop, :stop].addmm_(x_Rs[:, start:stop].T, x_Rs[:, :stop])
 
-    def trace(self) -> float:
-        return float(self.values.trace())
+    def trace(self) -> Tensor:
+        return self.values.trace().double()
 
     def matrix(self) -> Tensor:
         if self.exact:
@@ -150,8 +150,8 @@ class DiagonalMoment(SideMoment):
         x_Rs = x_Rs.double() if self.exact else x_Rs
         self.values += x_Rs.square_().sum(0)
 
-    def trace(self) -> float:
-        return float(self.values.sum())
+    def trace(self) -> Tensor:
+        return self.values.sum()
 
     def matrix(self) -> Tensor:
         return self.values.diag()
@@ -262,7 +262,7 @@ class Moments:
         return Eigen(left_pp, right_qq, values_pq.div_(N).clamp_min_(0).to(like))
 
 
-def _vectors(side: Sequence[SideMoment], weights: Sequence[float]) -> Tensor | None:
+def _vectors(side: Sequence[SideMoment], weights: Sequence[Tensor]) -> Tensor | None:
     """The eigenvectors of one side's partial trace: of its moments, times the other sides' traces."""
     if all(isinstance(moment, DiagonalMoment) for moment in side):
         return None

@@ -12,7 +12,7 @@ positions, p x q a parameter, r some of its rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, reduce
 
 import torch
@@ -25,8 +25,8 @@ from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk
 from unlearn_lib.curvature.shared_rows import ghost_blocks, own_columns
 from unlearn_lib.curvature.symmetric import add_lower, mirror
-from unlearn_lib.curvature.uses import Direct, Outer, Use, as_matrix, materialise
-from unlearn_lib.curvature.vector import Vector, in_groups, zeros
+from unlearn_lib.curvature.uses import Direct, Outer, Use, as_matrix, in_order, materialise
+from unlearn_lib.curvature.vector import Vector, all_finite, extremes, in_groups, zeros
 from unlearn_lib.errors import InputError, NumericsError, unknown
 from unlearn_lib.losses import Batch
 
@@ -93,7 +93,7 @@ class SequenceGradients:
         for found in (K_nn, w_n):
             if found is not None:
                 ranks.add_tensor(found)
-        _check_finite(mirror(K_nn))
+        _check_finite([mirror(K_nn)])
         return K_nn, w_n
 
     def project(self, v: Vector) -> Tensor:
@@ -118,15 +118,17 @@ class SequenceGradients:
         """Blocks of columns of G: `(name, start, g_nc)`, with `start` the position in the flattened parameter.
 
         Blocks cover every parameter from left to right; their widths are multiples of `multiple`, except the last of each
-        parameter. Of several processes every one is given other blocks, with the rows of all sequences. Cost: 2/3 gradient for
-        each capture that is still to do, and 1/3 gradient.
+        parameter. Of several processes every one is given other blocks, with the rows of all sequences. Whether they are finite is
+        asked once, after the last. Cost: 2/3 gradient for each capture that is still to do, and 1/3 gradient.
         """
+        seen = list[Tensor]()
         for captured in self._groups():
             for name, batches in captured.items():
                 q = as_matrix(self.risk.params[name]).shape[1]
                 for start, _, g_nrq in self._columns(name, batches, multiple // math.gcd(multiple, q)):
-                    _check_finite(g_nrq)
+                    seen.append(extremes(g_nrq))
                     yield name, start * q, g_nrq.flatten(1)
+        _check_finite(seen)
 
     def norms(self) -> Tensor:
         """`[n]`, float64: the Euclidean length of every sequence's gradient in all parameters together. Cost: as `blocks`."""
@@ -151,7 +153,7 @@ class SequenceGradients:
             for _, _, g_crq in self._blocks(name, batches)
         ]
         g_nP = self.risk.ranks.gather(torch.cat(own, dim=1), self.risk.share)
-        _check_finite(g_nP)
+        _check_finite([g_nP])
         return g_nP
 
     def check(self) -> float:
@@ -198,16 +200,22 @@ class SequenceGradients:
     def _capture(self, params: Vector) -> dict[str, Captured]:
         fixed = {**self.risk.fixed, **{name: p for name, p in self.risk.params.items() if name not in params}}
         captured: dict[str, Captured] = {name: [] for name in params}
+        losses = list[Tensor]()
         number = due(self.risk)
         if number is not None and self._witness is None:
             self._witness = self._new_witness(number)
         with exact_products():
             for i, batch in enumerate(self.risk.share.batches):
-                found = _capture_batch(self.risk, batch, params, fixed)
+                losses_B, found = _capture_batch(self.risk, batch, params, fixed)
+                losses.append(losses_B)
                 if number == i and self._witness is not None:
+                    _check_losses(losses)
                     self._witness.confirm(found)
                 for name, uses in found.items():
                     captured[name].append(uses)
+        if not any(isinstance(losses_B, FakeTensor) for losses_B in losses):  # a plan's rehearsal has shapes alone
+            _check_losses(losses)
+            in_order(uses for batches in captured.values() for uses in batches)
         return captured
 
     def _columns(self, name: str, batches: Captured, multiple: int = 1) -> Iterator[tuple[int, int, Tensor]]:
@@ -250,9 +258,8 @@ class SequenceGradients:
         return not direct and tokens**2 * ((p if outer else 1) + q) < self.n**2 * p * q
 
 
-def _check_finite(gradients: Tensor) -> None:
-    # a finite sum has only finite terms, and a sum costs a thirtieth of looking at every number
-    if not torch.isfinite(gradients.sum()) and not torch.isfinite(gradients).all():
+def _check_finite(gradients: Iterable[Tensor]) -> None:
+    if not all_finite(gradients):
         raise NumericsError(
             "a per-sequence gradient is not finite; the model has diverged, or its number format is too narrow (precision='float64')"
         )
@@ -264,18 +271,21 @@ def groups(params: Vector, passes: int) -> list[list[str]]:
     return in_groups(factors, passes)
 
 
-def _capture_batch(risk: EmpiricalRisk, batch: Batch, params: Vector, fixed: Mapping[str, Tensor]) -> dict[str, list[Use]]:
+def _capture_batch(
+    risk: EmpiricalRisk, batch: Batch, params: Vector, fixed: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, list[Use]]]:
     # the risk's function takes all of its parameters; those not followed here are closed over
     rest = {name: p for name, p in risk.params.items() if name not in params}
     losses = risk.losses(batch)
     B, T = batch["input_ids"].shape
-    losses_B, uses = capture(lambda chosen: losses({**rest, **chosen}), params, fixed, (B, T))
-    has_contents = not isinstance(losses_B, FakeTensor)  # a plan's rehearsal has shapes alone
-    if has_contents and not torch.isfinite(losses_B).all():
+    return capture(lambda chosen: losses({**rest, **chosen}), params, fixed, (B, T))
+
+
+def _check_losses(losses: Iterable[Tensor]) -> None:
+    if not all_finite(losses):
         raise NumericsError(
             "the loss of a sequence is not finite; the model has diverged, or its number format is too narrow (dtype='float32')"
         )
-    return uses
 
 
 def _look(batches: Captured) -> tuple[int, bool, bool]:

@@ -9,10 +9,12 @@ sequences, T positions, p x q the parameter, r some of its rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,20 +56,31 @@ class Outer:
 
 
 @dataclass(frozen=True)
+class Order:
+    """The positions of a lookup in the order of the rows that they look up, and these rows, on the host, in the same order."""
+
+    places_R: Tensor
+    rows_R: np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
 class Lookup:
-    """An embedding: row `ids_BT` of the parameter received the gradient `right_BTq`."""
+    """An embedding: row `ids_BT` of the parameter received the gradient `right_BTq`. With the `order` no block looks at the ids."""
 
     ids_BT: Tensor
     right_BTq: Tensor
     rows: int
+    order: Order | None = None
 
     def block(self, start: int, stop: int) -> Tensor:
         """`[B, r, q]`: rows start to stop of every sequence's gradient."""
-        B, r = len(self.ids_BT), stop - start
-        inside_BT = (self.ids_BT >= start) & (self.ids_BT < stop)
-        place_BT = self.ids_BT - start + r * torch.arange(B, device=self.ids_BT.device)[:, None]
+        (B, T), r = self.ids_BT.shape, stop - start
+        order = self.order or orders([self.ids_BT])[0]
+        first, last = np.searchsorted(order.rows_R, (start, stop)).tolist()
+        places_R = order.places_R[first:last]
+        rows_R = self.ids_BT.flatten()[places_R] - start + r * (places_R // T)
         g_Brq = self.right_BTq.new_zeros(B * r, self.right_BTq.shape[-1])
-        return g_Brq.index_add_(0, place_BT[inside_BT], self.right_BTq[inside_BT]).view(B, r, -1)
+        return g_Brq.index_add_(0, rows_R, self.right_BTq.flatten(0, 1)[places_R]).view(B, r, -1)
 
     def project(self, v_pq: Tensor) -> Tensor:
         """`[B]`: <g_i, v>."""
@@ -120,6 +133,23 @@ class Direct:
 
 
 Use = Outer | Lookup | Direct
+
+
+def orders(ids: Sequence[Tensor]) -> list[Order]:
+    """The orders of lookups of these rows, all in one copy to the host."""
+    if not ids:
+        return []
+    ids, places = [one.flatten() for one in ids], [one.flatten().argsort(stable=True) for one in ids]
+    rows = torch.cat([one[order] for one, order in zip(ids, places, strict=True)]).cpu().numpy()
+    ends = np.cumsum([len(one) for one in ids])[:-1]
+    return [Order(order, own) for order, own in zip(places, np.split(rows, ends), strict=True)]
+
+
+def in_order(uses: Iterable[list[Use]]) -> None:
+    """Give all lookups in these lists their orders, in one copy to the host."""
+    found = [(of, place, use) for of in uses for place, use in enumerate(of) if isinstance(use, Lookup)]
+    for (of, place, use), order in zip(found, orders([use.ids_BT for _, _, use in found]), strict=True):
+        of[place] = replace(use, order=order)
 
 
 def materialise(uses: Sequence[Use], start: int, stop: int) -> Tensor:

@@ -23,7 +23,7 @@ from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.solution import Reason
 from unlearn_lib.curvature.solvers.by_gradients import GradientSolver
 from unlearn_lib.curvature.solvers.inverse import TOLERANCE, Inverse
-from unlearn_lib.curvature.vector import Vector, norm, numbers, scale, zeros
+from unlearn_lib.curvature.vector import Vector, all_finite, norm, numbers, scale, zeros
 from unlearn_lib.errors import InputError, NumericsError
 
 
@@ -98,21 +98,39 @@ class BlockInverse(Inverse):
 
     def _solve(self, v: Vector, exponent: float, verify: bool = False) -> tuple[Vector, float]:
         """`(x, |v - (A + lambda I)^-exponent x|^2)`, the second only where it is asked for."""
+        found = self._with(v, exponent, verify, by_factors=True) if exponent == -1.0 else None
+        if found is None:  # nearly no block has failed, but which of them have is asked once, after the last
+            found = self._with(v, exponent, verify, by_factors=False)
+        assert found is not None
+        return found
+
+    def _with(self, v: Vector, exponent: float, verify: bool, *, by_factors: bool) -> tuple[Vector, float] | None:
+        """By Cholesky factors, where the exponent is -1, or by eigenvalues. None where a block has no factor.
+
+        Raises:
+            NumericsError: An eigenvalue is not positive.
+        """
         # where others find the blocks there are zeros, to which theirs are added
-        x, squares = zeros(self.params), list[Tensor]()
+        x, squares, least, failed = zeros(self.params), list[Tensor](), list[Tensor](), list[Tensor]()
         for name, start, A_KBB in self._blocks():
             K, B, _ = A_KBB.shape
             v_KB1 = _cut(v[name], start, K, B)
-            damped = Damped(A_KBB, self.damping)
+            damped = Damped(A_KBB, self.damping, by_factors=by_factors)
             x_KB1 = damped.power(exponent, v_KB1)
             piece = x[name].view(-1)[start : start + K * B]
             piece.copy_(x_KB1.reshape(-1)[: len(piece)])
             if verify:  # x as it is returned, in its number format
                 back_KB1 = damped.power(-exponent, _cut(x[name], start, K, B))
                 squares.append((v_KB1 - back_KB1).square().sum())
+            failed += damped.failed
+            least += damped.least
         if self._gradients is None:  # every process has all blocks
-            return x, sum(numbers(squares))
+            _check_positive(numbers(least))
+            return None if sum(numbers(failed)) else (x, sum(numbers(squares)))
         ranks = self._gradients.risk.ranks
+        _check_positive([number for one in ranks.told(numbers(least)) for number in one])
+        if ranks.add_number(sum(numbers(failed)), self.device):
+            return None
         return ranks.add(x), ranks.add_number(sum(numbers(squares)), self.device)
 
     def _blocks(self) -> Iterator[tuple[str, int, Tensor]]:
@@ -140,36 +158,55 @@ def _cut(tensor: Tensor, start: int, K: int, B: int) -> Tensor:
     return torch.nn.functional.pad(piece, (0, K * B - len(piece))).view(K, B, 1)
 
 
-class Damped:
-    """Blocks A + lambda I, and their powers. The eigenvalues, which powers other than 1 and -1 need, are found once."""
+def _check_positive(least: list[float]) -> None:
+    wrong = [number for number in least if not number > 0]
+    if wrong:
+        raise NumericsError(
+            f"the smallest eigenvalue of a damped block is {min(wrong):.3g}; raise the damping by more than that"
+        )
 
-    def __init__(self, A_KBB: Tensor, damping: float) -> None:
-        self.A_KBB, self.damping = A_KBB, damping
+
+class Damped:
+    """Blocks A + lambda I, and their powers. The eigenvalues, which powers other than 1 and -1 need, are found once.
+
+    Nothing is asked of the device: what is left to check is kept until the caller does.
+
+    Args:
+        A_KBB: The blocks, float64.
+        damping: lambda.
+        by_factors: Whether the inverse is taken by Cholesky factors, and not by eigenvalues.
+
+    Attributes:
+        failed: Of each inverse that was taken, how many blocks have no Cholesky factor, so that it is not to be used.
+        least: The smallest eigenvalue, damping included, once the eigenvalues are known.
+    """
+
+    def __init__(self, A_KBB: Tensor, damping: float, *, by_factors: bool = True) -> None:
+        self.A_KBB, self.damping, self.by_factors = A_KBB, damping, by_factors
+        self.failed, self.least = list[Tensor](), list[Tensor]()
 
     @cached_property
     def spectrum(self) -> tuple[Tensor, Tensor]:
-        """`([K, B], [K, B, B])`: eigenvalues, damping included, and eigenvectors.
-
-        Raises:
-            NumericsError: One is not positive.
-        """
-        s_KB, U_KBB = torch.linalg.eigh(self.A_KBB)
+        """`([K, B], [K, B, B])`: eigenvalues, damping included, and eigenvectors; NaN where a block is not finite."""
+        try:
+            s_KB, U_KBB = torch.linalg.eigh(self.A_KBB)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            if all_finite([self.A_KBB]):
+                raise
+            s_KB, U_KBB = (torch.full_like(part, torch.nan) for part in (self.A_KBB[..., 0], self.A_KBB))
         s_KB = s_KB + self.damping
-        if not s_KB.min() > 0:
-            raise NumericsError(
-                f"the smallest eigenvalue of a damped block is {float(s_KB.min()):.3g}; raise the damping by more than that"
-            )
+        self.least.append(s_KB.min())
         return s_KB, U_KBB
 
     def power(self, exponent: float, v_KB1: Tensor) -> Tensor:
         """`[K, B, 1]`: (A + lambda I)^exponent v."""
         if exponent == 1.0:
             return self.A_KBB @ v_KB1 + self.damping * v_KB1
-        if exponent == -1.0:
+        if exponent == -1.0 and self.by_factors:
             eye = self.damping * torch.eye(self.A_KBB.shape[-1], dtype=self.A_KBB.dtype, device=self.A_KBB.device)
             factor, failed = torch.linalg.cholesky_ex(self.A_KBB + eye)
-            if not failed.any():
-                return torch.cholesky_solve(v_KB1, factor)
+            self.failed.append(failed.count_nonzero())
+            return torch.cholesky_solve(v_KB1, factor)
         s_KB, U_KBB = self.spectrum
         x_KB1: Tensor = U_KBB @ (s_KB.unsqueeze(-1) ** exponent * (U_KBB.mT @ v_KB1))
         return x_KB1
