@@ -12,10 +12,10 @@ from torch import Tensor
 
 from unlearn_lib.curvature.confirm import unconfirmed
 from unlearn_lib.curvature.kfac import KFAC
-from unlearn_lib.curvature.moments import WIDE, moment_panels, place_of
+from unlearn_lib.curvature.moments import WIDE, moment_panels
 from unlearn_lib.curvature.positions import heard
 from unlearn_lib.curvature.rehearsal import Rehearsal
-from unlearn_lib.curvature.uses import Direct, Lookup, Outer, as_matrix
+from unlearn_lib.curvature.uses import Direct, Lookup, Outer, as_matrix, place_of
 from unlearn_lib.curvature.vector import numbers
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unlearn_lib.curvature.positions import Positions, mask
 from unlearn_lib.curvature.symmetric import panels
-from unlearn_lib.curvature.uses import Direct, Lookup, Use, as_matrix, materialise
+from unlearn_lib.curvature.uses import Direct, Lookup, Use, as_matrix, materialise, place_of
 
 PANELS, NARROWEST = 4, 256
 """A moment is formed by at most so many panels of rows, each at least so high: texts have few positions beside its size."""
@@ -269,11 +269,6 @@ def _vectors(side: Sequence[SideMoment], weights: Sequence[Tensor]) -> Tensor | 
     parts = (weight * moment.matrix() for moment, weight in zip(side, weights, strict=True))
     U: Tensor = torch.linalg.eigh(reduce(Tensor.add_, parts))[1]
     return U
-
-
-def place_of(x: Tensor) -> Hashable:
-    """What two tensors share that are the same part of the same memory."""
-    return x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.stride()
 
 
 def moment_panels(size: int) -> list[tuple[int, int]]:

@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, reduce
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from unlearn_lib.curvature.capture import capture
+from unlearn_lib.curvature.captured import Captured, adjoint, look, project
 from unlearn_lib.curvature.confirm import Witness, best_batch, due, row_of
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk
+from unlearn_lib.curvature.rounding import FACTORS, rounded
 from unlearn_lib.curvature.shared_rows import ghost_blocks, own_columns
 from unlearn_lib.curvature.symmetric import add_lower, mirror
-from unlearn_lib.curvature.uses import Direct, Outer, Use, as_matrix, in_order, materialise
+from unlearn_lib.curvature.uses import Direct, Use, as_matrix, in_order, materialise
 from unlearn_lib.curvature.vector import Vector, all_finite, extremes, in_groups, zeros
 from unlearn_lib.errors import InputError, NumericsError, unknown
 from unlearn_lib.losses import Batch
@@ -35,7 +37,6 @@ KEEP = ("activations", "gradients", "nothing")
 # times at 1 << 20 against 1 << 22); a GPU wants fewer, larger products.
 CHUNK_NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 24}
 LEAST_ROWS = 16
-Captured = list[list[Use]]  # the uses of one parameter in every batch
 
 
 class SequenceGradients:
@@ -46,19 +47,38 @@ class SequenceGradients:
         keep: What stays in memory, `"activations"`, `"gradients"` or `"nothing"`.
         passes: With `"nothing"`: into how many groups of about equal memory the parameters are divided.
         chunk: Numbers in one block of columns; default 2^20 on a CPU, 2^24 on a GPU.
+        factors: The number format of the factors that are kept: `"float32"` (those of the parameters, that is), or `"bfloat16"` in
+            half the memory. Each number of a factor is then rounded by a relative 2^-8 at most, by about 2^-9 in the mean, and with it
+            every entry of a gradient; the products of factors are formed in float32. Gradients stored by `keep="gradients"`, and
+            float64, cannot be had from rounded factors.
 
     Raises:
-        InputError: Unknown `keep`, or passes below one.
+        InputError: Unknown `keep` or `factors`, passes below one, or options that do not go together.
         NumericsError: A loss or a gradient is not finite; or the factors are not the gradient, by `check`, which is done by
             itself at the first capture of a class of model and its shapes.
     """
 
-    def __init__(self, risk: EmpiricalRisk, *, keep: str = "activations", passes: int = 1, chunk: int | None = None) -> None:
+    def __init__(
+        self,
+        risk: EmpiricalRisk,
+        *,
+        keep: str = "activations",
+        passes: int = 1,
+        chunk: int | None = None,
+        factors: str = "float32",
+    ) -> None:
         if keep not in KEEP:
             raise unknown("value of keep", keep, KEEP)
+        if factors not in FACTORS:
+            raise unknown("value of factors", factors, FACTORS)
+        if factors == "bfloat16" and (keep == "gradients" or risk.dtype != torch.float32):
+            raise InputError(
+                "factors='bfloat16' halves the memory of kept factors in float32; leave out keep='gradients', which keeps none, and "
+                "precision='float64', whose digits would be lost"
+            )
         if passes < 1 or (passes > 1 and keep != "nothing"):
             raise InputError(f"passes={passes} needs keep='nothing' and at least one pass")
-        self.risk, self.keep, self.passes = risk, keep, passes
+        self.risk, self.keep, self.passes, self.factors = risk, keep, passes, factors
         self.chunk = chunk or CHUNK_NUMBERS.get(risk.device.type, CHUNK_NUMBERS["cpu"])
         self.n = risk.sequences
         self._kept: dict[str, Captured] | None = None
@@ -83,7 +103,7 @@ class SequenceGradients:
                         for rows, columns, part in ghost_blocks(batches, self.risk.params[name], ranks, share):
                             K_nn[rows, columns] += part
                         if w_n is not None and v_pq is not None:
-                            w_n[share.own] += _project(batches, v_pq).double()
+                            w_n[share.own] += project(batches, v_pq).double()
                         continue
                     for start, stop, g_nrq in self._columns(name, batches):
                         g_nc = g_nrq.flatten(1)
@@ -101,7 +121,7 @@ class SequenceGradients:
         if self.keep == "nothing":
             return self.risk.project(v).double()
         with torch.no_grad(), exact_products():
-            own = torch.stack([_project(batches, as_matrix(v[name])).double() for name, batches in self._all().items()]).sum(0)
+            own = torch.stack([project(batches, as_matrix(v[name])).double() for name, batches in self._all().items()]).sum(0)
             return self.risk.ranks.gather(own, self.risk.share)
 
     def adjoint(self, c_n: Tensor) -> Vector:
@@ -111,7 +131,7 @@ class SequenceGradients:
         own = c_n[self.risk.share.own].to(self.risk.device, self.risk.dtype)
         with torch.no_grad(), exact_products():
             return self.risk.ranks.add(
-                {name: _adjoint(batches, own, self.risk.params[name]) for name, batches in self._all().items()}
+                {name: adjoint(batches, own, self.risk.params[name]) for name, batches in self._all().items()}
             )
 
     def blocks(self, multiple: int = 1) -> Iterator[tuple[str, int, Tensor]]:
@@ -211,8 +231,9 @@ class SequenceGradients:
                 if number == i and self._witness is not None:
                     _check_losses(losses)
                     self._witness.confirm(found)
-                for name, uses in found.items():
+                for name, uses in (found if self.factors == "float32" else rounded(found)).items():
                     captured[name].append(uses)
+                del found
         if not any(isinstance(losses_B, FakeTensor) for losses_B in losses):  # a plan's rehearsal has shapes alone
             _check_losses(losses)
             in_order(uses for batches in captured.values() for uses in batches)
@@ -246,7 +267,7 @@ class SequenceGradients:
 
     def _ghost_is_cheaper(self, captured: Mapping[str, Captured]) -> set[str]:
         """The parameters whose inner products take fewer FLOPs than their gradients."""
-        looks = self.risk.ranks.told({name: _look(batches) for name, batches in captured.items()})
+        looks = self.risk.ranks.told({name: look(batches) for name, batches in captured.items()})
         return {
             name for name, p in self.risk.params.items() if name in captured and self._cheaper(p, [one[name] for one in looks])
         }
@@ -286,21 +307,3 @@ def _check_losses(losses: Iterable[Tensor]) -> None:
         raise NumericsError(
             "the loss of a sequence is not finite; the model has diverged, or its number format is too narrow (dtype='float32')"
         )
-
-
-def _look(batches: Captured) -> tuple[int, bool, bool]:
-    """The tokens of a parameter's factors, whether one is a product, and whether a gradient has no factors."""
-    uses = [use for uses in batches for use in uses]
-    tokens = sum(use.right_BTq.shape[0] * use.right_BTq.shape[1] for use in uses if not isinstance(use, Direct))
-    return tokens, any(isinstance(use, Outer) for use in uses), any(isinstance(use, Direct) for use in uses)
-
-
-def _project(batches: Captured, v_pq: Tensor) -> Tensor:
-    found = [torch.stack([use.project(v_pq) for use in uses]).sum(0) for uses in batches]
-    return torch.cat(found) if found else v_pq.new_zeros(0)
-
-
-def _adjoint(batches: Captured, c_c: Tensor, param: Tensor) -> Tensor:
-    sizes = [len(uses[0].tensors[0]) for uses in batches]
-    parts = [use.adjoint(c_B) for uses, c_B in zip(batches, c_c.split(sizes), strict=True) for use in uses]
-    return reduce(torch.add, parts).view_as(param) if parts else torch.zeros_like(param)

@@ -19,8 +19,8 @@ from unlearn_lib.ranks import Ranks, Share
 
 Factored = Sequence[Sequence[Any]]
 """A parameter's uses in every batch, each of them with two factors."""
-Form = tuple[type[Use], list[int], list[int], int]
-"""The kind of a use, the shapes of its factors, and the number of rows that a lookup chooses from."""
+Form = tuple[type[Use], list[int], list[int], torch.dtype, int]
+"""The kind of a use, the shapes and the number format of its factors, and the number of rows that a lookup chooses from."""
 
 
 def own_columns(
@@ -55,7 +55,7 @@ def ghost_blocks(batches: Factored, like: Tensor, ranks: Ranks, share: Share) ->
 
     Args:
         batches: The factors of this process's own sequences.
-        like: A tensor of the factors' number format and device.
+        like: A tensor of the factors' device.
         ranks, share: The processes, and the part of this one.
     """
     if batches:
@@ -92,14 +92,14 @@ def _own_products(batches: Factored) -> Tensor:
 
 def _form(use: Outer | Lookup) -> Form:
     left, right = use.tensors
-    return type(use), list(left.shape), list(right.shape), use.rows if isinstance(use, Lookup) else 0
+    return type(use), list(left.shape), list(right.shape), right.dtype, use.rows if isinstance(use, Lookup) else 0
 
 
 def _empty(form: Form, like: Tensor) -> Outer | Lookup:
-    kind, left, right, rows = form
+    kind, left, right, dtype, rows = form
     if kind is Lookup:
-        return Lookup(like.new_empty(left, dtype=torch.long), like.new_empty(right), rows)
-    return Outer(like.new_empty(left), like.new_empty(right))
+        return Lookup(like.new_empty(left, dtype=torch.long), like.new_empty(right, dtype=dtype), rows)
+    return Outer(like.new_empty(left, dtype=dtype), like.new_empty(right, dtype=dtype))
 
 
 def _spread(use: Outer | Lookup, ranks: Ranks, source: int) -> Outer | Lookup:

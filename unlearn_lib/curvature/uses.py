@@ -9,7 +9,7 @@ sequences, T positions, p x q the parameter, r some of its rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -28,22 +28,22 @@ class Outer:
 
     def block(self, start: int, stop: int) -> Tensor:
         """`[B, r, q]`: rows start to stop of every sequence's gradient. FLOPs: 2 B T r q."""
-        return torch.bmm(self.left_BTp[..., start:stop].mT, self.right_BTq)
+        return torch.bmm(wide(self.left_BTp[..., start:stop]).mT, wide(self.right_BTq))
 
     def project(self, v_pq: Tensor) -> Tensor:
         """`[B]`: <g_i, v>. FLOPs: 2 B T p q."""
-        return ((self.left_BTp @ v_pq) * self.right_BTq).sum((1, 2))
+        return ((wide(self.left_BTp) @ v_pq) * self.right_BTq).sum((1, 2))
 
     def adjoint(self, c_B: Tensor) -> Tensor:
         """`[p, q]`: sum_i c_i g_i. FLOPs: 2 B T p q."""
         scaled_BTq = self.right_BTq * c_B[:, None, None]
-        return self.left_BTp.flatten(0, 1).T @ scaled_BTq.flatten(0, 1)
+        return wide(self.left_BTp).flatten(0, 1).T @ scaled_BTq.flatten(0, 1)
 
     def left_products(self, other: Outer | Lookup) -> Tensor:
         """`[BT, CS]`: the inner products of the left factors with those of another use."""
         if isinstance(other, Lookup):
             return self.left_BTp.flatten(0, 1)[:, other.ids_BT.flatten()]
-        return self.left_BTp.flatten(0, 1) @ other.left_BTp.flatten(0, 1).T
+        return wide(self.left_BTp).flatten(0, 1) @ wide(other.left_BTp).flatten(0, 1).T
 
     def of(self, start: int, stop: int) -> Outer:
         """The use of sequences start to stop."""
@@ -79,8 +79,8 @@ class Lookup:
         first, last = np.searchsorted(order.rows_R, (start, stop)).tolist()
         places_R = order.places_R[first:last]
         rows_R = self.ids_BT.flatten()[places_R] - start + r * (places_R // T)
-        g_Brq = self.right_BTq.new_zeros(B * r, self.right_BTq.shape[-1])
-        return g_Brq.index_add_(0, rows_R, self.right_BTq.flatten(0, 1)[places_R]).view(B, r, -1)
+        right_Rq = wide(self.right_BTq.flatten(0, 1)[places_R])
+        return right_Rq.new_zeros(B * r, right_Rq.shape[1]).index_add_(0, rows_R, right_Rq).view(B, r, -1)
 
     def project(self, v_pq: Tensor) -> Tensor:
         """`[B]`: <g_i, v>."""
@@ -89,7 +89,7 @@ class Lookup:
     def adjoint(self, c_B: Tensor) -> Tensor:
         """`[p, q]`: sum_i c_i g_i."""
         scaled_BTq = self.right_BTq * c_B[:, None, None]
-        g_pq = self.right_BTq.new_zeros(self.rows, self.right_BTq.shape[-1])
+        g_pq = scaled_BTq.new_zeros(self.rows, self.right_BTq.shape[-1])
         return g_pq.index_add_(0, self.ids_BT.flatten(), scaled_BTq.flatten(0, 1))
 
     def left_products(self, other: Outer | Lookup) -> Tensor:
@@ -167,8 +167,18 @@ def ghost_products(uses: Sequence[Outer | Lookup], others: Sequence[Outer | Look
 
 def _pair_products(use: Outer | Lookup, other: Outer | Lookup) -> Tensor:
     (B, T, _), (C, S, _) = use.right_BTq.shape, other.right_BTq.shape
-    rights = use.right_BTq.flatten(0, 1) @ other.right_BTq.flatten(0, 1).T
+    rights = wide(use.right_BTq).flatten(0, 1) @ wide(other.right_BTq).flatten(0, 1).T
     return (use.left_products(other) * rights).view(B, T, C, S).sum((1, 3))
+
+
+def wide(factor: Tensor) -> Tensor:
+    """A factor in the format that products are formed in: float32 where it is kept in bfloat16, else its own."""
+    return factor.float() if factor.dtype == torch.bfloat16 else factor
+
+
+def place_of(x: Tensor) -> Hashable:
+    """What two tensors share that are the same part of the same memory."""
+    return x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.stride()
 
 
 def as_matrix(p: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ from unlearn_lib.curvature.operator import Operator
 from unlearn_lib.curvature.per_sequence import SequenceGradients
 from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.solution import Reason
-from unlearn_lib.curvature.solvers.by_gradients import GradientSolver
+from unlearn_lib.curvature.solvers.by_gradients import ROUNDED_REFINEMENTS, GradientSolver, by_batches, refuse_rounded
 from unlearn_lib.curvature.solvers.inverse import TOLERANCE, Inverse
-from unlearn_lib.curvature.vector import Vector, all_finite, norm, numbers, scale, zeros
+from unlearn_lib.curvature.vector import Vector, all_finite, axpy, norm, numbers, scale, zeros
 from unlearn_lib.errors import InputError, NumericsError
 
 
@@ -34,10 +34,12 @@ class Block(GradientSolver):
     Args:
         damping: lambda > 0.
         keep, passes, chunk: For a Fisher: what of the gradients is kept, see `SequenceGradients`.
+        factors: For a Fisher: `"float32"`, or `"bfloat16"`, see `Woodbury`.
         width: The blocks' width B.
 
     Cost for a Fisher, in gradients of each text: 2/3, and for each application 1/3 and P B (2 n + B / 3) FLOPs; no P x B memory.
-    A verified solve is one application.
+    A verified solve is one application; with rounded factors 1 gradient and 4 n P FLOPs more, and as much again and an application for
+    each refinement.
     """
 
     name: ClassVar[str] = "block"
@@ -55,7 +57,7 @@ class Block(GradientSolver):
         if isinstance(operator, EmpiricalFisher):
             return BlockInverse(operator, self.damping, self.width, self.gradients(operator))
         if self.takes_gradients:
-            raise InputError(f"keep, passes and chunk are for an EmpiricalFisher, not for a {type(operator).__name__}")
+            raise InputError(f"keep, passes, chunk and factors are for an EmpiricalFisher, not for a {type(operator).__name__}")
         return BlockInverse(operator, self.damping, self.width, None)
 
     def cost(self, rehearsal: Rehearsal) -> tuple[float, float]:
@@ -63,6 +65,10 @@ class Block(GradientSolver):
         vector = P * rehearsal.risk.dtype.itemsize
         block = need.block + 8 * need.columns * (2 + 3 * self.width / n)  # in float64: columns, blocks and their factors
         flops = need.flops + 2 * n * P * self.width + rehearsal.witness_flops
+        if self.factors != "float32":
+            flops += need.again + rehearsal.capture.product_flops + 4 * n * P
+            verifying = need.anew + (need.kept if self.keep == "activations" else 0)
+            return max(need.taking, need.kept + block + 2 * vector, verifying), flops
         if self.keep == "gradients":
             return max(need.taking, need.kept + block + 3 * vector), flops + 3 * need.product
         if self.keep == "nothing":
@@ -77,16 +83,27 @@ class BlockInverse(Inverse):
         super().__init__(operator, damping)
         self.width, self._gradients = width, gradients
         self._matrix: Tensor | None = None
+        self._rounded = gradients is not None and gradients.factors != "float32"
+        if self._rounded:
+            self.most_refinements = ROUNDED_REFINEMENTS
 
     @property
     def system(self) -> str:
         return f"block diagonal (width {self.width}) of {super().system}"
 
     def power(self, v: Vector, exponent: float) -> Vector:
+        if self._gradients is not None and self._rounded:
+            refuse_rounded(self._gradients, exponent)
+            if exponent == 1.0:  # the exact product, for the residual
+                return axpy(self.damping, v, _block_product(self._gradients, v, self.width))
         return self._solve(v, exponent)[0]
 
     def run(self, v: Vector, exponent: float, tolerance: float | None) -> tuple[Vector, Reason, int, float]:
-        """Solve and verify like every direct solver, but while a block is at hand; solved in float64, x needs no refinement."""
+        """Solve and verify like every direct solver, but while a block is at hand; solved in float64, x needs no refinement.
+
+        By rounded factors it is solved, verified and refined like by every other solver."""
+        if self._rounded:
+            return super().run(v, exponent, tolerance)
         length = norm(v)
         if length == 0:
             return scale(0.0, v), Reason.CONVERGED, 0, 0.0
@@ -150,6 +167,20 @@ class BlockInverse(Inverse):
                 A = self._matrix[first + start : first + stop, first + start : first + stop]
                 yield name, start, torch.nn.functional.pad(A, (0, self.width - len(A)) * 2).unsqueeze(0)
             first += p.numel()
+
+
+def _block_product(gradients: SequenceGradients, v: Vector, width: int) -> Vector:
+    """The block diagonal of the Fisher, times v, by unrounded gradients of one batch after the other."""
+    risk, product = gradients.risk, zeros(v)
+    for one in by_batches(gradients):
+        for name, start, g_nc in one.blocks(width):
+            n, c = g_nc.shape
+            g_nKB = torch.nn.functional.pad(g_nc, (0, -c % width)).view(n, -1, width)
+            K = g_nKB.shape[1]
+            inner_nK = torch.einsum("nkb,kb->nk", g_nKB, _cut(v[name], start, K, width).squeeze(2).to(g_nc))
+            found_KB = torch.einsum("nkb,nk->kb", g_nKB, inner_nK / risk.sequences)
+            product[name].view(-1)[start : start + c] += found_KB.reshape(-1)[:c]
+    return risk.ranks.add(product)
 
 
 def _cut(tensor: Tensor, start: int, K: int, B: int) -> Tensor:
