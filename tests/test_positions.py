@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unlearn_lib.curvature import KFAC, Kronecker, solve
 from unlearn_lib.curvature.meter import Meter
-from unlearn_lib.curvature.moments import FullMoment, Moments, panels
+from unlearn_lib.curvature.moments import FullMoment, Moments, moment_panels
 from unlearn_lib.curvature.positions import Positions, draw_positions, for_positions
 from unlearn_lib.curvature.uses import Direct, Lookup, Outer
 from unlearn_lib.data.batches import Example
@@ -89,7 +89,7 @@ def test_each_position_is_drawn_with_the_share_as_its_probability() -> None:
 def test_moments_of_a_share_are_those_of_all_on_average() -> None:
     model, (batch,) = build("opt"), batched(examples(), (5,))
     kfac = KFAC(model, [batch], params="*fc1.weight")
-    ((uses, heard_BT, _),) = ((dict(uses), heard, weights) for uses, heard, weights in kfac._captures())
+    ((uses, heard_BT),) = ((dict(uses), positions.heard_BT) for uses, positions in kfac._captures())
     (name,) = uses
     generator, times = torch.Generator().manual_seed(0), 1000
 
@@ -129,7 +129,7 @@ def test_a_share_costs_a_share_of_the_products() -> None:
             kfac.eigen()
         flops[positions] = meter.flops
     sides = [256] * 2 + [256] * 4 + [256, 1024] * 2  # one input for queries, keys and values
-    moments = 2 * 16 * 63 * sum((stop - start) * stop for side in sides for start, stop in panels(side))
+    moments = 2 * 16 * 63 * sum((stop - start) * stop for side in sides for start, stop in moment_panels(side))
     assert flops[1.0] - flops[0.5] == pytest.approx(moments / 2, rel=0.02)
     assert flops[0.5] - flops[0.25] == pytest.approx(moments / 4, rel=0.02)
 

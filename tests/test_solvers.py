@@ -330,7 +330,7 @@ def test_other_refusals(fisher: tuple[EmpiricalFisher, Tensor]) -> None:
         solve(indefinite, torch.ones(3), Dense(0.1), exponent=-0.5)
     with pytest.raises(NumericsError, match=r"smallest eigenvalue of a damped block is -0\.4"):
         solve(indefinite, torch.ones(3), Block(0.1, width=2))
-    with pytest.raises(InputError, match="keep, passes and chunk are for an EmpiricalFisher, not for a Matrix"):
+    with pytest.raises(InputError, match="keep, passes, chunk and factors are for an EmpiricalFisher, not for a Matrix"):
         invert(indefinite, Block(0.1, keep="nothing"))
     zero = solve(F, torch.zeros(F.size), Auto(0.1))
     assert (zero.converged, float(zero.value.norm())) == (True, 0.0)

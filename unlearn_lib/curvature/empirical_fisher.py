@@ -13,6 +13,7 @@ from torch import Tensor
 from unlearn_lib.curvature.operator import Derived, Operator
 from unlearn_lib.curvature.per_sequence import SequenceGradients
 from unlearn_lib.curvature.risk import EmpiricalRisk
+from unlearn_lib.curvature.symmetric import add_lower, mirror
 from unlearn_lib.curvature.vector import Vector, flatten
 
 
@@ -32,7 +33,9 @@ class EmpiricalFisher(EmpiricalRisk):
     def as_matrix(self) -> Tensor:
         self.check_size()
         g_nP = self.gradients().matrix()
-        return g_nP.T @ g_nP / self.sequences
+        matrix_PP = g_nP.new_zeros(self.size, self.size)
+        add_lower(matrix_PP, g_nP.T)
+        return mirror(matrix_PP).div_(self.sequences)
 
     def diagonal(self) -> Tensor:
         """`[P]`: (1/n) sum_i g_i^2. Costs 1 gradient."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unlearn_lib.curvature.precision import in_full
-from unlearn_lib.curvature.vector import Vector, all_finite, axpy, scale, zeros
+from unlearn_lib.curvature.vector import Vector, all_finite, axpy, numbers, scale, zeros
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses, without_autocast
 from unlearn_lib.ranks import alone, ranks
@@ -31,15 +31,15 @@ def batch_gradient(model: Any, batch: Batch) -> tuple[float, Vector]:
         NumericsError: The loss or the gradient is not finite.
     """
     loss, found = _gradient(model, batch)
-    return _finite(loss, ranks().add(found))
+    return _finite(loss.item(), ranks().add(found))
 
 
-def _gradient(model: Any, batch: Batch) -> tuple[float, Vector]:
+def _gradient(model: Any, batch: Batch) -> tuple[Tensor, Vector]:
     params = trainable(model)
     with in_full(params.values()):
         loss = sequence_losses(model, batch).mean()
     grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
-    return loss.item(), dict(zip(params, grads, strict=True))
+    return loss.detach().double(), dict(zip(params, grads, strict=True))
 
 
 def _finite(loss: float, gradient: Vector) -> tuple[float, Vector]:
@@ -53,14 +53,14 @@ def _finite(loss: float, gradient: Vector) -> tuple[float, Vector]:
 
 @without_autocast()
 def summed_gradient(
-    model: Any, batches: Sequence[Batch], loss_of: Callable[[Batch], tuple[Tensor, float]], what: str
+    model: Any, batches: Sequence[Batch], loss_of: Callable[[Batch], tuple[Tensor, Tensor]], what: str
 ) -> tuple[float, Vector]:
     """The sum over batches of any loss, and its gradient by the trainable parameters. Cost: one gradient.
 
     Args:
         model: Whose parameters they are.
         batches: The batches. Of several processes each takes its share of their texts.
-        loss_of: Of a batch, the loss to differentiate, a sum over its texts, and a number that is added up beside it.
+        loss_of: Of a batch, the loss to differentiate, a sum over its texts, and a number that is added up beside it, `[]` in float64.
         what: The loss's name, for the message.
 
     Returns:
@@ -70,17 +70,17 @@ def summed_gradient(
         NumericsError: A loss, a number or a gradient is not finite.
     """
     params, together = trainable(model), ranks()
-    total, lost, found = 0.0, 0.0, Vector()
+    sums, found = list[Tensor](), Vector()
     with alone():
         for batch in together.share(batches).batches:
             with in_full(params.values()):
                 loss, number = loss_of(batch)
             grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
-            total, lost = total + number, lost + loss.item()
+            sums += [number.detach(), loss.detach().double()]
             for name, grad in zip(params, grads, strict=True):
                 found[name] = found[name].add_(grad) if name in found else grad
-    found = together.add(found or zeros(params))
-    total, lost = (together.add_number(number, next(iter(params.values())).device) for number in (total, lost))
+    found, own = together.add(found or zeros(params)), numbers(sums)
+    total, lost = (together.add_number(sum(part), next(iter(params.values())).device) for part in (own[::2], own[1::2]))
     if not (math.isfinite(total) and math.isfinite(lost) and all_finite(found.values())):
         raise NumericsError(f"{what} or its gradient is not finite: the model has diverged")
     return total, found
@@ -97,13 +97,13 @@ def mean_gradient(model: Any, batches: Sequence[Batch]) -> tuple[float, Vector]:
         return batch_gradient(model, batches[0])
     together = ranks()
     share = together.share(batches)
-    loss, parts = 0.0, list[Vector]()
+    losses, parts = list[Tensor](), list[Vector]()
     with alone():
         for batch in share.batches:
             weight = len(batch["labels"]) / share.texts
             value, g = _gradient(model, batch)
-            loss += weight * value
+            losses.append(weight * value)
             parts = [axpy(weight, g, parts[0])] if parts else [scale(weight, g)]
     params = trainable(model)
     found = together.add(parts[0] if parts else zeros(params))
-    return _finite(together.add_number(loss, next(iter(params.values())).device), found)
+    return _finite(together.add_number(sum(numbers(losses)), next(iter(params.values())).device), found)

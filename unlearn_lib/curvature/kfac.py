@@ -14,6 +14,7 @@ best one in the Frobenius norm. Shape suffixes: B sequences, T positions, p x q 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,12 +24,12 @@ from unlearn_lib.curvature.capture import capture
 from unlearn_lib.curvature.confirm import Witness, due, row_of
 from unlearn_lib.curvature.moments import Eigen, Moments
 from unlearn_lib.curvature.per_sequence import CHUNK_NUMBERS
-from unlearn_lib.curvature.positions import Positions, draw_positions, heard, mask
+from unlearn_lib.curvature.positions import Positions, chosen, draw_positions, heard, mask, on_host
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
 from unlearn_lib.curvature.shared_moments import eigen_together
-from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, materialise
-from unlearn_lib.curvature.vector import Vector, flatten
+from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, materialise, orders
+from unlearn_lib.curvature.vector import Vector, all_finite, extremes, flatten
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import IGNORED, Batch, token_nll
 
@@ -118,10 +119,12 @@ class KFAC(EmpiricalRisk):
 
     def _build(self) -> dict[str, Eigen]:
         moments, kept = Moments(self.params, self.max_side, exact=self.correction), 0.0
-        for uses_by_name, heard_BT, weights_BT in self._captures():
-            moments.add(uses_by_name, Positions(heard_BT, weights_BT, drop=self.drops))
+        looked_up = list[Tensor]()
+        for uses_by_name, positions in self._captures():
+            moments.add(uses_by_name, positions)
+            looked_up += [use.ids_BT for uses in uses_by_name.values() for use in uses if isinstance(use, Lookup)]
             uses_by_name.clear()  # before the next batch is captured
-            kept += float(weights_BT.sum())
+            kept += float(positions.host_BT.sum().numpy())
         if not self.ranks.add_number(kept, self.device):
             raise InputError(f"positions={self.positions:g} leaves none of so few positions; take a larger share of them")
         self._owners, eigen = eigen_together(moments, self.ranks, keep_all=self.correction)
@@ -129,10 +132,12 @@ class KFAC(EmpiricalRisk):
             return eigen
         for e in eigen.values():
             e.values_pq.zero_()
+        in_order = iter(orders(looked_up))  # the second time the model looks up the same
         for uses_by_name, _ in self._draws():
             for name, uses in uses_by_name.items():
                 e = eigen[name]
-                rotated = [_rotate(use, e) for use in uses]
+                known = [replace(use, order=next(in_order)) if isinstance(use, Lookup) else use for use in uses]
+                rotated = [_rotate(use, e) for use in known]
                 rows = max(1, CHUNK_NUMBERS["cpu"] // max(1, e.values_pq.shape[1] * len(rotated[0].tensors[0])))
                 for start in range(0, len(e.values_pq), rows):
                     stop = min(start + rows, len(e.values_pq))
@@ -143,14 +148,17 @@ class KFAC(EmpiricalRisk):
 
     def _draws(self) -> Iterator[tuple[dict[str, list[Use]], Tensor]]:
         """The uses of h_i and the positions that count, batch after batch, draw after draw; the same at every call."""
-        for uses_by_name, heard_BT, _ in self._captures():
+        for uses_by_name, positions in self._captures():
+            heard_BT = positions.heard_BT
             masked = {name: [mask(use, heard_BT) for use in found] for name, found in uses_by_name.items()}
             uses_by_name.clear()
             yield masked, heard_BT
 
-    def _captures(self) -> Iterator[tuple[dict[str, list[Use]], Tensor, Tensor]]:
-        """The uses of h_i at all positions, those that a loss depends on, and what each counts in the moments."""
-        unconfirmed = due(self)
+    def _captures(self) -> Iterator[tuple[dict[str, list[Use]], Positions]]:
+        """The uses of h_i at all positions, and which count in the moments. Whether the logits are finite is asked once, after the last."""
+        unconfirmed, logits = due(self), list[Tensor]()
+        host = on_host([*self.share.before, *self.share.batches])
+        before, own = host[: len(self.share.before)], host[len(self.share.before) :]
         for draw in range(self.samples):
             # one stream of numbers for all sequences, in their order: how they are cut into batches, or divided among processes, does not
             # matter
@@ -158,35 +166,50 @@ class KFAC(EmpiricalRisk):
             generator = generator_on(self.device).manual_seed(seed)
             choice = torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)  # other numbers than the labels'
             if self.positions < 1:
-                for other in self.share.before:
+                for other in before:
                     draw_positions(heard(other), self.positions, choice)
-            for number, batch in enumerate(self.share.batches):
+            weights = self._weights(own, choice)
+            for number, (batch, known) in enumerate(zip(self.share.batches, own, strict=True)):
                 B, T = batch["input_ids"].shape
-                labels = _Labels(generator, [] if number else self.share.before, T)
-                _, uses = capture(self._pseudo_losses(batch, labels.draw), self.params, self.fixed, (B, T))
+                labels = _Labels(generator, [] if number else before, known["labels"])
+                losses = self._pseudo_losses(batch, labels.draw, logits)
+                _, uses = capture(losses, self.params, self.fixed, (B, T))
                 if number == unconfirmed and labels.drawn_BS is not None:
+                    _check_logits(logits)
                     self._confirm(number, uses, labels.drawn_BS)
                     unconfirmed = None
-                heard_BT = heard(batch)
-                kept_BT = heard_BT if self.positions == 1 else draw_positions(heard_BT, self.positions, choice)
-                yield uses, heard_BT.to(self.dtype), kept_BT.to(self.dtype) / self.positions
+                weights_BT, host_BT = weights[number]
+                yield uses, Positions(heard(batch).to(self.dtype), weights_BT, drop=self.drops, host_BT=host_BT)
+        _check_logits(logits)
+
+    def _weights(self, own: Sequence[Batch], choice: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+        """What the positions of each batch count in the moments, on the device and on the host; copied at once."""
+        heards = [heard(batch) for batch in own]
+        kept = heards if self.positions == 1 else [draw_positions(heard_BT, self.positions, choice) for heard_BT in heards]
+        host = [kept_BT.to(self.dtype) / self.positions for kept_BT in kept]
+        if not host:
+            return []
+        parts = torch.cat([weights_BT.flatten() for weights_BT in host]).to(self.device).split([w.numel() for w in host])
+        return [(part.view(weights_BT.shape), weights_BT) for part, weights_BT in zip(parts, host, strict=True)]
 
     def _confirm(self, number: int, uses: dict[str, list[Use]], drawn_BS: Tensor) -> None:
         """Compare the first capture of a class of model with plain differentiation, for the labels that were drawn."""
         batch = self.share.batches[number]
 
         def alone(i: int) -> Callable[[Vector], Tensor]:
-            return self._pseudo_losses(row_of(batch, i), lambda *_: drawn_BS[i : i + 1])
+            return self._pseudo_losses(row_of(batch, i), lambda *_: drawn_BS[i : i + 1], [])
 
-        Witness(self, number, alone, self._pseudo_losses(batch, lambda *_: drawn_BS)).confirm(uses)
+        Witness(self, number, alone, self._pseudo_losses(batch, lambda *_: drawn_BS, [])).confirm(uses)
 
-    def _pseudo_losses(self, batch: Batch, draw: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Vector], Tensor]:
+    def _pseudo_losses(
+        self, batch: Batch, draw: Callable[[Tensor, Tensor], Tensor], seen: list[Tensor]
+    ) -> Callable[[Vector], Tensor]:
+        """The losses of labels drawn; the extremes of the logits go to `seen`."""
         logits = self.logits(batch)
 
         def losses(params: Vector) -> Tensor:
             z_BTV = logits(params)
-            if not torch.isfinite(z_BTV).all():
-                raise NumericsError("the model's logits are not finite: there are no labels to draw; it has diverged")
+            seen.append(extremes(z_BTV))
             weights_BS = token_weights(z_BTV, batch, self.sequences * self.samples).to(self.dtype).sqrt()
             drawn_BS = draw(z_BTV[:, :-1].detach(), weights_BS > 0)
             nll_BS, _ = token_nll(z_BTV, torch.nn.functional.pad(drawn_BS, (1, 0)))
@@ -200,8 +223,15 @@ def generator_on(device: torch.device) -> torch.Generator:
     return torch.Generator(device)
 
 
-def draw_labels(z_BSV: Tensor, scored_BS: Tensor, generator: torch.Generator) -> Tensor:
+def _check_logits(seen: Sequence[Tensor]) -> None:
+    if not all_finite(seen):
+        raise NumericsError("the model's logits are not finite: there are no labels to draw; it has diverged")
+
+
+def draw_labels(z_BSV: Tensor, scored_BS: Tensor, generator: torch.Generator, numbers_B: Sequence[int] | None = None) -> Tensor:
     """`[B, S]`: labels drawn from the softmax at the scored positions, and 0 at the others.
+
+    `numbers_B` says how many positions of each sequence are scored; otherwise the device is asked for it.
 
     The label with the largest p / q, where the q are exponentially distributed, is distributed as p (the exponential race, or
     Gumbel's trick). Each sequence takes its own [scored, V] numbers from the generator, so that neither padding nor the other
@@ -209,9 +239,11 @@ def draw_labels(z_BSV: Tensor, scored_BS: Tensor, generator: torch.Generator) ->
     close, once in about 1 / eps draws; in the inverse of the cumulative distribution it would be V times as often.
     """
     drawn_BS = torch.zeros_like(scored_BS, dtype=torch.long)
-    for z_SV, scored_S, drawn_S in zip(z_BSV, scored_BS, drawn_BS, strict=True):
-        p_SV = z_SV[scored_S].softmax(-1)
-        drawn_S[scored_S] = (p_SV / torch.empty_like(p_SV).exponential_(generator=generator)).argmax(-1)
+    counts = scored_BS.sum(1).tolist() if numbers_B is None else numbers_B
+    for z_SV, scored_S, drawn_S, number in zip(z_BSV, scored_BS, drawn_BS, counts, strict=True):
+        places = chosen(scored_S, number)
+        p_SV = z_SV[places].softmax(-1)
+        drawn_S[places] = (p_SV / torch.empty_like(p_SV).exponential_(generator=generator)).argmax(-1)
     return drawn_BS
 
 
@@ -231,17 +263,22 @@ def pass_over(before: Sequence[Batch], z_BSV: Tensor, T: int, generator: torch.G
 
 
 class _Labels:
-    """A batch's labels, drawn from the model's predictions once: a capture that has to run the model again finds the same."""
+    """A batch's labels, drawn from the model's predictions once: a capture that has to run the model again finds the same.
 
-    def __init__(self, generator: torch.Generator, before: Sequence[Batch], T: int) -> None:
-        self.generator, self.before, self.T = generator, before, T
+    The batches before, and the batch's own labels, are on the host.
+    """
+
+    def __init__(self, generator: torch.Generator, before: Sequence[Batch], labels_BT: Tensor) -> None:
+        self.generator, self.before, self.labels_BT = generator, before, labels_BT
         self.drawn_BS: Tensor | None = None
 
     def draw(self, z_BSV: Tensor, scored_BS: Tensor) -> Tensor:
         """`[B, S]`"""
         if self.drawn_BS is None:
-            pass_over(self.before, z_BSV, self.T, self.generator)
-            self.drawn_BS = draw_labels(z_BSV, scored_BS, self.generator)
+            S, T = z_BSV.shape[1], self.labels_BT.shape[1]
+            pass_over(self.before, z_BSV, T, self.generator)
+            numbers_B = (self.labels_BT[:, T - S :] != IGNORED).sum(1).numpy().tolist()
+            self.drawn_BS = draw_labels(z_BSV, scored_BS, self.generator, numbers_B)
         return self.drawn_BS
 
 
@@ -253,5 +290,5 @@ def _rotate(use: Use, e: Eigen) -> Use:
     if isinstance(use, Outer):
         return Outer(use.left_BTp if e.left_pp is None else use.left_BTp @ e.left_pp, right_BTq)
     if e.left_pp is None:
-        return Lookup(use.ids_BT, right_BTq, use.rows)
+        return replace(use, right_BTq=right_BTq)
     return Outer(e.left_pp[use.ids_BT], right_BTq)

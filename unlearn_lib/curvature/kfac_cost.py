@@ -12,10 +12,11 @@ from torch import Tensor
 
 from unlearn_lib.curvature.confirm import unconfirmed
 from unlearn_lib.curvature.kfac import KFAC
-from unlearn_lib.curvature.moments import WIDE, panels, place_of
+from unlearn_lib.curvature.moments import WIDE, moment_panels
 from unlearn_lib.curvature.positions import heard
 from unlearn_lib.curvature.rehearsal import Rehearsal
-from unlearn_lib.curvature.uses import Direct, Lookup, Outer, as_matrix
+from unlearn_lib.curvature.uses import Direct, Lookup, Outer, as_matrix, place_of
+from unlearn_lib.curvature.vector import numbers
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def kfac_cost(K: KFAC, rehearsal: Rehearsal) -> Building:
     """FLOPs and bytes of building K-FAC and of one product with it."""
     captured, number, wide = rehearsal.capture, K.dtype.itemsize, 8 if K.correction else K.dtype.itemsize
     tokens = K.samples * sum(batch["input_ids"].numel() for batch in K.batches)
-    counted = K.samples * K.positions * sum(float(heard(batch).sum()) for batch in K.batches) if K.drops else tokens
+    counted = K.samples * K.positions * sum(numbers(heard(batch).sum() for batch in K.batches)) if K.drops else tokens
     moments: dict[Hashable, int] = {}  # the sides of all that are distinct
     turning = product = diagonals = decomposing = longest = 0
     for name, uses in captured.uses.items():
@@ -57,7 +58,9 @@ def kfac_cost(K: KFAC, rehearsal: Rehearsal) -> Building:
             else:
                 decomposing = max(decomposing, (20 if s <= WIDE else number) * s * s)
     squares = sum(s * s for s in moments.values())
-    formed = squares if K.correction else sum((stop - start) * stop for s in moments.values() for start, stop in panels(s))
+    formed = (
+        squares if K.correction else sum((stop - start) * stop for s in moments.values() for start, stop in moment_panels(s))
+    )
     witness = 0 if unconfirmed(K) is None else captured.capture_flops / K.sequences  # as much as a capture of one text
     flops = K.samples * captured.capture_flops + 2 * counted * formed + diagonals + witness
     once = diagonals + witness

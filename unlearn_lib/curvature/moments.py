@@ -12,16 +12,16 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from unlearn_lib.curvature.positions import Positions, mask
-from unlearn_lib.curvature.uses import Direct, Lookup, Use, as_matrix, materialise
+from unlearn_lib.curvature.symmetric import panels
+from unlearn_lib.curvature.uses import Direct, Lookup, Use, as_matrix, materialise, place_of
 
 PANELS, NARROWEST = 4, 256
-"""A symmetric product is formed by at most so many panels of rows, each at least so wide: by half, less what is formed twice."""
+"""A moment is formed by at most so many panels of rows, each at least so high: texts have few positions beside its size."""
 WIDE = 1024
 """Sides up to this are decomposed in float64, which takes two to three times as long. In float32 the inverse that is applied has relative
 errors of 3e-4 at 1e-2 of the mean diagonal as damping, in float64 1e-5, which is what moments in float32 leave."""
@@ -69,8 +69,8 @@ class SideMoment(ABC):
         """Count more rows, which may be overwritten."""
 
     @abstractmethod
-    def trace(self) -> float:
-        """The sum of the diagonal."""
+    def trace(self) -> Tensor:
+        """`[]`, float64: the sum of the diagonal."""
 
     @abstractmethod
     def matrix(self) -> Tensor:
@@ -111,11 +111,11 @@ class FullMoment(SideMoment):
             x_Rs = x_Rs.double()
             self.values += x_Rs.T @ x_Rs
             return
-        for start, stop in panels(len(self.values)):
+        for start, stop in moment_panels(len(self.values)):
             self.values[start:stop, :stop].addmm_(x_Rs[:, start:stop].T, x_Rs[:, :stop])
 
-    def trace(self) -> float:
-        return float(self.values.trace())
+    def trace(self) -> Tensor:
+        return self.values.trace().double()
 
     def matrix(self) -> Tensor:
         if self.exact:
@@ -150,8 +150,8 @@ class DiagonalMoment(SideMoment):
         x_Rs = x_Rs.double() if self.exact else x_Rs
         self.values += x_Rs.square_().sum(0)
 
-    def trace(self) -> float:
-        return float(self.values.sum())
+    def trace(self) -> Tensor:
+        return self.values.sum()
 
     def matrix(self) -> Tensor:
         return self.values.diag()
@@ -262,7 +262,7 @@ class Moments:
         return Eigen(left_pp, right_qq, values_pq.div_(N).clamp_min_(0).to(like))
 
 
-def _vectors(side: Sequence[SideMoment], weights: Sequence[float]) -> Tensor | None:
+def _vectors(side: Sequence[SideMoment], weights: Sequence[Tensor]) -> Tensor | None:
     """The eigenvectors of one side's partial trace: of its moments, times the other sides' traces."""
     if all(isinstance(moment, DiagonalMoment) for moment in side):
         return None
@@ -271,13 +271,6 @@ def _vectors(side: Sequence[SideMoment], weights: Sequence[float]) -> Tensor | N
     return U
 
 
-def place_of(x: Tensor) -> Hashable:
-    """What two tensors share that are the same part of the same memory."""
-    return x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.stride()
-
-
-def panels(size: int) -> list[tuple[int, int]]:
-    """`(start, stop)` of the panels of rows by which the lower half of a symmetric product is formed: `[start:stop, :stop]` of it."""
-    number = max(1, min(PANELS, size // NARROWEST))
-    edges = [size * part // number for part in range(number + 1)]
-    return list(pairwise(edges))
+def moment_panels(size: int) -> list[tuple[int, int]]:
+    """`(start, stop)` of the panels of rows by which the lower half of a moment is formed, see `panels`."""
+    return panels(size, PANELS, NARROWEST)

@@ -12,7 +12,7 @@ positions, p x q a parameter, r some of its rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -20,12 +20,15 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from unlearn_lib.curvature.capture import capture
+from unlearn_lib.curvature.captured import Captured, adjoint, look, project
 from unlearn_lib.curvature.confirm import Witness, best_batch, due, row_of
 from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk
+from unlearn_lib.curvature.rounding import FACTORS, rounded
 from unlearn_lib.curvature.shared_rows import ghost_blocks, own_columns
-from unlearn_lib.curvature.uses import Direct, Outer, Use, as_matrix, materialise
-from unlearn_lib.curvature.vector import Vector, in_groups, zeros
+from unlearn_lib.curvature.symmetric import add_lower, mirror
+from unlearn_lib.curvature.uses import Direct, Use, as_matrix, in_order, materialise
+from unlearn_lib.curvature.vector import Vector, all_finite, extremes, in_groups, zeros
 from unlearn_lib.errors import InputError, NumericsError, unknown
 from unlearn_lib.losses import Batch
 
@@ -34,7 +37,6 @@ KEEP = ("activations", "gradients", "nothing")
 # times at 1 << 20 against 1 << 22); a GPU wants fewer, larger products.
 CHUNK_NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 24}
 LEAST_ROWS = 16
-Captured = list[list[Use]]  # the uses of one parameter in every batch
 
 
 class SequenceGradients:
@@ -45,19 +47,38 @@ class SequenceGradients:
         keep: What stays in memory, `"activations"`, `"gradients"` or `"nothing"`.
         passes: With `"nothing"`: into how many groups of about equal memory the parameters are divided.
         chunk: Numbers in one block of columns; default 2^20 on a CPU, 2^24 on a GPU.
+        factors: The number format of the factors that are kept: `"float32"` (those of the parameters, that is), or `"bfloat16"` in
+            half the memory. Each number of a factor is then rounded by a relative 2^-8 at most, by about 2^-9 in the mean, and with it
+            every entry of a gradient; the products of factors are formed in float32. Gradients stored by `keep="gradients"`, and
+            float64, cannot be had from rounded factors.
 
     Raises:
-        InputError: Unknown `keep`, or passes below one.
+        InputError: Unknown `keep` or `factors`, passes below one, or options that do not go together.
         NumericsError: A loss or a gradient is not finite; or the factors are not the gradient, by `check`, which is done by
             itself at the first capture of a class of model and its shapes.
     """
 
-    def __init__(self, risk: EmpiricalRisk, *, keep: str = "activations", passes: int = 1, chunk: int | None = None) -> None:
+    def __init__(
+        self,
+        risk: EmpiricalRisk,
+        *,
+        keep: str = "activations",
+        passes: int = 1,
+        chunk: int | None = None,
+        factors: str = "float32",
+    ) -> None:
         if keep not in KEEP:
             raise unknown("value of keep", keep, KEEP)
+        if factors not in FACTORS:
+            raise unknown("value of factors", factors, FACTORS)
+        if factors == "bfloat16" and (keep == "gradients" or risk.dtype != torch.float32):
+            raise InputError(
+                "factors='bfloat16' halves the memory of kept factors in float32; leave out keep='gradients', which keeps none, and "
+                "precision='float64', whose digits would be lost"
+            )
         if passes < 1 or (passes > 1 and keep != "nothing"):
             raise InputError(f"passes={passes} needs keep='nothing' and at least one pass")
-        self.risk, self.keep, self.passes = risk, keep, passes
+        self.risk, self.keep, self.passes, self.factors = risk, keep, passes, factors
         self.chunk = chunk or CHUNK_NUMBERS.get(risk.device.type, CHUNK_NUMBERS["cpu"])
         self.n = risk.sequences
         self._kept: dict[str, Captured] | None = None
@@ -67,8 +88,8 @@ class SequenceGradients:
         """`(K_nn, w_n)`: G G^T and, if v is given, G v, both float64.
 
         Every parameter's part is one product of blocks of columns, or goes through ghost inner products where these need
-        fewer FLOPs (short texts). Cost: 2/3 gradient for each capture that is still to do, and 1/3 + n / 3T gradients, T
-        tokens a sequence.
+        fewer FLOPs (short texts). Of either the lower half is formed. Cost: 2/3 gradient for each capture that is still to do, and
+        1/3 + n / 6T gradients, T tokens a sequence (below 128 sequences, which are one panel of `symmetric`, 1/3 + n / 3T).
         """
         device, ranks, share = self.risk.device, self.risk.ranks, self.risk.share
         K_nn = torch.zeros(self.n, self.n, dtype=torch.float64, device=device)
@@ -82,17 +103,17 @@ class SequenceGradients:
                         for rows, columns, part in ghost_blocks(batches, self.risk.params[name], ranks, share):
                             K_nn[rows, columns] += part
                         if w_n is not None and v_pq is not None:
-                            w_n[share.own] += _project(batches, v_pq).double()
+                            w_n[share.own] += project(batches, v_pq).double()
                         continue
                     for start, stop, g_nrq in self._columns(name, batches):
                         g_nc = g_nrq.flatten(1)
-                        K_nn += g_nc @ g_nc.T
+                        add_lower(K_nn, g_nc)
                         if w_n is not None and v_pq is not None:
                             w_n += g_nc @ v_pq[start:stop].reshape(-1)
         for found in (K_nn, w_n):
             if found is not None:
                 ranks.add_tensor(found)
-        _check_finite(K_nn)
+        _check_finite([mirror(K_nn)])
         return K_nn, w_n
 
     def project(self, v: Vector) -> Tensor:
@@ -100,7 +121,7 @@ class SequenceGradients:
         if self.keep == "nothing":
             return self.risk.project(v).double()
         with torch.no_grad(), exact_products():
-            own = torch.stack([_project(batches, as_matrix(v[name])).double() for name, batches in self._all().items()]).sum(0)
+            own = torch.stack([project(batches, as_matrix(v[name])).double() for name, batches in self._all().items()]).sum(0)
             return self.risk.ranks.gather(own, self.risk.share)
 
     def adjoint(self, c_n: Tensor) -> Vector:
@@ -110,22 +131,24 @@ class SequenceGradients:
         own = c_n[self.risk.share.own].to(self.risk.device, self.risk.dtype)
         with torch.no_grad(), exact_products():
             return self.risk.ranks.add(
-                {name: _adjoint(batches, own, self.risk.params[name]) for name, batches in self._all().items()}
+                {name: adjoint(batches, own, self.risk.params[name]) for name, batches in self._all().items()}
             )
 
     def blocks(self, multiple: int = 1) -> Iterator[tuple[str, int, Tensor]]:
         """Blocks of columns of G: `(name, start, g_nc)`, with `start` the position in the flattened parameter.
 
         Blocks cover every parameter from left to right; their widths are multiples of `multiple`, except the last of each
-        parameter. Of several processes every one is given other blocks, with the rows of all sequences. Cost: 2/3 gradient for
-        each capture that is still to do, and 1/3 gradient.
+        parameter. Of several processes every one is given other blocks, with the rows of all sequences. Whether they are finite is
+        asked once, after the last. Cost: 2/3 gradient for each capture that is still to do, and 1/3 gradient.
         """
+        seen = list[Tensor]()
         for captured in self._groups():
             for name, batches in captured.items():
                 q = as_matrix(self.risk.params[name]).shape[1]
                 for start, _, g_nrq in self._columns(name, batches, multiple // math.gcd(multiple, q)):
-                    _check_finite(g_nrq)
+                    seen.append(extremes(g_nrq))
                     yield name, start * q, g_nrq.flatten(1)
+        _check_finite(seen)
 
     def norms(self) -> Tensor:
         """`[n]`, float64: the Euclidean length of every sequence's gradient in all parameters together. Cost: as `blocks`."""
@@ -150,7 +173,7 @@ class SequenceGradients:
             for _, _, g_crq in self._blocks(name, batches)
         ]
         g_nP = self.risk.ranks.gather(torch.cat(own, dim=1), self.risk.share)
-        _check_finite(g_nP)
+        _check_finite([g_nP])
         return g_nP
 
     def check(self) -> float:
@@ -197,16 +220,23 @@ class SequenceGradients:
     def _capture(self, params: Vector) -> dict[str, Captured]:
         fixed = {**self.risk.fixed, **{name: p for name, p in self.risk.params.items() if name not in params}}
         captured: dict[str, Captured] = {name: [] for name in params}
+        losses = list[Tensor]()
         number = due(self.risk)
         if number is not None and self._witness is None:
             self._witness = self._new_witness(number)
         with exact_products():
             for i, batch in enumerate(self.risk.share.batches):
-                found = _capture_batch(self.risk, batch, params, fixed)
+                losses_B, found = _capture_batch(self.risk, batch, params, fixed)
+                losses.append(losses_B)
                 if number == i and self._witness is not None:
+                    _check_losses(losses)
                     self._witness.confirm(found)
-                for name, uses in found.items():
+                for name, uses in (found if self.factors == "float32" else rounded(found)).items():
                     captured[name].append(uses)
+                del found
+        if not any(isinstance(losses_B, FakeTensor) for losses_B in losses):  # a plan's rehearsal has shapes alone
+            _check_losses(losses)
+            in_order(uses for batches in captured.values() for uses in batches)
         return captured
 
     def _columns(self, name: str, batches: Captured, multiple: int = 1) -> Iterator[tuple[int, int, Tensor]]:
@@ -237,7 +267,7 @@ class SequenceGradients:
 
     def _ghost_is_cheaper(self, captured: Mapping[str, Captured]) -> set[str]:
         """The parameters whose inner products take fewer FLOPs than their gradients."""
-        looks = self.risk.ranks.told({name: _look(batches) for name, batches in captured.items()})
+        looks = self.risk.ranks.told({name: look(batches) for name, batches in captured.items()})
         return {
             name for name, p in self.risk.params.items() if name in captured and self._cheaper(p, [one[name] for one in looks])
         }
@@ -249,9 +279,8 @@ class SequenceGradients:
         return not direct and tokens**2 * ((p if outer else 1) + q) < self.n**2 * p * q
 
 
-def _check_finite(gradients: Tensor) -> None:
-    # a finite sum has only finite terms, and a sum costs a thirtieth of looking at every number
-    if not torch.isfinite(gradients.sum()) and not torch.isfinite(gradients).all():
+def _check_finite(gradients: Iterable[Tensor]) -> None:
+    if not all_finite(gradients):
         raise NumericsError(
             "a per-sequence gradient is not finite; the model has diverged, or its number format is too narrow (precision='float64')"
         )
@@ -263,38 +292,18 @@ def groups(params: Vector, passes: int) -> list[list[str]]:
     return in_groups(factors, passes)
 
 
-def _capture_batch(risk: EmpiricalRisk, batch: Batch, params: Vector, fixed: Mapping[str, Tensor]) -> dict[str, list[Use]]:
+def _capture_batch(
+    risk: EmpiricalRisk, batch: Batch, params: Vector, fixed: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, list[Use]]]:
     # the risk's function takes all of its parameters; those not followed here are closed over
     rest = {name: p for name, p in risk.params.items() if name not in params}
     losses = risk.losses(batch)
     B, T = batch["input_ids"].shape
-    losses_B, uses = capture(lambda chosen: losses({**rest, **chosen}), params, fixed, (B, T))
-    has_contents = not isinstance(losses_B, FakeTensor)  # a plan's rehearsal has shapes alone
-    if has_contents and not torch.isfinite(losses_B).all():
+    return capture(lambda chosen: losses({**rest, **chosen}), params, fixed, (B, T))
+
+
+def _check_losses(losses: Iterable[Tensor]) -> None:
+    if not all_finite(losses):
         raise NumericsError(
             "the loss of a sequence is not finite; the model has diverged, or its number format is too narrow (dtype='float32')"
         )
-    return uses
-
-
-def _look(batches: Captured) -> tuple[int, bool, bool]:
-    """The tokens of a parameter's factors, whether one is a product, and whether a gradient has no factors."""
-    uses = [use for uses in batches for use in uses]
-    tokens = sum(use.right_BTq.shape[0] * use.right_BTq.shape[1] for use in uses if not isinstance(use, Direct))
-    return tokens, any(isinstance(use, Outer) for use in uses), any(isinstance(use, Direct) for use in uses)
-
-
-def _project(batches: Captured, v_pq: Tensor) -> Tensor:
-    found = [torch.stack([use.project(v_pq) for use in uses]).sum(0) for uses in batches]
-    return torch.cat(found) if found else v_pq.new_zeros(0)
-
-
-def _adjoint(batches: Captured, c_c: Tensor, param: Tensor) -> Tensor:
-    sizes = [len(uses[0].tensors[0]) for uses in batches]
-    total_pq: Tensor | None = None
-    for uses, c_B in zip(batches, c_c.split(sizes), strict=True):
-        for use in uses:  # added at once: a part is as large as the parameter
-            part_pq = use.adjoint(c_B)
-            total_pq = part_pq if total_pq is None else total_pq.add_(part_pq)
-            del part_pq
-    return torch.zeros_like(param) if total_pq is None else total_pq.view_as(param)

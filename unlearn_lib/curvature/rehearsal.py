@@ -27,6 +27,7 @@ from unlearn_lib.curvature.capture import capture
 from unlearn_lib.curvature.confirm import gradient_rows, unconfirmed
 from unlearn_lib.curvature.meter import Meter
 from unlearn_lib.curvature.risk import EmpiricalRisk
+from unlearn_lib.curvature.rounding import rounded_bytes
 from unlearn_lib.curvature.uses import Outer, Use, as_matrix
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import Batch
@@ -46,6 +47,7 @@ class Capture:
     capture_flops: int
     product_flops: int  # what forming all gradients once takes: 2 T p q for each sequence and use
     uses: dict[str, list[Use]]  # those of the largest batch, without contents
+    rounded: int  # bytes of `kept` once the factors are in bfloat16
 
 
 @dataclass(frozen=True)
@@ -124,24 +126,28 @@ def _rehearse(risk: EmpiricalRisk) -> Capture:
     own = Counter(_shape(batch) for batch in risk.share.batches)  # of several processes each keeps its own
     kept = {name: round(_total(own, {s: one.kept[name] for s, one in found.items()})) for name in risk.params}
     flops, products = ({s: getattr(one, part) for s, one in found.items()} for part in ("capture_flops", "product_flops"))
-    return Capture(most.peak, most.largest, kept, round(_total(shapes, flops)), round(_total(shapes, products)), most.uses)
+    half = round(_total(own, {s: one.rounded for s, one in found.items()}))
+    return Capture(
+        most.peak, most.largest, kept, round(_total(shapes, flops)), round(_total(shapes, products)), most.uses, half
+    )
 
 
 def _rehearse_shape(risk: EmpiricalRisk, shape: tuple[int, int]) -> Capture:
     """One capture of one batch."""
     with _fake(risk, shape) as (fake, batch), Meter() as meter:
         _, uses = capture(fake.losses(batch), fake.params, fake.fixed, shape)
-    product_flops, kept, seen = 0, dict.fromkeys(risk.params, 0), set()
+    product_flops, half, kept, seen = 0, 0, dict.fromkeys(risk.params, 0), set()
     for name, found in uses.items():
         for use in found:
             if isinstance(use, Outer):
                 product_flops += 2 * shape[0] * shape[1] * use.left_BTp.shape[-1] * use.right_BTq.shape[-1]
-            for tensor in use.tensors:
+            for tensor, once_rounded in rounded_bytes(use):
                 storage = tensor.untyped_storage()
                 if storage._cdata not in seen:
                     seen.add(storage._cdata)
                     kept[name] += storage.nbytes()
-    return Capture(meter.peak, meter.live, kept, meter.flops, product_flops, uses)
+                    half += once_rounded
+    return Capture(meter.peak, meter.live, kept, meter.flops, product_flops, uses, half)
 
 
 def _told(shapes: Collection[tuple[int, int]]) -> set[tuple[int, int]]:

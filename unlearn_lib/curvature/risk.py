@@ -7,9 +7,11 @@ S = T - 1 predictions, V vocabulary.
 from __future__ import annotations
 
 import fnmatch
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -275,13 +277,13 @@ def _check_attention(model: Any) -> None:
 
 
 def _check_batches(batches: Sequence[Batch]) -> int:
-    sequences = 0
-    for number, batch in enumerate(batches):
-        scored_B = (batch["labels"][:, 1:] != IGNORED).sum(1)
-        if (scored_B == 0).any():
-            row = int((scored_B == 0).nonzero()[0])
-            raise InputError(f"sequence {row} of batch {number} has no scored token (all labels are -100); remove it")
-        sequences += len(scored_B)
-    if not sequences:
+    sizes = [len(batch["labels"]) for batch in batches]
+    if not sum(sizes):
         raise InputError("there are no sequences; curvature needs at least one batch")
-    return sequences
+    scored_n = torch.cat([(batch["labels"][:, 1:] != IGNORED).sum(1) for batch in batches]).tolist()
+    if 0 in scored_n:
+        place, ends = scored_n.index(0), list(accumulate(sizes))
+        number = bisect_right(ends, place)
+        row = place - (ends[number] - sizes[number])
+        raise InputError(f"sequence {row} of batch {number} has no scored token (all labels are -100); remove it")
+    return len(scored_n)

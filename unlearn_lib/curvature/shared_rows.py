@@ -7,19 +7,20 @@ block of columns for each of them, the rows. Shape suffixes: n sequences, c of o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unlearn_lib.curvature.symmetric import NARROWEST, panels
 from unlearn_lib.curvature.uses import Lookup, Outer, Use, ghost_products
 from unlearn_lib.ranks import Ranks, Share
 
 Factored = Sequence[Sequence[Any]]
 """A parameter's uses in every batch, each of them with two factors."""
-Form = tuple[type[Use], list[int], list[int], int]
-"""The kind of a use, the shapes of its factors, and the number of rows that a lookup chooses from."""
+Form = tuple[type[Use], list[int], list[int], torch.dtype, int]
+"""The kind of a use, the shapes and the number format of its factors, and the number of rows that a lookup chooses from."""
 
 
 def own_columns(
@@ -49,11 +50,12 @@ def own_columns(
 def ghost_blocks(batches: Factored, like: Tensor, ranks: Ranks, share: Share) -> Iterator[tuple[slice, slice, Tensor]]:
     """Blocks of one parameter's Gram matrix, without forming a gradient: `(rows, columns, products)`, float64.
 
-    All processes together give every block once. Each holds the factors of one other process at a time.
+    All processes together give every number of its lower half once, and above the diagonal numbers that do not count. Each holds
+    the factors of one other process at a time.
 
     Args:
         batches: The factors of this process's own sequences.
-        like: A tensor of the factors' number format and device.
+        like: A tensor of the factors' device.
         ranks, share: The processes, and the part of this one.
     """
     if batches:
@@ -67,29 +69,37 @@ def ghost_blocks(batches: Factored, like: Tensor, ranks: Ranks, share: Share) ->
         ahead = (source - ranks.rank) % ranks.size  # of each pair of processes one forms the products, and each has as many
         if batches and others and (0 < 2 * ahead < ranks.size or (2 * ahead == ranks.size and ranks.rank < source)):
             products = torch.cat([torch.cat([ghost_products(uses, of).double() for of in others], 1) for uses in batches])
-            yield share.own, slice(start, stop), products
-            yield slice(start, stop), share.own, products.mT
+            if start < share.own.start:
+                yield share.own, slice(start, stop), products
+            else:
+                yield slice(start, stop), share.own, products.mT
 
 
 def _own_products(batches: Factored) -> Tensor:
-    parts: dict[tuple[int, int], Tensor] = {}
+    """`[c, c]`: the lower half, and zeros or halves of squares above it."""
+    edges = [0, *accumulate(len(uses[0].right_BTq) for uses in batches)]
+    found_cc = torch.zeros(edges[-1], edges[-1], dtype=torch.float64, device=batches[0][0].right_BTq.device)
     for i, uses in enumerate(batches):
-        for j, others in enumerate(batches[i:], i):
-            parts[i, j] = ghost_products(uses, others).double()
-            parts[j, i] = parts[i, j].mT
-    return torch.cat([torch.cat([parts[i, j] for j in range(len(batches))], 1) for i in range(len(batches))])
+        rows = found_cc[edges[i] : edges[i + 1]]
+        for j, others in enumerate(batches[:i]):
+            rows[:, edges[j] : edges[j + 1]] = ghost_products(uses, others)
+        B, T, _ = uses[0].right_BTq.shape
+        for start, stop in panels(B, narrowest=-(-NARROWEST // max(1, T))):  # a sequence has a row for each of its tokens
+            own, before = ([use.of(first, stop) for use in uses] for first in (start, 0))
+            rows[start:stop, edges[i] : edges[i] + stop] = ghost_products(own, before)
+    return found_cc
 
 
 def _form(use: Outer | Lookup) -> Form:
     left, right = use.tensors
-    return type(use), list(left.shape), list(right.shape), use.rows if isinstance(use, Lookup) else 0
+    return type(use), list(left.shape), list(right.shape), right.dtype, use.rows if isinstance(use, Lookup) else 0
 
 
 def _empty(form: Form, like: Tensor) -> Outer | Lookup:
-    kind, left, right, rows = form
+    kind, left, right, dtype, rows = form
     if kind is Lookup:
-        return Lookup(like.new_empty(left, dtype=torch.long), like.new_empty(right), rows)
-    return Outer(like.new_empty(left), like.new_empty(right))
+        return Lookup(like.new_empty(left, dtype=torch.long), like.new_empty(right, dtype=dtype), rows)
+    return Outer(like.new_empty(left, dtype=dtype), like.new_empty(right, dtype=dtype))
 
 
 def _spread(use: Outer | Lookup, ranks: Ranks, source: int) -> Outer | Lookup:

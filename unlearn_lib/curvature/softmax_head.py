@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from unlearn_lib.curvature.operator import Operator
-from unlearn_lib.curvature.vector import Vector
+from unlearn_lib.curvature.vector import Vector, numbers
 
 CHUNK = 1 << 23
 """Logits that are held at a time: 64 MiB in float64, and a few tensors of this size live at once."""
@@ -88,11 +88,11 @@ class HeadRisk:
 
     def loss(self, W_Vd: Tensor) -> float:
         """sum_i l_i(W), in nats."""
-        total = 0.0
+        found = list[Tensor]()
         for x_Md, y_M, w_M in self.pieces(len(W_Vd)):
             nll_M = torch.nn.functional.cross_entropy(x_Md @ W_Vd.T, y_M, reduction="none")
-            total += float(w_M @ nll_M)
-        return total
+            found.append(w_M @ nll_M)
+        return sum(numbers(found))
 
     def gradient(self, W_Vd: Tensor) -> Tensor:
         """`[V, d]`: sum_i grad l_i(W)."""

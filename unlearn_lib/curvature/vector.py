@@ -54,7 +54,15 @@ def numbers(scalars: Iterable[Tensor]) -> list[float]:
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether every entry is finite, in one copy."""
-    return all(numbers(torch.isfinite(tensor).all() for tensor in tensors))
+    return all(numbers(torch.isfinite(extremes(tensor)).all() for tensor in tensors))
+
+
+def extremes(tensor: Tensor) -> Tensor:
+    """`[2]`: the smallest and the largest entry, which are finite where all are. One of them is NaN where an entry is.
+
+    To look at every entry by `isfinite` takes about twenty times as long on a CPU.
+    """
+    return torch.stack(tensor.detach().aminmax()) if tensor.numel() else tensor.new_zeros(2)
 
 
 def total(parts: Iterable[Vector]) -> Vector:

@@ -66,11 +66,11 @@ class Anchor:
         """
         self.inputs.passes.forward += len(texts)
 
-        def loss_of(batch: Batch) -> tuple[Tensor, float]:
+        def loss_of(batch: Batch) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 before_BSV = log_probs(self.original, batch)
             loss = sequence_divergences(before_BSV, log_probs(model, batch), batch).sum() / len(texts)
-            return loss, loss.item()
+            return loss, loss.detach().double()
 
         return summed_gradient(
             model, self.inputs.batches(texts, model.device), loss_of, "the divergence from the original model"

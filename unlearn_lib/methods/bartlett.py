@@ -43,7 +43,7 @@ def bartlett_diagonal(model: Any, batches: Sequence[Batch], seed: int) -> Vector
     generator = torch.Generator().manual_seed(seed % 2**63)
     sequences, before = sum(len(batch["labels"]) for batch in batches), ranks().share(batches).before
 
-    def loss_of(batch: Batch) -> tuple[Tensor, float]:
+    def loss_of(batch: Batch) -> tuple[Tensor, Tensor]:
         z_BTV = token_logits(model, batch)
         if before:
             pass_over(before, z_BTV[:, :-1].detach().cpu(), batch["labels"].shape[1], generator)
@@ -51,7 +51,7 @@ def bartlett_diagonal(model: Any, batches: Sequence[Batch], seed: int) -> Vector
         weights_BS = token_weights(z_BTV, batch, sequences).sqrt().to(z_BTV)
         drawn_BS = draw_labels(z_BTV[:, :-1].detach().cpu(), (weights_BS > 0).cpu(), generator).to(z_BTV.device)
         nll_BS, _ = token_nll(z_BTV, torch.nn.functional.pad(drawn_BS, (1, 0)))
-        return (nll_BS * weights_BS).sum(), 0.0
+        return (nll_BS * weights_BS).sum(), weights_BS.new_zeros((), dtype=torch.float64)
 
     _, found = summed_gradient(model, batches, loss_of, "the loss of labels drawn from the model")
     return {name: g.square() for name, g in found.items()}

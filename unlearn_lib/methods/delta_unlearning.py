@@ -21,7 +21,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from unlearn_lib.curvature.moments import place_of
+from unlearn_lib.curvature.uses import place_of
 from unlearn_lib.data.batches import positions
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods.base import Inputs, Outcome

@@ -34,11 +34,11 @@ def bounded_gradient(model: Any, batches: Sequence[Batch], q: float) -> tuple[fl
     """
     n = sum(len(batch["labels"]) for batch in batches)
 
-    def loss_of(batch: Batch) -> tuple[Tensor, float]:
+    def loss_of(batch: Batch) -> tuple[Tensor, Tensor]:
         nll_BS, scored_BS = token_nll(token_logits(model, batch), batch["labels"])
         known_BS = nll_BS.detach()
         pushed_BS = nll_BS * (-q * known_BS).exp()
-        nll = sequence_means(known_BS, scored_BS).double().sum().item() / n
+        nll = sequence_means(known_BS, scored_BS).double().sum() / n
         return sequence_means(pushed_BS, scored_BS).sum() / n, nll
 
     return summed_gradient(model, batches, loss_of, "the forget loss")

@@ -13,6 +13,7 @@ from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.solvers.base import Solver
 from unlearn_lib.curvature.solvers.by_gradients import budget
 from unlearn_lib.curvature.solvers.inverse import Inverse
+from unlearn_lib.curvature.symmetric import formed
 from unlearn_lib.curvature.vector import Vector, axpy, flatten, unflatten
 from unlearn_lib.errors import NumericsError
 
@@ -24,8 +25,8 @@ class Dense(Solver):
     Args:
         damping: lambda >= 0.
 
-    Cost: P products (1 gradient of each text and 2 n P^2 FLOPs for the Fisher), and about 9 P^3 FLOPs in float64, which the count of
-    matrix products does not see. Memory: three matrices of P^2 numbers in float64, that is 24 P^2 bytes.
+    Cost: P products (1 gradient of each text and n P^2 FLOPs or a little more for the Fisher), and about 9 P^3 FLOPs in float64, which the
+    count of matrix products does not see. Memory: three matrices of P^2 numbers in float64, that is 24 P^2 bytes.
     """
 
     name: ClassVar[str] = "dense"
@@ -38,7 +39,7 @@ class Dense(Solver):
         fisher.check_size()
         n, P, need = fisher.sequences, fisher.size, budget(fisher.gradients(), rehearsal)
         matrices = 3 * 8 * P**2  # the matrix, its symmetric part and the eigenvectors
-        forming = 2 * n * P**2 + 2 * 2 * P**2  # G^T G, and two products with the eigenvectors
+        forming = 2 * n * formed(P) + 2 * 2 * P**2  # G^T G, and two products with the eigenvectors
         verifying = 2 * fisher.gradient_flops
         return max(need.taking, matrices), need.flops + forming + verifying + rehearsal.witness_flops
 

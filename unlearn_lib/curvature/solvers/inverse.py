@@ -26,6 +26,8 @@ class Inverse(Derived):
     """(A + damping I)^-1 as an operator, which does its work at its first use and may then be applied often, for example as a
     preconditioner. A solver makes it (`Solver.prepare`, or `unlearn_lib.curvature.invert`)."""
 
+    most_refinements = 1
+
     def __init__(self, operator: Operator, damping: float) -> None:
         super().__init__(operator)
         self.damping = damping
@@ -43,7 +45,7 @@ class Inverse(Derived):
         return self.power(v, -1.0)
 
     def run(self, v: Vector, exponent: float, tolerance: float | None) -> tuple[Vector, Reason, int, float]:
-        """Solve, verify, refine once where the tolerance asks for it and it helps: `(x, reason, refinements, residual)`."""
+        """Solve, verify, refine where the tolerance asks for it, as long as it helps: `(x, reason, refinements, residual)`."""
         tolerance = tolerance or TOLERANCE[self.dtype]
         length = norm(v)
         if length == 0:
@@ -51,12 +53,15 @@ class Inverse(Derived):
         x = self.power(v, exponent)
         r = axpy(-1.0, self.power(x, -exponent), v)
         residual, refinements = norm(r) / length, 0
-        if tolerance < residual < 1:
+        for _ in range(self.most_refinements):
+            if not tolerance < residual < 1:
+                break
             better = add(x, self.power(r, exponent))
             r = axpy(-1.0, self.power(better, -exponent), v)
             refined = norm(r) / length
-            if refined < residual:
-                x, residual, refinements = better, refined, 1
+            if not refined < residual:
+                break
+            x, residual, refinements = better, refined, refinements + 1
         if not math.isfinite(residual):
             return x, Reason.BREAKDOWN, refinements, residual
         return x, Reason.CONVERGED if residual <= tolerance else Reason.PRECISION, refinements, residual

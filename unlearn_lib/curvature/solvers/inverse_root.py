@@ -35,8 +35,8 @@ def nodes(m: float, M: float) -> list[tuple[float, float]]:
     return found
 
 
-def inverse_root(A_KBB: Tensor, v_KB1: Tensor, m: float, M: float) -> Tensor | None:
-    """`[K, B, 1]`: A^(-1/2) v, in the format of A; None where a matrix plus a shift is not positive definite to rounding.
+def inverse_root(A_KBB: Tensor, v_KB1: Tensor, m: float, M: float) -> tuple[Tensor, Tensor]:
+    """`(x_KB1, number)`: A^(-1/2) v in the format of A, and how many matrices have no Cholesky factor, so that x is not to be used.
 
     Args:
         A_KBB: Symmetric matrices with eigenvalues in [m, M].
@@ -54,6 +54,6 @@ def inverse_root(A_KBB: Tensor, v_KB1: Tensor, m: float, M: float) -> Tensor | N
         diagonal_KB += shift - before
         before = shift
         factor, info = torch.linalg.cholesky_ex(shifted_KBB)
-        failed += info.abs()
+        failed |= info
         x_KB1 += weight * torch.cholesky_solve(v_KB1, factor)
-    return None if failed.any() else x_KB1
+    return x_KB1, failed.count_nonzero()

@@ -87,10 +87,11 @@ def by_sum(e: Eigen, damping: float) -> Tensor:
 
 def by_factors(e: Eigen, damping: float) -> Tensor:
     """`[p, q]`: (l + pi sqrt(lambda)) (r + sqrt(lambda) / pi), for the eigenvalues l r; of a mere diagonal its entries plus lambda."""
-    whole = e.values_pq.double().sum()
-    if (e.left_pp is None and e.right_qq is None) or whole == 0:
+    if e.left_pp is None and e.right_qq is None:
         return by_sum(e, damping)
+    whole = e.values_pq.double().sum()
     l_p, r_q = (e.values_pq.double().sum(dim) / whole.sqrt() for dim in (1, 0))
     pi = (l_p.mean() / r_q.mean()).sqrt()
     root = damping**0.5
-    return torch.outer(l_p + pi * root, r_q + root / pi).to(e.values_pq)
+    product_pq = torch.outer(l_p + pi * root, r_q + root / pi).to(e.values_pq)
+    return torch.where(whole == 0, by_sum(e, damping), product_pq)  # of a block of zeros pi is 0 / 0
