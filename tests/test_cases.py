@@ -114,7 +114,7 @@ def test_the_damage_is_the_retain_losses_rise_over_the_forget_losses() -> None:
         ("Fisher Removal", "extended", 0.2): 35.0,
     }
     assert table08_cases.seconds(runs).loc[("Email", "Fisher Removal")].to_dict() == {
-        ("ours", "OPT"): 2.5,
+        ("this repository", "OPT"): 2.5,
         ("paper", "OPT"): 1120.0,
     }
 

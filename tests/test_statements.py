@@ -37,9 +37,9 @@ def printed(name: str) -> str:
 def row(claim: Claim) -> tuple[str, str]:
     """Verdict and numbers of a claim on the page of verdicts, which another test compares with the records."""
     page = (ROOT / "book" / "verdicts.md").read_text(encoding="utf-8")
-    (line,) = (line for line in page.splitlines() if line.startswith(f"| {claim.words} ("))
-    _, _, verdict, numbers, _ = line.split("|")
-    return verdict.strip(" *"), numbers
+    found = re.search(rf"`([a-z ]+)` \*\*{re.escape(claim.words)}\*\*(.*?)\n:::\n", page, flags=re.DOTALL)
+    assert found is not None
+    return found[1], found[2]
 
 
 def test_the_angles_between_gradients_are_those_that_were_measured() -> None:
@@ -118,9 +118,10 @@ def test_short_steps_alone_do_nothing() -> None:
 
 def test_chapter_12_counts_as_the_page_of_verdicts_does() -> None:
     page = (ROOT / "book" / "verdicts.md").read_text(encoding="utf-8")
-    counts = re.search(r"\n\d+ claims: (.*)\.\n", page)
+    counts = re.search(r"\n\d+ claims: (.*); (\d+) cannot be tested by these records\.\n", page)
     assert counts is not None
-    found = dict(reversed(part.split(" ", 1)) for part in counts[1].split(", "))  # type: ignore[misc]
+    parts = [*counts[1].split(", "), f"{counts[2]} not testable"]
+    found = dict(reversed(part.split(" ", 1)) for part in parts)  # type: ignore[misc]
     assert "{" + ", ".join(f"'{name}': {number}" for name, number in found.items()) + "}" in printed("ch12_paper")
     share = int(found["supported"]) / sum(map(int, found.values()))
     assert "about a quarter of the claims are supported" in prose("ch12_paper")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_parts_are_combined_by_the_stated_rule() -> None:
     }
     for names in itertools.product(parts, repeat=3):
         expected = CONTRADICTED if CONTRADICTED in names else SUPPORTED if set(names) == {SUPPORTED} else UNDECIDED
-        assert judging.judged([parts[name] for name in names]).verdict == expected
+        assert judging.judged([parts[name] for name in names], "A sentence.").verdict == expected
 
 
 def test_a_comparison_says_what_is_claimed() -> None:
@@ -203,27 +204,61 @@ def test_the_page_states_the_rule_first_and_keeps_our_own_claims_apart(text: str
         text.index(f"## {name}")
         for name in ("The rule", "The paper's claims", "Claims of this repository", "What changed since version 0.1.0")
     )
-    assert rule < text.index("| claim |") < ours < changes
+    assert rule < text.index(":::{dropdown}") < ours < changes
     for claim in claims.PAPERS:
-        assert papers < text.index(f"| {claim.words} (") < ours
+        assert papers < text.index(f"**{claim.words}**") < ours
     for claim in claims.OURS:
-        assert ours < text.index(f"| {claim.words} (") < changes
+        assert ours < text.index(f"**{claim.words}**") < changes
+
+
+def test_what_cannot_be_tested_stands_apart_and_the_reason_is_told_once(evidence: Evidence, text: str) -> None:
+    apart, ours = (
+        text.index(f"## {name}") for name in ("Claims of the paper that these records cannot", "Claims of this repository")
+    )
+    for claim, judgement in claims.judge(evidence):
+        place = text.index(f"**{claim.words}**")
+        assert (apart < place < ours) == (judgement.verdict == Verdict.NOT_TESTABLE), claim.words
+    assert text.count("the smallest at which one cycle of Fisher Removal reaches") == 1
+    assert text.index("It is no verdict") < text.index(":::{dropdown}")
+
+
+def test_every_verdict_is_one_line_with_its_badge_and_its_numbers_below(evidence: Evidence, text: str) -> None:
+    lines = text.splitlines()
+    for claim, (verdict, finding) in (*claims.judge(evidence), *claims.judge(evidence, claims.OURS)):
+        title = f":::{{dropdown}} {{bdg-{verdicts.BADGES[verdict]}}}`{verdict}` **{claim.words}** {finding.line}"
+        place = lines.index(title)
+        assert re.search(r"\d", finding.line)
+        assert "[" not in finding.line, "intervals are details"
+        assert finding.line.endswith(".")
+        assert len(f"{claim.words} {finding.line}") < 260
+        block = lines[place : lines.index(":::", place)]
+        assert [f"* {detail}" for detail in finding.details] == [line for line in block if line.startswith("* ")]
+        assert sum(claim.page in line for line in block) == 1
+
+
+def test_the_row_on_forgetting_says_that_exposure_rises(evidence: Evidence) -> None:
+    verdict, finding = table_claims.forgetting_erases.judge(evidence)
+    assert verdict == SUPPORTED
+    assert min(evidence.level(method, "delta_exp").ours.mean for method in ("fisher-forgetting", "finetune")) > 0
+    assert finding.line.startswith("Both raise exposure here: Fisher Forgetting moves it by +")
 
 
 def test_both_growths_are_swept_and_the_product_is_contradicted(evidence: Evidence) -> None:
     verdict, words = table_claims.fisher_costs.judge(evidence)
     assert verdict == CONTRADICTED
-    assert "Fisher Removal 1.00 t + 1.00 m + 0.00 t m; Fisher Forgetting 0.00 t + 1.00 m + 0.00 t m" in words
+    assert "Fisher Removal 1.00 t + 1.00 m + 0.00 t m; Fisher Forgetting 0.00 t + 1.00 m + 0.00 t m" in str(words)
 
 
-def test_what_hangs_on_a_step_length_of_ours_is_not_testable(evidence: Evidence) -> None:
+def test_what_hangs_on_a_step_length_that_was_chosen_here_is_not_testable(evidence: Evidence) -> None:
     for claim in claims.PAPERS:
-        verdict, words = claim.judge(evidence)
+        verdict, finding = claim.judge(evidence)
         fixed = any(
             phrase in claim.words for phrase in ("Fisher Removal lowers", "Fisher Removal erases", "Fisher Removal costs")
         ) or ("scent" in claim.words and "O(t)" not in claim.words)
         assert not fixed or verdict == Verdict.NOT_TESTABLE, claim.words
-        assert ("step lengths that we chose" in words) <= (verdict == Verdict.NOT_TESTABLE)
+        assert (table_claims.LENGTHS in finding.line) == (
+            verdict == Verdict.NOT_TESTABLE and claim not in (table_claims.memory, table_claims.scale)
+        ), claim.words
 
 
 def test_every_claim_has_a_page_a_notebook_and_an_earlier_verdict() -> None:

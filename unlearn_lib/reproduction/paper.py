@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 REPORTED = Path(__file__).parent / "reported"
-# The paper has one row of gradient ascent and does not say how it was run, so each of our two readings stands beside it. It has
-# no row of our calibrated second-order method.
+# The paper has one row of gradient ascent and does not say how it was run, so each of two readings stands beside it. It has
+# no row of the calibrated methods, which are this repository's.
 METHODS = {
     "retrain": "Retraining",
     "finetune": "Finetuning",
@@ -17,11 +17,15 @@ METHODS = {
     "gradient-ascent-adam": "Gradient Ascent (Adam)",
     "fisher-removal": "Fisher Removal",
     "fisher-forgetting": "Fisher Forgetting",
-    "fisher-removal-calibrated": "Fisher Removal, calibrated (ours)",
+    "fisher-removal-calibrated": "Fisher Removal, calibrated, one step",
     "original": "before unlearning",
     "dp-sgd": "DP-SGD",
     "unseen": "texts never seen",
 }
+CASE_METHODS = METHODS | {"fisher-removal-calibrated": "Fisher Removal, calibrated, four steps"}
+"""The names in the case studies, whose calibrated method takes four steps (`runs.case_grids.options`)."""
+HERE = "this repository"
+"""The head of a column of this repository's runs, beside one of the paper's numbers."""
 FAMILIES = {"neo": "GPT-Neo", "opt": "OPT"}
 SIZES = {"s": "125M", "m": "1.3B", "l": "2.7B"}
 CHANCE = {"arc_easy": 25, "piqa": 50, "mathqa": 20, "lambada": 0}

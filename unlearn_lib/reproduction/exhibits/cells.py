@@ -18,7 +18,7 @@ def plus_minus(mean: float, sd: float, digits: int = 2) -> str:
 
 
 def printed_number(value: float, form: str = "{:+.2f}") -> str:
-    """A number of the paper, or a dash where it has none (our own method)."""
+    """A number of the paper, or a dash where it has none (for a method that is not the paper's)."""
     return "–" if math.isnan(value) else form.format(value)
 
 

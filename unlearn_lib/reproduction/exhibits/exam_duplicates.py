@@ -33,7 +33,7 @@ def leftover(counted: pd.DataFrame, measure: str = "found_share") -> pd.DataFram
 def leftover_table(table: pd.DataFrame) -> pd.DataFrame:
     """`leftover` as text: a row for each method and request, a column for each rate."""
     shown = table.assign(
-        method=table.method.map(paper.METHODS),
+        method=table.method.map(paper.CASE_METHODS),
         request=table.deduplicated.map(REQUEST),
         text=[between(Interval(*found), 100) for found in zip(table["mean"], table.low, table.high, strict=True)],
     )
@@ -43,7 +43,9 @@ def leftover_table(table: pd.DataFrame) -> pd.DataFrame:
 def costs(runs: pd.DataFrame) -> pd.DataFrame:
     """How many texts each request had and what forgetting them cost: means of `case_tables.states` over the seeds."""
     names = {"removed": "texts"} | COSTS
-    found = runs[runs.method != ORIGINAL].assign(request=runs.deduplicated.map(REQUEST), method=runs.method.map(paper.METHODS))
+    found = runs[runs.method != ORIGINAL].assign(
+        request=runs.deduplicated.map(REQUEST), method=runs.method.map(paper.CASE_METHODS)
+    )
     return found.groupby(["method", "request", "rate"], sort=False)[list(names)].mean().rename(columns=names)
 
 
@@ -60,7 +62,7 @@ def leftover_figure(table: pd.DataFrame, methods: Sequence[str]) -> Any:
                 mine = table[table.method == ORIGINAL].sort_values("rate")
             bars = [mine["mean"] - mine.low.clip(lower=0), mine.high.clip(upper=100) - mine["mean"]]
             apart = 0.008 * (number - (len(methods) - 1) / 2)  # so that the intervals can be told from each other
-            axis.errorbar(mine.rate + apart, mine["mean"], bars, capsize=2, **style(method))
+            axis.errorbar(mine.rate + apart, mine["mean"], bars, capsize=2, **style(method, paper.CASE_METHODS))
         axis.set(
             title="request extended by its near-duplicates" if extended else "request as it is",
             xlabel="share of near-duplicates",

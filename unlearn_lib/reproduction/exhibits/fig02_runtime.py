@@ -17,7 +17,7 @@ from unlearn_lib.reproduction.runs.labels import ORIGINAL
 
 
 def figure(runs: pd.DataFrame) -> Any:
-    """Figure 2: seconds of one cycle on a log scale; the paper's left, ours right."""
+    """Figure 2: seconds of one cycle on a log scale; the paper's left, this repository's right."""
     theirs, ours = paper.reported("runtime"), over_seeds(runs[runs.method != ORIGINAL], ["seconds"])
     ours = ours[ours.removed == ours.removed.min()].rename(columns={"seconds_mean": "seconds"})
     methods = [method for method in paper.METHODS if method in set(ours.method)]
@@ -25,7 +25,7 @@ def figure(runs: pd.DataFrame) -> Any:
     drawn, axes = plt.subplots(1, 2, figsize=(7, 2.9), layout="constrained")
     profile = profiles.find(runs.profile.iloc[0])
     where = "one thread" if profile.device == "cpu" else "one GPU"
-    titles = ("reported (GPT-Neo-125M)", f"ours ({profile.name}/neo-s, {where})")
+    titles = ("reported (GPT-Neo-125M)", f"{paper.HERE} ({profile.name}/neo-s, {where})")
     for axis, table, title in zip(axes, (theirs, ours), titles, strict=True):
         shown = [method for method in methods if method in set(table.method) and (table is ours or not method.endswith("adam"))]
         width = 0.8 / len(shown)

@@ -65,30 +65,59 @@ def best_against_best(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(table: pd.DataFrame, profile: Profile = NANO) -> Any:
-    """A row for each task: the paper's curves left, ours right, a point for each strength; right and up is better, up to retraining."""
+    """A row for each task, a point for each strength; right and up is better, up to retraining.
+
+    Left the paper's curves, in the middle this repository's, and right the part of the middle panel between the original model and
+    retraining, enlarged: the points of most methods lie there.
+    """
     tasks = list(table.task.drop_duplicates())
-    theirs = paper.reported("tradeoff")
-    drawn, axes = plt.subplots(len(tasks), 2, figsize=(7, 2.8 * len(tasks)), squeeze=False, layout="constrained")
-    for row, task in enumerate(tasks):
-        left, right = axes[row]
-        ours = table[table.task == task]
-        for method in ours.method.drop_duplicates():
-            look: dict[str, Any] = {**style(method), "markersize": 5, "linewidth": 1.2}
-            mine = ours[ours.method == method].sort_values("exposure_drop_mean")
-            alone = {"linestyle": "none", "markersize": 8} if len(mine) == 1 else {}
-            right.plot(mine.exposure_drop_mean, mine.accuracy_mean, **look | alone)
-            printed = theirs[(theirs.task == task) & (theirs.method == method)]
-            # the paper has one curve of ascent and does not say which reading it is
-            if len(printed) and method != "gradient-ascent-adam":
-                left.plot(printed.exposure_drop, printed.accuracy, linestyle="--", **look)
-        left.set(title=f"{paper.TASKS[task]}, reported (OPT-125M)", ylabel="accuracy (%)")
-        right.set(title=f"{paper.TASKS[task]}, ours ({profile.name}/opt-s)")
-        for axis in (left, right):
+    drawn, axes = plt.subplots(len(tasks), 3, figsize=(9.6, 2.9 * len(tasks)), squeeze=False, layout="constrained")
+    for (left, middle, right), task in zip(axes, tasks, strict=True):
+        chosen = table[table.task == task]
+        _printed_curves(left, task)
+        _curves(middle, chosen)
+        _curves(right, chosen)
+        horizontal, vertical = _enlarged(chosen)
+        right.set(xlim=horizontal, ylim=vertical)
+        middle.indicate_inset(
+            [horizontal[0], vertical[0], horizontal[1] - horizontal[0], vertical[1] - vertical[0]], edgecolor="black"
+        )
+        name = paper.TASKS[task]
+        left.set(title=f"{name}, reported (OPT-125M)", ylabel="accuracy (%)")
+        middle.set(title=f"{name}, {paper.HERE} ({profile.name}/opt-s)")
+        right.set(title="the rectangle, enlarged")
+        for axis in (left, middle):
             axis.axhline(paper.CHANCE[task], color="grey", linestyle=":", linewidth=1)
+        for axis in (left, middle, right):
             axis.set_xlabel("fall of exposure (nats)")
+            axis.title.set_fontsize(9)
     handles, labels = axes[0, 1].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    drawn.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return drawn
+
+
+def _curves(axis: Any, chosen: pd.DataFrame) -> None:
+    """The points of every method, joined in the order of their fall of exposure."""
+    for method in chosen.method.drop_duplicates():
+        look: dict[str, Any] = {**style(method), "markersize": 5, "linewidth": 1.2}
+        mine = chosen[chosen.method == method].sort_values("exposure_drop_mean")
+        alone = {"linestyle": "none", "markersize": 8} if len(mine) == 1 else {}
+        axis.plot(mine.exposure_drop_mean, mine.accuracy_mean, **look | alone)
+
+
+def _printed_curves(axis: Any, task: str) -> None:
+    """The paper's points; it has one curve of ascent and does not say which reading of ascent it is."""
+    printed = paper.printed("tradeoff")
+    for method, points_of in printed[printed.task == task].groupby("method", sort=False):
+        look: dict[str, Any] = {**style(str(method)), "markersize": 5, "linewidth": 1.2}
+        axis.plot(points_of.exposure_drop, points_of.accuracy, linestyle="--", **look)
+
+
+def _enlarged(chosen: pd.DataFrame) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The part of a panel that is enlarged: from the original model to retraining, with all points of methods whose exposure falls."""
+    inside = chosen[(chosen.method != PRIVATE) & (chosen.exposure_drop_mean >= 0)]
+    x, y = inside.exposure_drop_mean, inside.accuracy_mean
+    return (x.min() - 0.1, x.max() + 0.1), (y.min() - 0.5, y.max() + 0.5)
 
 
 def private(table: pd.DataFrame) -> pd.DataFrame:
@@ -105,4 +134,4 @@ def private(table: pd.DataFrame) -> pd.DataFrame:
             "attack AUC": chosen.attack_auc_mean.round(2),
             "KL to retraining, held-out": chosen.holdout_kl_mean.round(3),
         }
-    ).reset_index(drop=True)
+    ).set_index(["task", "model", "epsilon"])

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from unlearn_lib.plotting import COLOURS
+from unlearn_lib.reproduction import paper
 from unlearn_lib.reproduction.exhibits.exposures import printed_bars
 from unlearn_lib.reproduction.runs.record import CyclesRecord
 
@@ -38,7 +39,8 @@ def table(records: Sequence[CyclesRecord]) -> pd.DataFrame:
 
 
 def figure(records: Sequence[CyclesRecord]) -> Any:
-    """Figure 6: left the paper's bars, right ours, before and after the most exposed samples were dropped; pooled over the seeds."""
+    """Figure 6: left the paper's bars, right this repository's, before and after the most exposed samples were dropped; over all
+    seeds."""
     drawn, (left, right) = plt.subplots(1, 2, figsize=(7, 2.6), layout="constrained")
     printed_bars(left, ("before", "after"), share=False)
     left.set(title="reported (GPT-Neo-125M, ARC)", ylabel="samples")
@@ -48,7 +50,7 @@ def figure(records: Sequence[CyclesRecord]) -> Any:
     right.stairs(np.histogram(before, edges)[0], edges, fill=True, color="0.75", label="before")
     right.stairs(np.histogram(after, edges)[0], edges, color=COLOURS["retrain"], label="after")
     right.axvline(records[0]["results"]["cutoff"], color="black", linestyle=":", linewidth=1)
-    right.set(title=f"ours ({records[0]['config']['profile']}/neo-s, {len(records)} seeds together)")
+    right.set(title=f"{paper.HERE} ({records[0]['config']['profile']}/neo-s, {len(records)} seeds)")
     for axis in (left, right):
         axis.set_xlabel("exposure (nats)")
         axis.legend(frameon=False, fontsize=8, loc="upper left")

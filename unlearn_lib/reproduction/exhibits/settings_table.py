@@ -18,13 +18,13 @@ class Setting:
 
     Attributes:
         what: What is set.
-        ours: The value here.
+        here: The value in this repository.
         why: Why it differs, where that is the same in every profile.
         reason: The key of the profile's reason, by default `what`.
     """
 
     what: str
-    ours: str
+    here: str
     why: str = ""
     reason: str = ""
 
@@ -42,7 +42,7 @@ def table(profile: Profile = NANO) -> pd.DataFrame:
         Setting("learning rate", _by_size(profile)),
         Setting("optimiser, batch size", f"AdamW, {BATCH_SIZE}, linear decay", "common practice"),
         Setting("ascent step l", f"raw: {ascent:g}", reason="steps"),
-        Setting("", "Adam: the learning rate", "in the paper, too, l equals the learning rate"),
+        Setting("ascent step l, Adam", "the learning rate", "in the paper, too, l equals the learning rate"),
         Setting("removal rate gamma", f"{removal:g}", reason="steps"),
         Setting("batches of D- in a cycle", "one", "the paper's run times fit one or two"),
         Setting("damping lambda", "1"),
@@ -57,8 +57,9 @@ def table(profile: Profile = NANO) -> pd.DataFrame:
         ),
         Setting("test questions", profile.words.get("test questions", str(profile.test_size))),
         Setting(
-            "our second-order method",
-            "blocks of 48, damping 1e-2 of the mean diagonal, one step, 256 terms, length calibrated on held-out texts",
+            paper.METHODS["fisher-removal-calibrated"],
+            "blocks of 48, damping 1e-2 of the mean diagonal, 256 terms, length calibrated on held-out texts",
+            reason="calibrated step",
         ),
         Setting("seeds", _seeds(profile)),
     ]
@@ -67,7 +68,7 @@ def table(profile: Profile = NANO) -> pd.DataFrame:
             {
                 "what": row.what,
                 "paper": paper.SETTINGS.get(row.what, ""),
-                profile.name: row.ours,
+                profile.name: row.here,
                 "why": row.why or profile.reasons.get(row.reason or row.what, ""),
             }
             for row in rows

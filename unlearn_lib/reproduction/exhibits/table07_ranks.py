@@ -1,4 +1,4 @@
-"""Table 7: the methods' ranks over all scenarios, from any utility table, the paper's own or ours."""
+"""Table 7: the methods' ranks over all scenarios, from any utility table, the paper's own or this repository's."""
 
 from __future__ import annotations
 

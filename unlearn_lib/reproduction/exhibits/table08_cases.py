@@ -117,7 +117,7 @@ COSTS = {
 def quality(runs: pd.DataFrame) -> pd.DataFrame:
     """What every method cost, by task and model: means of `states` over the seeds."""
     table = runs.groupby(["task", "family", "method"], sort=False)[list(COSTS)].mean().reset_index()
-    table["task"], table["method"] = table.task.map(paper.TASKS), table.method.map(paper.METHODS)
+    table["task"], table["method"] = table.task.map(paper.TASKS), table.method.map(paper.CASE_METHODS)
     return table.set_index(["task", "family", "method"]).rename(columns=COSTS)
 
 
@@ -149,20 +149,20 @@ def personal(counted: pd.DataFrame) -> pd.DataFrame:
 
 def seconds(runs: pd.DataFrame) -> pd.DataFrame:
     """Seconds of a method beside the paper's: means of `states` over the seeds."""
-    ours = runs[runs.method != ORIGINAL].groupby(["task", "family", "method"], sort=False).seconds.mean().rename("ours")
+    ours = runs[runs.method != ORIGINAL].groupby(["task", "family", "method"], sort=False).seconds.mean().rename(paper.HERE)
     theirs = paper.reported("case_studies").set_index(["task", "family", "method"]).seconds.rename("paper")
     table = ours.to_frame().join(theirs).reset_index()
     names = table.assign(
-        task=table.task.map(paper.TASKS), method=table.method.map(paper.METHODS), family=table.family.map(paper.FAMILIES)
+        task=table.task.map(paper.TASKS), method=table.method.map(paper.CASE_METHODS), family=table.family.map(paper.FAMILIES)
     )
-    return names.pivot_table(index=["task", "method"], columns="family", values=["ours", "paper"], sort=False)
+    return names.pivot_table(index=["task", "method"], columns="family", values=[paper.HERE, "paper"], sort=False)
 
 
 def recovered(rows: pd.DataFrame) -> pd.DataFrame:
     """The percentage of the runs of 8 tokens in the requested texts that draws hold: of `shared` ones and of the text's `own`."""
     means = 100 * rows.groupby(["task", "method"], sort=False)[["shared", "own"]].mean()
     names = means.reset_index()
-    names["task"], names["method"] = names.task.map(paper.TASKS), names.method.map(paper.METHODS)
+    names["task"], names["method"] = names.task.map(paper.TASKS), names.method.map(paper.CASE_METHODS)
     return names.set_index(["task", "method"])
 
 
@@ -176,7 +176,7 @@ def kinds(records: Sequence[CaseRecord]) -> pd.DataFrame:
                 {
                     "task": paper.TASKS[config["task"]],
                     "kind": kind,
-                    "method": paper.METHODS[config["method"]],
+                    "method": paper.CASE_METHODS[config["method"]],
                     "found": 100.0 * value,
                 }
                 for kind, value in row["found"].items()
@@ -191,7 +191,7 @@ def criteria_table(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
         [
             {"measure": measure, "at least": threshold}
             | {
-                paper.METHODS[method]: 100 * float((rows.loc[rows.method == method, measure] >= threshold).mean())
+                paper.CASE_METHODS[method]: 100 * float((rows.loc[rows.method == method, measure] >= threshold).mean())
                 for method in methods
             }
             for measure, thresholds in CRITERIA.items()
@@ -206,7 +206,7 @@ def criteria_figure(table: pd.DataFrame, methods: Sequence[str]) -> Any:
     for axis, measure in zip(axes, CRITERIA, strict=True):
         part = table[table.measure == measure]
         for method in methods:
-            axis.plot(part["at least"], part[paper.METHODS[method]], **style(method))
+            axis.plot(part["at least"], part[paper.CASE_METHODS[method]], **style(method, paper.CASE_METHODS))
         axis.set(xlabel=MEANING[measure])
     axes[0].set(ylabel="texts memorised (%)", ylim=(-3, 103))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
@@ -226,7 +226,7 @@ def _by_task_and_method(
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for cell, group in counted.groupby(["task", "family", "method"], sort=False):
         task, family, method = map(str, cell)
-        row = rows.setdefault((paper.TASKS[task], paper.METHODS[method]), {})
+        row = rows.setdefault((paper.TASKS[task], paper.CASE_METHODS[method]), {})
         row.update(columns((task, family, method), group))
     table = pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(list(rows), names=["task", "method"]))
     return table.sort_index(level="task", sort_remaining=False, ascending=False, kind="stable")

@@ -11,9 +11,9 @@ from unlearn_lib.reproduction.runs.labels import ORIGINAL
 
 
 def beside_reported(runs: pd.DataFrame) -> pd.DataFrame:
-    """The paper's utility table with ours: one row for each size, method, family and number of removed samples.
+    """The paper's utility table and this repository's: one row for each size, method, family and number of removed samples.
 
-    Our model of a size stands for the paper's model of that size, the samples of one of our cycles for the paper's 128.
+    A model of a size here stands for the paper's model of that size, the samples of one cycle here for the paper's 128.
     """
     ours = over_seeds(runs[runs.method != ORIGINAL], ["delta_acc", "delta_exp"])
     ours = ours.assign(paper_removed=ours.removed // runs.removed.min() * paper.CYCLE_SIZE)
@@ -38,7 +38,7 @@ def original_quality(runs: pd.DataFrame) -> pd.DataFrame:
             "chance (%)": table.task.map(paper.CHANCE),
             "seeds": table.seeds,
         }
-    )
+    ).set_index(["task", "model"])
 
 
 def changes(runs: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +87,7 @@ def loss_changes(runs: pd.DataFrame) -> pd.DataFrame:
             ],
             "s / cycle": table.seconds_mean.map("{:.1f}".format),
         }
-    )
+    ).set_index(["task", "model", "removed", "method"])
 
 
 def distances(runs: pd.DataFrame) -> pd.DataFrame:
@@ -104,17 +104,17 @@ def distances(runs: pd.DataFrame) -> pd.DataFrame:
             "KL, held-out": cells(table, "holdout_kl", 3, sign=False),
             "attack AUC": cells(table, "attack_auc", 2, sign=False),
         }
-    )
+    ).set_index(["model", "removed", "method"])
 
 
 def counts(compared: pd.DataFrame) -> pd.DataFrame:
     """For every method, in how many of the table's cells it erases more than retraining, and in how many it costs 5 points or more.
 
-    Ours (means over seeds) and the paper's (one printed number each), over the same cells.
+    Those of this repository (means over seeds) and the paper's (one printed number each), over the same cells.
     """
     rows = []
     cells = ["task", "size", "family", "removed"]
-    for source, prefix, suffix in (("ours", "", "_mean"), ("paper", "paper_", "")):
+    for source, prefix, suffix in ((paper.HERE, "", "_mean"), ("paper", "paper_", "")):
         exposure, accuracy = f"{prefix}delta_exp{suffix}", f"{prefix}delta_acc{suffix}"
         standard = compared[compared.method == "retrain"].set_index(cells)[exposure].rename("standard")
         table = compared.join(standard, on=cells)
@@ -140,9 +140,9 @@ def layout(compared: pd.DataFrame) -> pd.DataFrame:
             ],
             "removed": [f"{ours} ({theirs})" for ours, theirs in zip(compared.removed, compared.paper_removed, strict=True)],
             "method": compared.method.map(paper.METHODS),
-            "ΔACC, ours": cells(compared, "delta_acc", 2),
+            f"ΔACC, {paper.HERE}": cells(compared, "delta_acc", 2),
             "ΔACC, paper": compared.paper_delta_acc.map(printed_number),
-            "ΔEXP, ours": cells(compared, "delta_exp", 2),
+            f"ΔEXP, {paper.HERE}": cells(compared, "delta_exp", 2),
             "ΔEXP, paper": compared.paper_delta_exp.map(printed_number),
         }
     )

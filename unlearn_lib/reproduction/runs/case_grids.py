@@ -15,8 +15,8 @@ DEDUPLICATED = ("retrain", "fisher-removal", "fisher-removal-calibrated")
 
 
 def options(profile: Profile = NANO) -> dict[str, dict[str, Any]]:
-    """Every row of Table 8 with its options. Our own takes four short steps, the library's default: where texts are known by heart
-    one step ends at the retain limit."""
+    """Every row of Table 8 with its options. Calibrated Fisher Removal takes four short steps, the library's default: where texts are known
+    by heart one step ends at the retain limit."""
     rows = methods(profile.cases.training, profile.cases.step_factor, profile.passes.get("s", 1))
     rows["fisher-removal-calibrated"]["steps"] = 4
     return rows
@@ -67,7 +67,7 @@ def deduplication(profile: Profile = NANO) -> list[Case]:
         case("medical", "opt", seed, method, profile, rate, extended)
         for extended, compared in ((False, (ORIGINAL, *DEDUPLICATED)), (True, DEDUPLICATED))
         for rate in profile.cases.rates
-        # where none are planted and the texts are ours, there is nothing to extend the request by
+        # where none are planted and the texts are generated, there is nothing to extend the request by
         if rate or not extended or profile.source != "nano"
         for seed in profile.seeds["s"]
         for method in compared

@@ -57,7 +57,7 @@ NANO = Profile(
         "recursion terms m": "512 samples in batches of 8",
         "exposure references": "one forward pass in seconds",
         "test questions": "standard error of one accuracy: about 5 points",
-        "our second-order method": "a quarter of retraining's gradients",
+        "calibrated step": "a quarter of retraining's gradients",
     },
 )
 

@@ -1,4 +1,5 @@
-"""What the verdicts are read from: the records of all grids, and differences between methods with intervals, ours and the paper's."""
+"""What the verdicts are read from: the records of all grids, and differences between methods with intervals, of this repository
+and of the paper."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ CELL = ["task", "family", "size", "removed"]
 
 
 class Effect(NamedTuple):
-    """A mean over cells with its interval, ours and, where the paper prints the cells, the paper's."""
+    """A mean over cells with its interval, of this repository and, where the paper prints the cells, of the paper."""
 
     ours: Interval
     cells: int
@@ -73,7 +74,7 @@ class Evidence:
 
     @cached_property
     def printed(self) -> pd.DataFrame:
-        """The paper's utility tables in the form of ours; ascent stands for both of our readings of it."""
+        """The paper's utility tables in the form of this repository's; ascent stands for both readings of it."""
         table = paper.reported("utility_and_exposure")
         return table.assign(removed=table.removed * NANO.cycle_size // paper.CYCLE_SIZE)
 
@@ -91,7 +92,7 @@ class Evidence:
         return pd.DataFrame({name: table[setting] for name, setting in settings.items()})
 
     def seconds(self, method: str, other: str) -> tuple[Interval, pd.Series]:
-        """The ratio of two methods' seconds in the first cycle, of the smallest models as in the paper: ours, its interval over tasks
+        """The ratio of two methods' seconds in the first cycle, of the smallest models as in the paper: here, its interval over tasks
         and families, and the paper's by task."""
         first = self.utility[(self.utility.removed == NANO.cycle_size) & (self.utility["size"] == "s")]
         ours = first.groupby(["method", "task", "family", "size"]).seconds.mean()

@@ -23,7 +23,7 @@ from unlearn_lib.reproduction.verdicts.judging import (
     judged,
     untestable,
 )
-from unlearn_lib.reproduction.verdicts.table_claims import ASCENTS, LENGTH
+from unlearn_lib.reproduction.verdicts.table_claims import ASCENTS, LENGTHS
 
 REGISTER = Register()
 
@@ -41,6 +41,8 @@ def _private(e: Evidence, task: str, low: float, high: float) -> Judgement:
     )
     return judged(
         [difference],
+        f"The best DP-SGD answers {found.private.mean():.1f} % right and the best unlearning {found.unlearned.mean():.1f} %, in the mean "
+        f"over {len(found)} seeds.",
         f"{found.private.mean():.1f} and {found.unlearned.mean():.1f} %, where the loss attack's AUC is at most {fig03_tradeoff.HIDDEN:g}; "
         "for every seed the settings were chosen on the other seeds",
     )
@@ -73,12 +75,14 @@ def weight_histograms(e: Evidence) -> Judgement:
     """The weights' histogram after ascent is further from retraining's than after the Fisher methods."""
     mean = fig04_weights.table(e.records(weights())).groupby("method")["divergence, float32"].mean()
     printed = paper.printed("weight_divergence").set_index("method").divergence
-    words = "; ".join(f"{paper.METHODS[m]} {mean[m]:.3f} nats (paper {printed[m]})" for m in printed.index)
+    words = [f"{paper.METHODS[m]} {mean[m]:.3f} nats (paper {printed[m]})" for m in printed.index]
     largest = math.log(paper.WEIGHTS + paper.BINS)
-    return untestable(
-        f"{LENGTH}; seen at our lengths: {words}; with one count added to every bin, as here, no divergence of {paper.WEIGHTS} weights "
-        f"in {paper.BINS} bins exceeds {largest:.1f} nats"
+    bound = (
+        f"with one count added to every bin, as here, no divergence of {paper.WEIGHTS} weights in {paper.BINS} bins exceeds "
+        f"{largest:.1f} nats"
     )
+    seen = " and ".join(f"{mean[m]:.3f}" for m in ("gradient-ascent", "fisher-removal"))
+    return untestable(f"After ascent and Fisher Removal it is {seen} nats away {LENGTHS}.", note="; ".join([*words, bound]))
 
 
 def _fourth(e: Evidence, method: str, measure: str) -> Effect:
@@ -96,7 +100,8 @@ def forgetting_over_cycles(e: Evidence) -> Judgement:
     theirs = printed[printed.method == "fisher-forgetting"].groupby("task").accuracy.agg(lambda a: a.iloc[-1] - a.iloc[0])
     words = ", ".join(f"{value:+.1f}" for value in theirs) + " from the first cycle to the fourth"
     what = f"ΔACC after four cycles, {effect.cells} runs:"
-    return judged([Comparison(what, effect.ours, -MARGIN, MARGIN, unit="points", theirs=words)])
+    line = f"After four cycles accuracy has changed by {effect.ours.mean:+.2f} points in the mean over {effect.cells} runs."
+    return judged([Comparison(what, effect.ours, -MARGIN, MARGIN, unit="points", theirs=words)], line)
 
 
 @REGISTER.claim("Figure 5, p. 12", "fig05", earlier=NOT_REPRODUCED)
@@ -104,7 +109,9 @@ def collapse_over_cycles(e: Evidence) -> Judgement:
     """Ascent and Fisher Removal wreck the model over four cycles."""
     methods = ("fisher-removal", *ASCENTS)
     seen = [(f"rise of the retain loss after {paper.METHODS[m]}", _fourth(e, m, "retain_rise")) for m in methods]
-    return untestable(LENGTH, seen, "nats")
+    first, raw, adam = (f"{effect.ours.mean:+.2f}" for _, effect in seen)
+    line = f"The retain loss moves by {first} nats (Fisher Removal), {raw} (ascent, raw) and {adam} (through Adam) {LENGTHS}."
+    return untestable(line, seen, "nats")
 
 
 @REGISTER.claim("Figure 6, p. 12", "fig06", earlier=NOT_REPRODUCED)
@@ -115,6 +122,7 @@ def onion_effect(e: Evidence) -> Judgement:
     above = table["above after, of the rest"]
     return judged(
         [Comparison(f"change of the mean exposure of the samples that stay, {len(table)} seeds:", change, low=0, unit="nats")],
+        f"The mean exposure of the samples that stay changes by {change.mean:+.2f} nats in the mean over {len(table)} seeds.",
         f"{above.min()} to {above.max()} of them rise above the cutoff",
     )
 
@@ -138,11 +146,13 @@ def exposure_after_retraining(e: Evidence) -> Judgement:
     theirs = effect.paper.mean
     what = f"change of the mean exposure of all training samples, {effect.cells} seeds:"
     low, high = round(theirs - NATS, 2), round(theirs + NATS, 2)
-    return judged([Comparison(what, effect.ours, low, high, unit="nats", theirs=f"{theirs:+.2f}")])
+    line = f"The mean exposure changes by {effect.ours.mean:+.2f} nats, where the paper has {theirs:+.2f}."
+    return judged([Comparison(what, effect.ours, low, high, unit="nats", theirs=f"{theirs:+.2f}")], line)
 
 
 @REGISTER.claim("Figure 7, p. 15", "fig07", earlier=NOT_REPRODUCED)
 def exposure_after_unlearning(e: Evidence) -> Judgement:
     """Ascent and Fisher Removal leave the mean exposure of the training set where it was."""
     seen = [(paper.METHODS[method], _moved(e, method)) for method in ("gradient-ascent", "fisher-removal")]
-    return untestable(LENGTH, seen, "nats")
+    ascent, removal = (f"{effect.ours.mean:+.2f}" for _, effect in seen)
+    return untestable(f"It moves by {ascent} nats (ascent) and {removal} nats (Fisher Removal) {LENGTHS}.", seen, "nats")

@@ -30,7 +30,7 @@ REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 
 
 class Verdict(StrEnum):
-    """What became of a claim."""
+    """What became of a claim: one of three classes, or the status that these records cannot test it."""
 
     SUPPORTED = "supported"
     CONTRADICTED = "contradicted"
@@ -38,11 +38,27 @@ class Verdict(StrEnum):
     NOT_TESTABLE = "not testable"
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What the records say about a claim.
+
+    Attributes:
+        line: The finding or the reason in one sentence, or two.
+        details: The comparisons with their intervals, and what else there is to be said of them.
+    """
+
+    line: str
+    details: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "; ".join(self.details) or self.line
+
+
 class Judgement(NamedTuple):
     """A verdict, and the numbers or the reason behind it in words."""
 
     verdict: Verdict
-    effect: str
+    effect: Finding
 
 
 @dataclass(frozen=True)
@@ -163,20 +179,21 @@ def within(what: str, effect: Effect, unit: str, margin: float, centre: float = 
     )
 
 
-def judged(comparisons: Sequence[Comparison], note: str = "") -> Judgement:
-    """The verdict on a claim that needs all of these comparisons; `note` is added to the numbers."""
+def judged(comparisons: Sequence[Comparison], line: str, note: str = "") -> Judgement:
+    """The verdict on a claim that needs all of these comparisons; `line` says in a sentence what was found, `note` is added to the
+    numbers."""
     found = {comparison.verdict for comparison in comparisons}
     if Verdict.CONTRADICTED in found:
         verdict = Verdict.CONTRADICTED
     else:
         verdict = Verdict.SUPPORTED if found == {Verdict.SUPPORTED} else Verdict.UNDECIDED
-    return Judgement(verdict, "; ".join([*map(str, comparisons), *([note] if note else [])]))
+    return Judgement(verdict, Finding(line, (*map(str, comparisons), *([note] if note else []))))
 
 
-def untestable(reason: str, seen: Sequence[tuple[str, Effect]] = (), unit: str = "") -> Judgement:
-    """A claim that these records cannot test: why, and what was seen all the same."""
+def untestable(line: str, seen: Sequence[tuple[str, Effect]] = (), unit: str = "", note: str = "") -> Judgement:
+    """A claim that these records cannot test: why, in a sentence, and what was seen all the same; `note` is added."""
     parts = [
         f"{what} {effect.ours.text()} {unit}" + (f" (paper {effect.paper.text()})" if effect.paper else "")
         for what, effect in seen
     ]
-    return Judgement(Verdict.NOT_TESTABLE, reason + (f"; seen at our lengths: {'; '.join(parts)}" if parts else ""))
+    return Judgement(Verdict.NOT_TESTABLE, Finding(line, (*parts, *([note] if note else []))))
