@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup book test tests nbval nightly pages lint figures outdated clean
+.PHONY: help setup book course pdf test tests nbval nightly pages lint figures outdated clean
 
 help:
 	@sed -n '2,5s/^# //p' Makefile
@@ -26,6 +26,14 @@ setup: $(VENV)/.installed
 
 book: setup
 	$(BIN)/unlearn book
+
+# What a class gets: notebooks for students, notebooks with solutions, slides. In build/course.
+course: setup
+	$(BIN)/unlearn course --out build/course
+
+# The built book as one file, build/book.pdf, printed by Chromium. After `make book`.
+pdf: setup
+	$(BIN)/unlearn book --pdf
 
 # JOBS processes of one thread each are faster than one with them all. A notebook goes to one of them as a whole; tests are taken over
 # from the other at the end.

@@ -392,7 +392,7 @@ def test_steps_on_one_card_are_planned_and_measured(tmp_path: Path) -> None:
 def test_every_script_of_the_benchmarks_is_run_by_a_test() -> None:
     tests = "".join(
         (Path(__file__).parent / f"test_{name}.py").read_text(encoding="utf-8")
-        for name in ("benchmarks", "experiments", "real")
+        for name in ("benchmarks", "course", "experiments", "real")
     )
     for path in FOLDER.glob("*.py"):
         if "def main(" in path.read_text(encoding="utf-8"):

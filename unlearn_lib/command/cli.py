@@ -13,6 +13,7 @@ import click
 
 from unlearn_lib import __version__
 from unlearn_lib.command.auditing import audit
+from unlearn_lib.command.course import course
 from unlearn_lib.command.plain import plain_errors, tell
 from unlearn_lib.command.records import records
 from unlearn_lib.errors import InputError
@@ -29,6 +30,7 @@ def main(context: click.Context) -> None:
 
 
 main.add_command(audit)
+main.add_command(course)
 main.add_command(records)
 
 
@@ -311,12 +313,21 @@ def verdicts() -> None:
     envvar="GITHUB_REPOSITORY",
     help="OWNER/NAME on GitHub: the book then links to the source and opens notebooks in Colab. Default: $GITHUB_REPOSITORY.",
 )
+@click.option(
+    "--pdf", is_flag=True, help="Print the book that was built before to build/book.pdf; needs Chromium and the extra pdf."
+)
 @plain_errors
-def book(repository: str | None) -> None:
+def book(repository: str | None, pdf: bool) -> None:
     """Run the notebooks that are not up to date and build the HTML book."""
     from unlearn_lib.reproduction.book.build import build
     from unlearn_lib.reproduction.checkout import project_root
 
+    if pdf:
+        from unlearn_lib.reproduction.book.printing import print_book
+
+        printed = print_book(project_root(), project_root() / "build" / "book.pdf", click.echo)
+        click.echo(f"the book as PDF: {os.path.relpath(printed, Path.cwd())}")
+        return
     page = build(project_root(), click.echo, repository)
     click.echo(f"the book: {os.path.relpath(page, Path.cwd())}")
 

@@ -10,11 +10,12 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from unlearn_lib.errors import InputError
 from unlearn_lib.files import check_writable, only_writer, write_text
 from unlearn_lib.progress import Say
-from unlearn_lib.reproduction.book import colab, made
+from unlearn_lib.reproduction.book import colab, course, made, mathjax
 from unlearn_lib.reproduction.book.notebooks import execute
 from unlearn_lib.reproduction.inventory import ITEMS
 from unlearn_lib.reproduction.runs.processes import completed
@@ -24,7 +25,6 @@ THEBE = re.compile(
     r'|<script type="text/x-thebe-config">.*?</script>|<script>kernelName = .*?</script>',
     re.DOTALL,
 )
-MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 
 
 def build(root: Path, report: Say = print, repository: str | None = None) -> Path:
@@ -109,6 +109,15 @@ def _one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the kernels that this process starts
 
 
+def fold_parameters(cell: Any) -> None:
+    """Fold a cell of parameters, which nobody comes to a page for, under a label that says what it is."""
+    tags = cell.metadata.get("tags", [])
+    if {"parameters", "injected-parameters"} & set(tags) and not {"hide-input", "remove-cell"} & set(tags):
+        tags.append("hide-input")
+        prompts = {"code_prompt_show": "Show the parameters", "code_prompt_hide": "Hide the parameters"}
+        cell.metadata["mystnb"] = {**prompts, **cell.metadata.get("mystnb", {})}
+
+
 def stage(root: Path, executed: Path, target: Path) -> None:
     """Put together the sources of the book in `target`, under their repository paths: pages, executed notebooks, figures, how each
     was made, and MathJax."""
@@ -132,17 +141,14 @@ def stage(root: Path, executed: Path, target: Path) -> None:
         if any("injected-parameters" in cell_tags for cell_tags in tags):
             # two parameter cells on one page confuse: the injected one is what ran
             next(cell_tags for cell_tags in tags if "parameters" in cell_tags).append("remove-cell")
+        for cell in node.cells:
+            fold_parameters(cell)
         node.cells.append(
             nbformat.v4.new_markdown_cell(f"{{doc}}`How this page was made <../{made.FOLDER}/{identifier}>`", id="made")
         )
         nbformat.write(node, target / "notebooks" / item.notebook)
     if (root / "figures").is_dir():
         shutil.copytree(root / "figures", target / "figures")
-    package = importlib.util.find_spec("sphinx-mathjax-offline")
-    if package is None or package.origin is None:
-        raise InputError("the package sphinx-mathjax-offline is missing; install the extra: pip install -e '.[book]'")
-    source, static = Path(package.origin).parent / "static" / "mathjax", target / "book" / "_static" / "mathjax"
-    for part in MATHJAX:  # 2 of the package's 20 MB
-        (static / part).parent.mkdir(parents=True, exist_ok=True)
-        copy = shutil.copytree if (source / part).is_dir() else shutil.copy
-        copy(source / part, static / part)
+    static = target / "book" / "_static"
+    mathjax.copy_to(static / "mathjax")
+    course.write(root, static / "course", mathjax_folder="../mathjax", archives=True)

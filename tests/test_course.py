@@ -1,0 +1,441 @@
+"""What a lecturer gets: notebooks for students, and what stands on the pages for a course."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+from benchmark_script import script
+from click.testing import CliRunner
+
+from unlearn_lib.checks import NotRightYetError
+from unlearn_lib.command.cli import main
+from unlearn_lib.errors import InputError
+from unlearn_lib.reproduction.book import build, course, notebooks, reading, slides, students, teaching, weeks
+from unlearn_lib.reproduction.book.reading import Counts, Rule
+
+ROOT = Path(__file__).parents[1]
+CHAPTERS = sorted((ROOT / "notebooks").glob("ch[0-9][0-9]_*.ipynb"))
+code, text = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
+
+QUESTION = ":::{admonition} Exercise 1 (in code)\n:class: tip\nCall a third `third`.\n:::"
+ANSWER = ":::{admonition} Solution 1\n:class: dropdown\nDivide one by three.\n```{math}\n1 / 3\n```\n:::"
+SOLUTION = "helper = 3\nthird = 1 / helper\nunused = [k for k in range(helper)]\nprint('the secret way')"
+CHECK = "exercise(1, lambda x: abs(3 * x - 1) < 1e-9, third, wrong=[0.5], hint='it is below a half')"
+
+
+def tagged(source: str, *tags: str) -> Any:
+    return code(source, metadata={"tags": list(tags)})
+
+
+def chapter() -> Any:
+    """A master with two exercises that are checked, and one that is not."""
+    cells = [
+        text("# A chapter"),
+        code("from unlearn_lib.checks import exercise\nimport torch"),
+        text(f"## Exercises\n\n{QUESTION}\n\n{ANSWER}"),
+        tagged(SOLUTION, "hide-cell", "solution"),
+        tagged(CHECK, "hide-input", "exercise"),
+        text(ANSWER.replace("Solution 1", "Solution 2")),
+        tagged("def double(x):\n    import math\n    return x * 2", "hide-cell", "solution"),
+        tagged("exercise(2, lambda f: f(torch.ones(2)).sum() == 4, double, wrong=[lambda x: x])", "exercise"),
+        tagged("print('what the lecturer thinks')", "hide-cell", "solution"),
+        text("## What to take along\n\n* One third."),
+    ]
+    cells[1].outputs, cells[1].execution_count = [nbformat.v4.new_output("stream", text="leaked\n")], 1
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def executed(node: Any) -> None:
+    """Run the code cells one after the other, as a kernel would."""
+    names: dict[str, object] = {}
+    for cell in node.cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, "a cell", "exec"), names)
+
+
+def sources(node: Any) -> str:
+    return "\n".join(cell.source for cell in node.cells)
+
+
+@pytest.mark.parametrize(
+    ("solution", "check", "names"),
+    [
+        (SOLUTION, CHECK, ["third"]),
+        ("def f(x):\n    return x", "exercise(1, right, f, wrong=[abs])", ["f"]),
+        ("a, (b, *c) = 1, (2, 3)\nd = 4", "g = lambda x: x > b\nexercise(1, g, d, wrong=[c])", ["b", "c", "d"]),
+        ("import math\nroot = math.sqrt(2)", "exercise(1, lambda x: x * x == 2, root, wrong=[1])", ["root"]),
+        ("x = 3\nresult = x", "exercise(1, lambda x: x == 3, result, wrong=[2])", ["result"]),
+        ("right = 3\nanswer = right", "right = lambda y: y == 3\nexercise(1, right, answer, wrong=[2])", ["answer"]),
+        ("for k in range(3):\n    last = k", "exercise(1, lambda y: y == 2, last, wrong=[0])", ["last"]),
+    ],
+)
+def test_a_stub_sets_what_the_check_uses_and_nothing_else(solution: str, check: str, names: list[str]) -> None:
+    made = students.stub(solution, check)
+    assert made.splitlines()[1:] == [f"{name} = ..." for name in names]
+
+
+def test_a_check_of_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="uses no name that the solution before it sets"):
+        students.stub("third = 1 / 3", "exercise(1, right, 0.3, wrong=[1])")
+
+
+def test_nothing_of_a_solution_is_left_for_students() -> None:
+    master = chapter()
+    before = nbformat.writes(master)
+    node = students.student(master)
+    nbformat.validate(node)
+    said = nbformat.writes(node)
+    for leaked in ("helper", "secret way", "1 / 3", "Divide one", "Solution", "return x * 2", "lecturer", "leaked"):
+        assert leaked not in said
+    assert "Call a third `third`." in said
+    assert [cell.source for cell in node.cells if cell.source.startswith("#") and cell.cell_type == "code"] == [
+        "# Replace the dots by your answer. The next cell checks it.\nthird = ...",
+        "# Replace the dots by your answer. The next cell checks it.\ndouble = ...",
+        students.OWN_WORK,
+    ]
+    assert not [cell for cell in node.cells if "hide-cell" in cell.metadata.get("tags", [])], "a stub stands open"
+    assert nbformat.writes(master) == before
+
+
+def test_a_student_stops_at_the_first_exercise_and_goes_on_with_the_answer() -> None:
+    node = students.student(chapter())
+    with pytest.raises(NotRightYetError, match="exercise 1 has no answer yet"):
+        executed(node)
+    (blank,) = [cell for cell in node.cells if "third = ..." in cell.source]
+    blank.source = "third = 0.3"
+    with pytest.raises(NotRightYetError, match="exercise 1 is not right yet: it is below a half"):
+        executed(node)
+    blank.source = "third = 1 / 3"
+    with pytest.raises(NotRightYetError, match="exercise 2 has no answer yet"):
+        executed(node)
+
+
+def test_solutions_execute(capsys: pytest.CaptureFixture[str]) -> None:
+    node = students.solved(chapter())
+    assert not [cell for cell in node.cells if cell.get("outputs")]
+    executed(node)
+    assert capsys.readouterr().out.splitlines() == [
+        "the secret way",
+        "exercise 1: right",
+        "exercise 2: right",
+        "what the lecturer thinks",
+    ]
+
+
+def test_a_solution_without_an_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ch01.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[text(":::{admonition} Solution 1\nno end")]), path)
+    with pytest.raises(InputError, match=r"ch01\.ipynb: the fence of a solution is not closed by a line ':::'"):
+        students.write([path], tmp_path / "out")
+    assert not (tmp_path / "out").exists(), "all or nothing"
+
+
+def test_dropdowns_go_and_hints_stay() -> None:
+    left = students.without_solutions(
+        "a\n\n:::{dropdown} Solutions\n1. one\n:::\n\n:::{admonition} Hints\n:class: dropdown\nthink\n:::"
+    )
+    assert left == "a\n\n:::{admonition} Hints\n:class: dropdown\nthink\n:::"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_every_chapter_has_both_versions(path: Path) -> None:
+    master = nbformat.read(path, as_version=4)
+    node, full = students.student(master), students.solved(master)
+    nbformat.validate(node)
+    assert [cell.source for cell in full.cells] == [cell.source for cell in master.cells]
+    assert "} Solution" not in sources(node)
+    hidden = [cell.source for cell in master.cells if students.SOLUTION & set(cell.metadata.get("tags", []))]
+    left = sources(node)
+    assert not [source for source in hidden if source in left]
+    checks = [cell for cell in master.cells if students.EXERCISE in cell.metadata.get("tags", [])]
+    assert left.count(" = ...") >= len(checks)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_chapter_of_the_book_runs_in_both_versions(tmp_path: Path) -> None:
+    """The first chapter with its solutions; and as students get it, up to its first exercise that is checked, if it has one."""
+    from papermill import PapermillExecutionError
+
+    students.write(CHAPTERS[:1], tmp_path)
+    name = CHAPTERS[0].name
+    assert notebooks.execute(tmp_path / "solutions" / name, tmp_path / "run" / name, {}, ROOT)
+    tags = [
+        tag for cell in nbformat.read(tmp_path / "student" / name, as_version=4).cells for tag in cell.metadata.get("tags", [])
+    ]
+    if students.EXERCISE in tags:
+        with pytest.raises(InputError, match=r"failed with NotRightYetError: exercise \d has no answer yet") as caught:
+            notebooks.execute(tmp_path / "student" / name, tmp_path / "blank" / name, {}, ROOT)
+        assert isinstance(caught.value.__cause__, PapermillExecutionError)
+
+
+def test_the_command_writes_everything(tmp_path: Path) -> None:
+    said = CliRunner().invoke(main, ["course", "--out", str(tmp_path / "course")], catch_exceptions=False)
+    assert said.exit_code == 0
+    made = tmp_path / "course"
+    for part in students.PARTS:
+        assert [path.name for path in sorted((made / part).iterdir())] == [path.name for path in CHAPTERS]
+    pages = sorted((made / "slides").glob("*.html"))
+    assert len(pages) == len(weeks.WEEKS)
+    assert (made / "slides" / "mathjax" / "tex-mml-chtml.js").is_file()
+
+
+def test_the_command_says_what_is_missing() -> None:
+    said = CliRunner().invoke(main, ["course"])
+    assert said.exit_code == 2
+    assert "say where the material goes with --out DIR" in said.output
+
+
+def test_archives_are_the_same_twice(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        course.write(ROOT, tmp_path / name, mathjax_folder="../mathjax", archives=True)
+    first = (tmp_path / "a" / "student.zip").read_bytes()
+    assert first == (tmp_path / "b" / "student.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a" / "student.zip") as archive:
+        assert archive.namelist() == [f"student/{path.name}" for path in CHAPTERS]
+    assert not (tmp_path / "a" / "mathjax").exists(), "the book has it already"
+
+
+class Loaded(HTMLParser):
+    """What a page loads, and its headings."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.without_words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        has = dict(attrs)
+        if has.get("src"):
+            self.loaded.append(str(has["src"]))
+        if tag == "img" and " " not in (has.get("alt") or ""):
+            self.without_words.append(str(has)[:100])
+
+
+@pytest.mark.parametrize("number", range(1, len(weeks.WEEKS) + 1))
+def test_slides_show_the_chapters_and_load_nothing_from_elsewhere(number: int) -> None:
+    page = slides.week(ROOT, number)
+    found = Loaded(page)
+    assert found.without_words == []
+    assert {address for address in found.loaded if not address.startswith("data:image/")} == {"mathjax/tex-mml-chtml.js"}
+    figures = 0
+    for chapter_number in weeks.WEEKS[number - 1].chapters:
+        node = nbformat.read(weeks.chapter(ROOT, chapter_number), as_version=4)
+        figures += sum("image/png" in output.get("data", {}) for cell in node.cells for output in cell.get("outputs", []))
+    assert page.count("data:image/png") == figures
+    assert "{doc}" not in page
+    assert "} Solution" not in page
+
+
+def test_slides_of_a_small_chapter(tmp_path: Path) -> None:
+    drawing = tmp_path / "drawing.svg"
+    drawing.write_text("<svg/>")
+    words = (
+        "# Title\n\nAfter this you can *see*, as in {cite:t}`gu2024`.\n\n## A formula\n\n```{math}\n:label: x\na < b \\\\ c\n```\n\n"
+        "## A drawing\n\n```{figure} drawing.svg\n:name: d\n:alt: A small drawing\n\nWhat it shows, $a_b$ {doc}`there <x>`.\n```\n\n"
+        "## Exercises\n\nnot shown\n\n## What to take along\n\n* One thing."
+    )
+    node = nbformat.v4.new_notebook(cells=[text(words)])
+    made = list(slides._of_chapter(node, tmp_path, slides._renderer()))
+    assert [slide.heading for slide in made] == ["Title", "A formula", "A drawing", "What to take along"]
+    assert made[0].body == "<p>After this you can <em>see</em>, as in.</p>\n"
+    assert r"\[\begin{aligned}a &lt; b \\ c\end{aligned}\]" in made[1].body
+    assert 'alt="A small drawing"' in made[2].body
+    assert r"\(a_b\)" in made[2].body
+    assert "there." in made[2].body
+    assert made[3].body == "<ul>\n<li>One thing.</li>\n</ul>\n"
+
+
+COUNTED = """# A title
+
+Five words stand here now, $a + b$ and {doc}`a link <somewhere>`.
+
+```{math}
+:label: it
+e = m c^2 \\text{many words in here}
+```
+
+$$ x = y $$
+
+```python
+code = "is not counted as words"
+```
+
+:::{admonition} Exercise 1 (by hand)
+:class: tip
+Do it.
+:::
+
+:::{admonition} Solution 1
+:class: dropdown
+Long words that nobody counts, $q$.
+:::
+
+:::{admonition} Exercise 2 (open-ended)
+:class: tip
+Think.
+:::
+"""
+
+
+def test_counts_of_a_made_up_chapter() -> None:
+    plain = code("a = 1\n\nb = 2")
+    plain.outputs = [nbformat.v4.new_output("display_data", data={"image/png": "", "text/plain": ""})]
+    cells = [
+        text(COUNTED),
+        plain,
+        tagged("c = 3", "hide-input"),
+        tagged("d = 4", "solution"),
+        tagged("seed: int = 0", "parameters"),
+    ]
+    found = reading.counts(nbformat.v4.new_notebook(cells=cells))
+    # A title, Five .. now, and, a link; Exercise 1 by hand, Do it; Exercise 2 open-ended, Think
+    assert found == Counts(
+        words=2 + 5 + 1 + 2 + 4 + 2 + 3 + 1, displayed=2, inline=1, lines=2, figures=1, exercises=1, open_ended=1
+    )
+
+
+def test_exercises_of_a_plain_list_are_counted() -> None:
+    node = nbformat.v4.new_notebook(cells=[text("## Exercises\n\n1. One?\n2. Two?\n\n:::{dropdown} Solutions\n1. One.\n:::")])
+    assert reading.counts(node).exercises == 2
+
+
+def test_minutes_follow_from_the_rule() -> None:
+    rule = Rule(100, 60, 6, 3, 30, 10, 25)
+    found = Counts(words=500, displayed=2, inline=10, lines=20, figures=4, exercises=3, open_ended=1)
+    assert rule.reading(found) == pytest.approx(5 + 2 + 1 + 1 + 2)
+    assert rule.studying(found) == pytest.approx(11 + 30 + 25)
+
+
+def test_the_last_section_before_the_exercises() -> None:
+    cells = [text("# T\n\nx"), text("## One\n\na b"), text("## Two\n\nc d e"), code("f = 1"), text("more\n\n## Exercises\n\ng")]
+    heading, found = reading.last_section(nbformat.v4.new_notebook(cells=cells))
+    assert (heading, found.words, found.lines) == ("Two", 4, 1)
+    with pytest.raises(InputError, match="a section named Exercises"):
+        reading.last_section(nbformat.v4.new_notebook(cells=cells[:2]))
+
+
+@pytest.mark.parametrize(("minutes", "said"), [(4, "0 min"), (14, "15 min"), (58, "1 h"), (100, "1 h 45 min")])
+def test_hours(minutes: float, said: str) -> None:
+    assert teaching.hours(minutes) == said
+
+
+@pytest.mark.parametrize("path", teaching.PAGES)
+def test_pages_are_what_the_chapters_give(path: str) -> None:
+    assert (ROOT / path).read_text(encoding="utf-8") == teaching.pages(ROOT)[path], "write them anew: unlearn course --pages"
+
+
+def test_the_weeks_read_every_chapter_once_and_after_what_it_needs() -> None:
+    order = [number for week in weeks.WEEKS for number in week.chapters]
+    assert order == list(range(1, len(CHAPTERS) + 1))
+    assert weeks.masters(ROOT) == CHAPTERS
+    assert all(before < number for number, needs in weeks.NEEDS.items() for before in needs)
+    for chapters in weeks.SHORTER.values():
+        assert all(set(weeks.NEEDS.get(number, ())) <= set(chapters) for number in chapters)
+
+
+def test_the_map_draws_these_arrows() -> None:
+    drawing = (ROOT / "book/_static/drawings/course-map.svg").read_text(encoding="utf-8")
+    drawn = {(int(a), int(b)) for a, b in re.findall(r'id="from(\d+)to(\d+)"', drawing)}
+    assert drawn == {(before, number) for number, needs in weeks.NEEDS.items() for before in needs}
+    assert {int(number) for number in re.findall(r">(\d+) [^<]+</text>", drawing)} == set(range(1, len(CHAPTERS) + 1))
+
+
+def test_the_computing_of_a_notebook_is_measured(
+    benchmark_scripts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chapters = script("chapters")
+    small = nbformat.v4.new_notebook(cells=[tagged("seed: int = 0  # a seed", "parameters")])
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(small, tmp_path / "notebooks" / "ch01_why.ipynb")
+    monkeypatch.setattr(chapters, "project_root", lambda: tmp_path)
+    out = tmp_path / "out.json"
+    said = CliRunner().invoke(chapters.main, ["ch01", "--out", str(out)], catch_exceptions=False)
+    assert said.exit_code == 0
+    found = json.loads(out.read_text())
+    assert 0 < found["notebooks"]["ch01_why"]["seconds"] < 60
+    assert 20 < found["notebooks"]["ch01_why"]["mebibytes"] < 2000
+    assert found["environment"]["threads"] >= 1
+
+
+def test_every_chapter_was_measured() -> None:
+    report = json.loads((ROOT / "benchmarks" / "chapters.json").read_text())
+    assert report["environment"]["threads"] == 1
+    assert {path.stem for path in CHAPTERS} <= set(report["notebooks"])
+
+
+def page(name: str) -> str:
+    return (ROOT / "book" / "course" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def test_code_and_commands_of_the_assignments_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    fragments = re.findall(r"```python\n(.*?)```", page("assignments"), flags=re.DOTALL)
+    assert len(fragments) == 4, "one for each assignment"
+    for fragment in fragments:
+        exec(compile(fragment, "assignments.md", "exec"), names)
+    assert (
+        names["loss_attack_auc"](
+            *(names["text_losses"](names["model"], names["tokenizer"], names[k]) for k in ("forget", "unseen"))
+        )
+        > 0.9
+    )
+    (commands,) = re.findall(r"```bash\n(.*?)```", page("assignments"), flags=re.DOTALL)
+    for line in commands.splitlines():
+        said = CliRunner().invoke(main, line.split()[1:], catch_exceptions=False)
+        assert said.exit_code == 0, (line, said.output)
+    assert (tmp_path / "audit" / "report.json").is_file()
+
+
+def test_points_of_the_rubrics() -> None:
+    parts = page("assignments").split("\n(")[1:]
+    sums = [sum(int(points) for points in re.findall(r"^\| (\d+) \|", part, flags=re.MULTILINE)) for part in parts]
+    assert sums == [20, 20, 20, 20, 50]
+
+
+def test_every_misconception_has_a_page_with_a_check() -> None:
+    entries = [entry for entry in page("misconceptions").split("\n\n") if entry.startswith("**")]
+    assert 10 <= len(entries) <= 15
+    for entry in entries:
+        names = re.findall(r"\{doc\}`\.\./\.\./notebooks/(\w+)`", entry)
+        assert names, entry
+        for name in names:
+            cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+            assert any(re.search(r"^check\(", cell.source, re.MULTILINE) for cell in cells), name
+
+
+def test_links_to_slides_and_archives() -> None:
+    links = set(re.findall(r"_static/course/([\w.]+)", page("material")))
+    assert links == {f"{part}.zip" for part in students.PARTS} | {f"week{n}.html" for n in range(1, len(weeks.WEEKS) + 1)}
+
+
+def test_the_course_is_in_the_book() -> None:
+    parts = yaml.safe_load((ROOT / "book/_toc.yml").read_text())["parts"]
+    (files,) = [[chapter["file"] for chapter in part["chapters"]] for part in parts if part["caption"] == "Teach it"]
+    written = {f"book/course/{path.stem}" for path in (ROOT / "book" / "course").glob("*.md")}
+    assert set(files) == written | {"book/reading_times"}
+
+
+def test_cells_of_parameters_are_folded_under_a_label() -> None:
+    cell = tagged("seed: int = 0", "parameters")
+    build.fold_parameters(cell)
+    assert cell.metadata.tags == ["parameters", "hide-input"]
+    assert cell.metadata.mystnb == {"code_prompt_show": "Show the parameters", "code_prompt_hide": "Hide the parameters"}
+    replaced = tagged("seed: int = 0", "parameters", "remove-cell")
+    build.fold_parameters(replaced)
+    assert replaced.metadata.tags == ["parameters", "remove-cell"]
+
+
+def test_folded_cells_have_labels_of_this_book() -> None:
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
+    assert config["nb_code_prompt_show"] == "Show the code"
+    assert config["nb_code_prompt_hide"] == "Hide the code"
