@@ -51,4 +51,6 @@ def printed_within_error() -> pd.DataFrame:
     table = paper.printed("utility_and_exposure")
     error = table.task.map(lambda task: math.sqrt(2) * accuracy_error(paper.ACCURACIES[task], paper.QUESTIONS[task]))
     inside = (table.delta_acc.abs() <= 2 * error).groupby(table.method, sort=False)
-    return pd.DataFrame({"within two standard errors of 0": inside.sum(), "cells": inside.size()}).rename(index=paper.METHODS)
+    return pd.DataFrame({"within two unpaired standard errors of 0": inside.sum(), "cells": inside.size()}).rename(
+        index=paper.METHODS
+    )

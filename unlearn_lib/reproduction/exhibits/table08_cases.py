@@ -200,6 +200,11 @@ def criteria_table(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     )
 
 
+def by_criterion(table: pd.DataFrame) -> pd.DataFrame:
+    """`criteria_table` as it is shown: a row for each measure and threshold, the measures with their meaning."""
+    return table.assign(measure=table.measure.map(MEANING)).set_index(["measure", "at least"])
+
+
 def criteria_figure(table: pd.DataFrame, methods: Sequence[str]) -> Any:
     """`criteria_table` as curves over the threshold, a panel for each measure."""
     figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.0), sharey=True, layout="constrained")
