@@ -14,12 +14,12 @@ from unlearn_lib.progress import Say
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SWITCHES = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync")
-# what a reader would click: outputs stand open, and code that is folded stays out
 READY = """async () => {
     document.querySelectorAll("img[loading=lazy]").forEach(image => image.loading = "eager");
     if (window.MathJax) await MathJax.startup.promise;
     await Promise.all([...document.images].map(image => image.decode().catch(() => null)));
 }"""
+# the text without what surrounds it on a screen, and without the code that is folded there
 STYLE = """
 .bd-header, .bd-header-article, .bd-sidebar-primary, .bd-sidebar-secondary, .prev-next-footer, .bd-footer, .headerlink, #jb-print-docs-body,
 details.above-input { display: none !important; }
@@ -27,6 +27,7 @@ details.above-input { display: none !important; }
 div.highlight pre { white-space: pre-wrap !important; font-size: 8pt !important; background: #f5f5f5 !important; }
 table { font-size: 8pt; }
 .cell_output .text_html, .pst-scrollable-table-container { overflow: visible !important; background: none !important; }
+mjx-container[display="true"] { overflow: visible !important; background: none !important; font-size: 88% !important; }
 html { font-size: 11pt; }
 """
 
