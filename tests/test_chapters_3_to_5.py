@@ -183,7 +183,7 @@ def means(name: str, row: str) -> list[str]:
 
 
 def test_chapters_3_and_4_show_the_same_retrained_model() -> None:
-    """Chapter 3 prints the losses of the original and of the first retrained model; chapter 4 prints the rises of the forget and the retain loss."""
+    """Chapter 3 prints the losses of the original and of the first retrained model; chapter 4 prints the rises of both losses."""
     before, after = (list(map(float, means("ch03_forgotten", row)[:2])) for row in ("original", "retrained 1"))
     rises = list(map(float, means("ch04_first_order", "retrained")[:2]))
     assert [b - a for a, b in zip(before, after, strict=True)] == pytest.approx(rises, abs=0.011)
