@@ -331,6 +331,36 @@ def test_the_benchmark_of_curvature_runs_to_its_record(tmp_path: Path, monkeypat
     assert all(row["steps"] <= 3 for row in written["preconditioners"])
 
 
+def test_the_benchmark_of_compiling_runs_to_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At toy size, without a compiler: the same operations as in the committed record, and they are those of the library."""
+    compiled, curvature = script("compiled"), script("curvature")
+    for name, value in {"SEQUENCES": 3, "TOKENS": 6, "WIDTH": 8, "LAYERS": 1, "VOCABULARY": 20}.items():
+        monkeypatch.setattr(curvature, name, value)
+    monkeypatch.setattr(compiled, "cases", lambda: {"OPT, random weights": curvature.opt("cpu")})
+    monkeypatch.setattr(compiled, "captured_error", lambda model, batch: 0.0)  # takes a minute
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
+    words = ["--repeats", "1", "--out", str(tmp_path / "out.json")]
+    result = CliRunner().invoke(compiled.main, words, catch_exceptions=False)
+    assert result.exit_code == 0
+    written, committed = (json.loads(path.read_text()) for path in (tmp_path / "out.json", FOLDER / "compiled.json"))
+    found, kept = (of["models"]["OPT, random weights"]["operations"] for of in (written, committed))
+    assert [row.keys() for row in found] == [row.keys() for row in kept]
+    assert [row["operation"] for row in found] == [row["operation"] for row in kept]
+    assert all(max(row["plain_error"], row["compiled_error"]) < 1e-4 for row in found)
+
+
+def test_compiling_does_not_pay() -> None:
+    """Hundreds of calls, where a method makes tens; and what is captured under it is wrong."""
+    models = json.loads((FOLDER / "compiled.json").read_text())["models"]
+    assert models.keys() == {"OPT, random weights", "nano/opt-s"}
+    for model in models.values():
+        assert model["captured_error"] > 0.01
+        for row in model["operations"]:
+            assert row["pays_after_calls"] is None or row["pays_after_calls"] > 100
+            assert row["plain_error"] < 1e-5
+            assert row["compiled_error"] < 1e-2
+
+
 def test_the_peer_of_the_benchmark_of_curvature_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("curvlinops", reason="curvlinops has an environment of its own, see benchmarks/curvlinops_peer.py")
     curvature = script("curvature")
