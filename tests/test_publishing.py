@@ -123,7 +123,7 @@ def test_the_workflow_calls_what_there_is() -> None:
     called = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
     targets = {line.split()[1] for words in called for line in words.splitlines() if line.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text()
-    assert targets == {"lint", "tests", "nbval", "book", "pages", "setup"}
+    assert targets == {"lint", "tests", "nbval", "book", "pages", "setup", "course", "pdf"}
     assert all(f"\n{target}:" in makefile for target in targets)
     assert workflow["jobs"]["deploy"]["needs"] == ["tests", "nbval", "build"]
 
