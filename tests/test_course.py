@@ -159,6 +159,22 @@ def test_every_chapter_has_both_versions(path: Path) -> None:
     assert left.count(" = ...") >= len(checks)
 
 
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_who_skips_an_exercise_can_run_what_stands_below_it(path: Path) -> None:
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    known: set[str] = set()  # names that a student has without any solution
+    answers: set[str] = set()
+    for cell in cells:
+        tags = set(cell.metadata.get("tags", []))
+        source = re.sub(r"^[%!].*$", "", cell.source, flags=re.MULTILINE)
+        if students.SOLUTION & tags:
+            answers |= students.defined(source) - known
+        elif students.EXERCISE not in tags:
+            assert not answers & students.used(source), f"a cell needs an answer: {source[:200]}"
+            known |= students.defined(source)
+            answers -= known
+
+
 def stops_at_its_first_exercise(path: Path, folder: Path) -> None:
     students.write([path], folder)
     with pytest.raises(InputError, match=r"failed with NotRightYetError: exercise \d has no answer yet"):
@@ -338,11 +354,55 @@ def test_pages_are_what_the_chapters_give(path: str) -> None:
 
 def test_the_weeks_read_every_chapter_once_and_after_what_it_needs() -> None:
     order = [number for week in weeks.WEEKS for number in week.chapters]
-    assert order == list(range(1, len(CHAPTERS) + 1))
+    assert sorted(order) == list(range(1, len(CHAPTERS) + 1))
     assert weeks.masters(ROOT) == CHAPTERS
-    assert all(before < number for number, needs in weeks.NEEDS.items() for before in needs)
+    assert all(order.index(before) < order.index(number) for number, needs in weeks.NEEDS.items() for before in needs)
     for chapters in weeks.SHORTER.values():
         assert all(set(weeks.NEEDS.get(number, ())) <= set(chapters) for number in chapters)
+
+
+def test_the_work_of_the_weeks() -> None:
+    assert [weeks.work(number) for number in (1, 6, 9)] == [
+        "",
+        "assignment 2 is due; {ref}`assignment 3 <assignment-3>` is set; {ref}`projects <course-project>` are chosen",
+        "{ref}`assignment 4 <assignment-4>` is set",
+    ]
+    assert weeks.work_minutes(1) == 0
+    assert weeks.work_minutes(6) == pytest.approx(4 * 60 / 3 + 4 * 60 / 3)
+    minutes = sum(weeks.work_minutes(number) for number in range(1, len(weeks.WEEKS) + 1))
+    assert minutes == pytest.approx(60 * sum(item.hours for item in weeks.WORK))
+    for item in weeks.WORK:
+        assert all(1 <= number <= len(weeks.WEEKS) for number in (*item.weeks, *item.events))
+
+
+def test_the_assignments_say_what_the_weeks_say() -> None:
+    read = {number: at for at, week in enumerate(weeks.WEEKS, 1) for number in week.chapters}
+    parts = dict(re.findall(r"^\(([\w-]+)\)=\n(.*?)(?=^\(|\Z)", page("assignments"), flags=re.MULTILINE | re.DOTALL))
+    assert list(parts) == [item.label for item in weeks.WORK]
+    for item in weeks.WORK[:-1]:
+        (chapters, set_in, due), *rest = re.findall(
+            r"\*Chapters ([^.]*)\. Set in week (\d+), due in week (\d+)\.\*", parts[item.label]
+        )
+        assert not rest
+        assert list(map(int, (set_in, due))) == list(item.events), item.name
+        numbers = [int(number) for number in re.findall(r"\d+", chapters)]
+        span = range(numbers[0], numbers[1] + 1) if " to " in chapters else numbers
+        assert max(read[number] for number in span) <= int(due), "what an assignment is about is read before it is due"
+    project = weeks.WORK[-1]
+    chosen, rule, presented = project.events
+    assert f"*Chosen in week {chosen}, handed in and presented in week {presented}" in parts[project.label]
+    assert f"handed in at the end of week {rule}" in " ".join(parts[project.label].split())
+    assert read[12] <= rule, "chapter 12 says how a rule is written"
+
+
+def test_a_section_of_another_notebook_is_read_and_shown() -> None:
+    ((number, part),) = [(number, part) for number, week in enumerate(weeks.WEEKS, 1) for part in week.sections]
+    node = weeks.section(ROOT, part)
+    assert reading.counts(node).displayed >= 1
+    assert part.heading in slides.week(ROOT, number)
+    assert f'the section "{part.heading}"' in page("plan")
+    with pytest.raises(InputError, match="has no section 'Nothing'"):
+        weeks.section(ROOT, weeks.Section(part.notebook, "Nothing", ""))
 
 
 def test_the_map_draws_these_arrows() -> None:
@@ -379,24 +439,48 @@ def page(name: str) -> str:
     return (ROOT / "book" / "course" / f"{name}.md").read_text(encoding="utf-8")
 
 
-def test_code_and_commands_of_the_assignments_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def follow_the_assignments(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run the code and the commands of a version of the page, in a folder; returns the names that the code has set."""
+    monkeypatch.chdir(folder)
     names: dict[str, Any] = {}
-    fragments = re.findall(r"```python\n(.*?)```", page("assignments"), flags=re.DOTALL)
+    fragments = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert len(fragments) == 4, "one for each assignment"
     for fragment in fragments:
         exec(compile(fragment, "assignments.md", "exec"), names)
-    assert (
-        names["loss_attack_auc"](
-            *(names["text_losses"](names["model"], names["tokenizer"], names[k]) for k in ("forget", "unseen"))
-        )
-        > 0.9
-    )
-    (commands,) = re.findall(r"```bash\n(.*?)```", page("assignments"), flags=re.DOTALL)
+    (commands,) = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     for line in commands.splitlines():
         said = CliRunner().invoke(main, line.split()[1:], catch_exceptions=False)
         assert said.exit_code == 0, (line, said.output)
-    assert (tmp_path / "audit" / "report.json").is_file()
+    assert (folder / "audit" / "report.json").is_file()
+    return names
+
+
+SHORTER = {
+    '{"train": 48, "holdout": 24,': '{"train": 20, "holdout": 8,',
+    "notes[:8], notes[8:]": "notes[:4], notes[4:]",
+    "retain[:24], retain[24:]": "retain[:10], retain[10:]",
+    "epochs=10": "epochs=3",
+    '"epochs": 10': '"epochs": 3',
+    "--out unlearned": "--method gradient-ascent --set step=0.1 --out unlearned",
+    "--out audit": "--no-attacks --out audit",
+}
+"""What makes the assignments short enough for a test: fewer notes and passes, one step of a cheap method, no attacks that train."""
+
+
+def test_code_and_commands_of_the_assignments_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = page("assignments")
+    for printed, shorter in SHORTER.items():
+        assert text.count(printed) == 1, printed
+        text = text.replace(printed, shorter)
+    names = follow_the_assignments(text, tmp_path, monkeypatch)
+    assert [len(names[part]) for part in ("forget", "given", "outside", "unseen")] == [4, 10, 6, 8]
+
+
+@pytest.mark.nightly
+def test_the_assignments_as_they_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = follow_the_assignments(page("assignments"), tmp_path, monkeypatch)
+    losses = {part: names["text_losses"](names["model"], names["tokenizer"], names[part]) for part in ("forget", "unseen")}
+    assert names["loss_attack_auc"](losses["forget"], losses["unseen"]) > 0.9
 
 
 def test_points_of_the_rubrics() -> None:
@@ -405,15 +489,61 @@ def test_points_of_the_rubrics() -> None:
     assert sums == [20, 20, 20, 20, 50]
 
 
+MADE_BY = {"runs": r"\b(train|unlearn|solve|randn|train_private|epsilon)\(", "records": r"\brecords\(|\.json\""}
+"""What the code of a page has that computes its checks anew, or reads them from committed results."""
+
+
 def test_every_misconception_has_a_page_with_a_check() -> None:
     entries = [entry for entry in page("misconceptions").split("\n\n") if entry.startswith("**")]
     assert 10 <= len(entries) <= 15
     for entry in entries:
-        names = re.findall(r"\{doc\}`\.\./\.\./notebooks/(\w+)`", entry)
-        assert names, entry
-        for name in names:
+        pages = re.findall(r"\{doc\}`\.\./\.\./notebooks/(\w+)`( \((runs|records)\))?", entry)
+        assert pages, entry
+        for name, _, how in pages:
+            assert how, f"say whether the check of {name} runs or reads records: {entry}"
             cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
             assert any(re.search(r"^check\(", cell.source, re.MULTILINE) for cell in cells), name
+            assert any(cell.cell_type == "code" and re.search(MADE_BY[how], cell.source) for cell in cells), (name, how)
+
+
+HOLDS = {
+    "deleted from the files": [("ch01_why", r"The patient's name, .*, is in what the model wrote")],
+    "higher the loss": [("ch03_forgotten", r"over-erased model's forget loss is 1\.\d+ nats above")],
+    "One copy": [("exam_duplicates", r"retraining leaves 0\.0, 8\.9 and 46\.1 % of the personal data")],
+    "Noise on the weights": [("ch09_second_order", r"damage ratio is 0\.9 to 1\.0")],
+    "audit that finds nothing": [
+        ("ch15_audit", r"By the loss their AUC is 0\.63 or 0\.64"),
+        ("ch15_audit", r"0\.83 for constrained Newton"),
+    ],
+    "Gradient ascent damages": [("ch04_first_order", r"cosine of the two gradients is negative")],
+    "up to sampling": [
+        ("ch06_curvature", r"Before training the trace of F_token is 1\.\d+ times the GGN's"),
+        ("ch06_curvature", r"At the end the trace of F_token is 0\.00\d+ of the GGN's"),
+    ],
+    "formula with an inverse": [("ch08_damping", r"At λ = 1 the cosine of step and gradient is at least 0\.99")],
+    "less damping": [
+        ("ch08_damping", r"The best λ of the blocks lies strictly inside the sweep"),
+        ("ch08_damping", r"lowest damage is at the smallest λ of that sweep"),
+        ("ch08_damping", r"damage of the whole matrix at λ = 1e-8 is less than 1\.1 times that at 1e-3"),
+    ],
+    "lowest exposure": [("ch11_measuring", r"retain loss rises by 1\.7 nats and its accuracy falls by 30 points")],
+    "method was given": [
+        ("exam_frontier", r"Damage on used texts is at most 0\.\d+ times that outside"),
+        ("ch09_second_order", r"0\.2 to 0\.8 times"),
+    ],
+    "Seconds say": [("ch11_measuring", r"The seconds spread by 11 % and more")],
+}
+"""The sentences of checks, as the chapters print them, that the answers on the page rest on."""
+
+
+@pytest.mark.parametrize("belief", HOLDS)
+def test_the_answer_to_a_misconception_is_what_its_page_prints(belief: str) -> None:
+    (entry,) = [entry for entry in page("misconceptions").split("\n\n") if belief in entry.partition('."**')[0]]
+    for name, sentence in HOLDS[belief]:
+        assert f"notebooks/{name}`" in entry
+        cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+        printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+        assert re.search(rf"^holds: .*{sentence}", printed, re.MULTILINE), (name, sentence)
 
 
 def test_links_to_slides_and_archives() -> None:

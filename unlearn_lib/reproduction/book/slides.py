@@ -51,6 +51,8 @@ def week(root: Path, number: int, mathjax_folder: str = "mathjax") -> str:
     for chapter in plan.chapters:
         path = weeks.chapter(root, chapter)
         slides += _of_chapter(nbformat.read(path, as_version=4), path.parent, text)
+    for part in plan.sections:
+        slides += _of_chapter(weeks.section(root, part), root / "notebooks", text)
     environment = Environment(loader=PackageLoader(__package__), undefined=StrictUndefined, autoescape=select_autoescape())
     script = f"{mathjax_folder}/{mathjax.SCRIPT}"
     return environment.get_template("slides.html").render(number=number, title=plan.title, slides=slides, script=script)

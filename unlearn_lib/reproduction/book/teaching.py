@@ -29,9 +29,9 @@ def times(root: Path) -> dict[str, Any]:
     import nbformat
 
     computing = json.loads((root / "benchmarks" / "chapters.json").read_text(encoding="utf-8"))
-    rows = {
-        number: _row(weeks.chapter(root, number), computing["notebooks"]) for week in weeks.WEEKS for number in week.chapters
-    }
+    numbers = sorted(number for week in weeks.WEEKS for number in week.chapters)
+    rows = {number: _row(weeks.chapter(root, number), computing["notebooks"]) for number in numbers}
+    calendar = [_week(root, number, week, rows) for number, week in enumerate(weeks.WEEKS, 1)]
     after = weeks.chapter(root, max(INTRODUCTION) + 1)
     win, last = reading.last_section(nbformat.read(after, as_version=4))
     sitting = [rows[number]["reading"] for number in INTRODUCTION] + [reading.RULE.reading(last)]
@@ -40,7 +40,10 @@ def times(root: Path) -> dict[str, Any]:
         "sums": {key: sum(row[key] for row in rows.values()) for key in ("reading", "studying", "seconds")},
         "counts": sum((row["counts"] for row in rows.values()), reading.NOTHING),
         "most_memory": max(row["mebibytes"] for row in rows.values()),
-        "weeks": weeks.WEEKS,
+        "weeks": calendar,
+        "assignment_hours": f"{weeks.WORK[0].hours:g}",
+        "project_hours": f"{weeks.WORK[-1].hours:g}",
+        "project_weeks": weeks.WORK[-1].weeks,
         "shorter": weeks.SHORTER,
         "sitting": sum(sitting),
         "introduction": INTRODUCTION,
@@ -58,6 +61,21 @@ def hours(minutes: float) -> str:
     quarters = round(minutes / 15)
     whole, rest = divmod(quarters, 4)
     return " ".join([f"{whole} h"] * bool(whole) + [f"{15 * rest} min"] * bool(rest or not whole))
+
+
+def _week(root: Path, number: int, week: weeks.Week, rows: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """A row of the plan; the sections of other notebooks take time to read and none to compute."""
+    more = sum(reading.RULE.reading(reading.counts(weeks.section(root, part))) for part in week.sections)
+    times = {key: sum(rows[chapter][key] for chapter in week.chapters) for key in ("reading", "studying", "seconds")}
+    return {
+        "number": number,
+        "week": week,
+        "work": weeks.work(number),
+        "reading": times["reading"] + more,
+        "studying": times["studying"] + more,
+        "seconds": times["seconds"],
+        "all": times["studying"] + more + weeks.work_minutes(number),
+    }
 
 
 def _row(path: Path, computing: dict[str, dict[str, float]]) -> dict[str, Any]:
