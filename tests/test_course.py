@@ -11,6 +11,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import torch
 import yaml
 from benchmark_script import script
 from click.testing import CliRunner
@@ -481,6 +482,24 @@ def test_the_assignments_as_they_are_printed(tmp_path: Path, monkeypatch: pytest
     names = follow_the_assignments(page("assignments"), tmp_path, monkeypatch)
     losses = {part: names["text_losses"](names["model"], names["tokenizer"], names[part]) for part in ("forget", "unseen")}
     assert names["loss_attack_auc"](losses["forget"], losses["unseen"]) > 0.9
+    # what the rubrics say
+    solve, F, gradient = names["solve"], names["F"], names["gradient"]
+    iterated = solve(F, gradient, names["ConjugateGradients"](damping=names["damping"]), tolerance=1e-4)
+    direct = solve(F, gradient, names["Woodbury"](damping=names["damping"]))
+    n, T = F.sequences, sum(len(names["tokenizer"](row["text"])["input_ids"]) for row in names["given"]) / F.sequences
+    assert 55 < T < 65
+    assert iterated.iterations <= n + 1
+    assert iterated.gradient_evaluations == pytest.approx(2 * iterated.iterations * n, rel=0.15)
+    assert direct.gradient_evaluations == pytest.approx(2 * n + n**2 / (3 * T), rel=0.15), "with the verification"
+    assert 3000 < 6 * iterated.iterations * T < 8000, "some thousand texts"
+    start = names["flatten"](dict(names["model"].named_parameters())).detach()
+    steps = {k: names["flatten"](dict(m.named_parameters())).detach() - start for k, m in names["outcomes"].items()}
+    cosines = {k: float(torch.cosine_similarity(step, steps["gradient"], dim=0)) for k, step in steps.items()}
+    assert cosines["damping 1"] > 0.99
+    assert cosines["damping 1e-6"] < 0.5
+    cost = json.loads((tmp_path / "unlearned" / "report.json").read_text(encoding="utf-8"))["cost"]
+    assert 200 < cost["gradient_evaluations"] < 515, "below the plan, which says at most"
+    assert cost["gradient_evaluations"] + cost["forward_evaluations"] / 3 > 10 * 40, "more than retraining takes"
 
 
 def test_points_of_the_rubrics() -> None:
