@@ -113,7 +113,7 @@ def figure(lines: pd.DataFrame) -> Any:
     axis.annotate("retraining", (0.96, 0.3), rotation=90, ha="right", va="center", color="#555555", fontsize=8)
     axis.set_yscale("symlog", linthresh=LINEAR)
     axis.set_yticks([-1e-3, 0, 1e-3, 1e-2, 1e-1, 1], ["−0.001", "0", "0.001", "0.01", "0.1", "1"])
-    axis.set(xscale="log", xlim=(0.06, 3.2), ylim=(-2e-3, 1.5), xlabel="cost, % of retraining")
+    axis.set(xscale="log", xlim=(0.06, 3.2), ylim=(-2e-3, 2.0), xlabel="cost, % of retraining")
     axis.set_ylabel("damage ratio, authors outside")
     axis.set_xticks([0.1, 0.2, 0.3, 0.5, 1, 2], ["10", "20", "30", "50", "100", "200"])
     axis.minorticks_off()
