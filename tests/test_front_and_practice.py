@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
+
+from unlearn_lib.reproduction.exhibits import ch14_real
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = ("ch01_why", "ch02_memorisation", "ch13_your_model", "ch14_real", "ch15_audit")
@@ -222,6 +225,74 @@ def test_chapter_14_compares_at_costs_that_are_told() -> None:
         for run in runs:
             assert run["damage_ratio"] > 3 * newton[run["seed"]]["damage_ratio"]
             assert run["cost"] > newton[run["seed"]]["cost"]
+
+
+def test_chapter_14_tells_the_seconds_beside_the_counts() -> None:
+    """Constrained Newton counts fewer gradients than the first-order methods and takes longer; its page says both."""
+    rows = records("real.json")["rows"]
+
+    def mean(label: str, name: str) -> float:
+        runs = rows[label]["seeds"]
+        assert not any("machine" in run for run in runs)
+        return float(sum(run[name] for run in runs) / len(runs))
+
+    newton = [mean(f"constrained-newton, {budget}", "seconds") for budget in ("20 %", "30 %", "50 %", "default")]
+    tuned = ("gradient-difference, KL", "gradient-difference, NLL", "npo, with KL term", "simnpo, with KL term")
+    first = [mean(label, "seconds") for label in (*tuned, "gradient-ascent, Adam")]
+    assert min(newton) > 2 * max(first)
+    text = prose("ch14_real")
+    assert f"Constrained Newton takes {min(newton):.0f} to {max(newton):.0f} s" in text
+    assert f"on the whole model take {min(first):.0f} to {max(first):.0f} s" in text
+    pace = [mean(label, "seconds") / mean(label, "cost") for label in tuned]
+    assert 900 * max(pace) < 10
+    assert "at a lower cost." not in text
+
+
+def test_levels_of_draws_are_compared_with_the_original_of_the_same_draw() -> None:
+    lines = pd.DataFrame(
+        [
+            {"row": row, "seed": seed, "damage_ratio": 0.5} | dict.fromkeys(ch14_real.LEVELS, base + more)
+            for row, more in (("original", 0.0), ("a method", 0.25))
+            for seed, base in ((0, 1.0), (2, 4.0))
+            if (row, seed) != ("a method", 0)
+        ]
+    )
+    beside = ch14_real.means(ch14_real.beside_the_original(lines))
+    for name in ch14_real.LEVELS:
+        assert ch14_real.means(lines)[name].tolist() == [2.5, 4.25]
+        assert beside[name].tolist() == [0.0, 0.25]
+    assert beside.damage_ratio.tolist() == [0.5, 0.5]
+
+
+def test_chapter_14_counts_the_rows_that_are_further_from_retraining() -> None:
+    rows = records("real.json")["rows"]
+    original = {run["seed"]: run["forget_kl"] for run in rows["original"]["seeds"]}
+    ratio = {
+        label: sum(run["forget_kl"] for run in entry["seeds"]) / sum(original[run["seed"]] for run in entry["seeds"])
+        for label, entry in rows.items()
+        if label not in ("original", "retraining")
+    }
+    further = sum(value > 1 for value in ratio.values())
+    assert f"holds for {further} of {len(ratio)} rows" in prose("ch14_real")
+    for value in ratio.values():
+        assert value > 1 or f"({value:.2f}" in prose("ch14_real")
+
+
+def test_what_comes_back_is_said_to_go_further_and_not_to_be_faster() -> None:
+    rows = records("attacked.json")["rows"]
+    runs = [run for label, entry in rows.items() if label not in ("original", "twin") for run in entry["runs"]]
+    gaps = [run["numbers"]["relearned_control"] - run["numbers"]["relearned"] for run in runs]
+    assert len(gaps) == 48
+    assert round(min(gaps), 2) == 0.05
+    text = prose("ch15_audit")
+    assert "On each of the 48 models that a method made" in text
+    assert "back faster" not in text
+    slow = [label for label, entry in rows.items() if min(run["numbers"]["steps_to_half"] for run in entry["runs"]) == 21]
+    assert "twin" in slow
+    assert len(slow) == 5
+    passed = [run for run in runs if run["outcome"] == "like retraining"]
+    small = sorted(round(run["numbers"]["relearned_control"] - run["numbers"]["relearned"], 2) for run in passed)
+    assert f"their gaps of {small[0]:.2f} and {small[1]:.2f} nats" in text
 
 
 def test_chapter_13_tells_what_chapter_15_found_of_the_default() -> None:

@@ -46,9 +46,26 @@ LOOKS: dict[str, dict[str, Any]] = {
         "marker": "s",
         "color": COLOURS["fisher-removal"],
     },
+    "fisher-removal, default": {"label": "Fisher Removal, K-FAC", "marker": "D", "color": COLOURS["fisher-removal-calibrated"]},
+    "fisher-forgetting": {
+        "label": "Fisher Forgetting",
+        "marker": MARKERS["fisher-forgetting"],
+        "color": COLOURS["fisher-forgetting"],
+    },
     "gradient, one step": {"label": "the gradient, one step", "marker": MARKERS["gradient-ascent"], "color": "#666666"},
 }
 """How rows are drawn, by how their labels begin, the longer beginnings first."""
+LEVELS = (
+    "forget_kl",
+    "retain_kl",
+    "attack_auc",
+    "extraction_strength",
+    "forget_probability",
+    "retain_probability",
+    "world_facts",
+    "prose_loss",
+)
+"""Measures that differ between the draws of authors, so that rows of different draws are compared beside the original of each draw."""
 LINEAR = 1e-3
 """Below this damage the axis is linear: some damages are zero or negative."""
 
@@ -65,9 +82,15 @@ def table(report: Mapping[str, Any]) -> pd.DataFrame:
     return found
 
 
+def beside_the_original(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines with `LEVELS` as differences to the original model of the same draw."""
+    original = lines[lines.row == "original"].set_index("seed")[list(LEVELS)]
+    return lines.assign(**{name: lines[name] - lines.seed.map(original[name]) for name in LEVELS})
+
+
 def means(lines: pd.DataFrame) -> pd.DataFrame:
     """The means over the draws, and how many there are, in the rows' order."""
-    numbers = lines.drop(columns=["commit", "refused"], errors="ignore").groupby("row", sort=False)
+    numbers = lines.drop(columns=["commit", "refused", "machine"], errors="ignore").groupby("row", sort=False)
     return numbers.mean(numeric_only=True).drop(columns="seed").assign(draws=numbers.size())
 
 
@@ -83,15 +106,16 @@ def figure(lines: pd.DataFrame) -> Any:
     drawn, axis = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
     for start, look in LOOKS.items():
         mine = lines[[_look(row) == start for row in lines.row]].sort_values("share")
-        axis.plot(mine.share, mine.damage_ratio, linestyle="none", markersize=7, **look)
+        if not mine.empty:
+            axis.plot(mine.share, mine.damage_ratio, linestyle="none", markersize=7, **look)
     axis.axvline(1, color="grey", linewidth=1, linestyle=":")
     axis.axhline(0, color="grey", linewidth=0.8)
     axis.annotate("retraining", (0.96, 0.3), rotation=90, ha="right", va="center", color="#555555", fontsize=8)
     axis.set_yscale("symlog", linthresh=LINEAR)
     axis.set_yticks([-1e-3, 0, 1e-3, 1e-2, 1e-1, 1], ["−0.001", "0", "0.001", "0.01", "0.1", "1"])
-    axis.set(xscale="log", xlim=(0.06, 1.6), ylim=(-2e-3, 1.5), xlabel="cost, % of retraining")
+    axis.set(xscale="log", xlim=(0.06, 3.2), ylim=(-2e-3, 2.0), xlabel="cost, % of retraining")
     axis.set_ylabel("damage ratio, authors outside")
-    axis.set_xticks([0.1, 0.2, 0.3, 0.5, 1], ["10", "20", "30", "50", "100"])
+    axis.set_xticks([0.1, 0.2, 0.3, 0.5, 1, 2], ["10", "20", "30", "50", "100", "200"])
     axis.minorticks_off()
     drawn.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return drawn
@@ -101,9 +125,11 @@ def made_from(report: Mapping[str, Any]) -> dict[str, Any]:
     """What the figure was made from."""
     runs = [run for entry in report["rows"].values() for run in entry["seeds"]]
     where = report["environment"]
+    elsewhere = [run["machine"] for run in runs if "machine" in run]
+    others = f" ({len(elsewhere)} of them on {', '.join(sorted(set(elsewhere)))})" if elsewhere else ""
     return {
         "records": "benchmarks/real.json",
-        "from": f"{len(runs)} records of at most three draws of authors; computed on {where['device']}, torch {where['torch']}, "
+        "from": f"{len(runs)} records of at most three draws of authors; computed on {where['device']}{others}, torch {where['torch']}, "
         f"commit {', '.join(sorted({run['commit'] for run in runs}))}",
     }
 
