@@ -13,7 +13,7 @@ from unlearn_lib.reproduction import paper
 from unlearn_lib.reproduction.exhibits import settings_table
 from unlearn_lib.reproduction.exhibits.intervals import accuracy_error
 from unlearn_lib.reproduction.runs.profiles import NANO
-from unlearn_lib.reproduction.verdicts import figure_claims, table_claims
+from unlearn_lib.reproduction.verdicts import cost_claims, figure_claims, table_claims
 from unlearn_lib.reproduction.verdicts.judging import Claim, Verdict
 
 ROOT = Path(__file__).parents[1]
@@ -129,7 +129,7 @@ def test_chapter_12_counts_as_the_page_of_verdicts_does() -> None:
 
 
 def test_the_fisher_methods_cost_is_a_sum_wherever_it_is_told() -> None:
-    assert row(table_claims.fisher_costs)[0] == Verdict.CONTRADICTED
+    assert row(cost_claims.fisher_costs)[0] == Verdict.CONTRADICTED
     assert "that of the Fisher methods, O(t m), is contradicted by the counts" in prose("ch12_paper")
     assert "the costs are as stated" not in prose("ch12_paper")
     assert "Twice the t and twice the m then cost twice as much" in prose("table06_complexity")
