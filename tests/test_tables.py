@@ -75,9 +75,9 @@ def test_changes_and_spread_over_seeds_by_hand(runs: pd.DataFrame) -> None:
 
 def test_layout_prints_the_runs_beside_the_papers_numbers(runs: pd.DataFrame) -> None:
     table = utility.layout(utility.beside_reported(runs))
-    first = table.loc[("opt-s (OPT 125M)", "32 (128)", "Fisher Removal")]
+    first = table.loc[("small OPT (125M)", "32 (128)", "Fisher Removal")]
     assert first.tolist() == [plain("-8.00 ± 2.83"), "-4.84", plain("-0.80 ± 0.28"), "-0.07"]
-    assert table.loc[("opt-s (OPT 125M)", "64 (256)", "Fisher Removal"), "ΔEXP, this repository"] == plain("-2.00 ± 0.00")
+    assert table.loc[("small OPT (125M)", "64 (256)", "Fisher Removal"), "ΔEXP, this repository"] == plain("-2.00 ± 0.00")
 
 
 def plain(text: str) -> str:
