@@ -115,8 +115,7 @@ def _not_judged(e: Evidence, methods: Sequence[str], other: str) -> str:
 
 PLANNED = (
     "at the paper's sizes a plan for one GPU counts more gradients for a cycle of Fisher Removal than for retraining with 2.7B weights, "
-    "and on ARC with 1.3B, too, because the blocks do not fit into its memory at once "
-    "({doc}`what a run would take <../notebooks/paper_scale>`)"
+    "because the blocks do not fit into its memory at once ({doc}`what a run would take <../notebooks/paper_scale>`)"
 )
 """What stands against the claim on cost at sizes that were not run."""
 
