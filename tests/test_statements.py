@@ -137,6 +137,8 @@ def test_chapter_12_counts_as_the_page_of_verdicts_does() -> None:
 
 def test_the_fisher_methods_cost_is_a_sum_wherever_it_is_told() -> None:
     assert row(cost_claims.fisher_costs)[0] == Verdict.CONTRADICTED
+    assert row(cost_claims.fisher_costs_of_batches)[0] == Verdict.SUPPORTED
+    assert "as algorithms 2 and 3 run, it is {doc}`supported <../book/verdicts>`" in prose("table06_complexity")
     assert "that of the Fisher methods, O(t m), is contradicted by the counts" in prose("ch12_paper")
     assert "the costs are as stated" not in prose("ch12_paper")
     assert "Twice the t and twice the m then cost twice as much" in prose("table06_complexity")
