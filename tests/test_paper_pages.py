@@ -127,14 +127,23 @@ def test_what_the_four_tables_share_is_checked(capsys: pytest.CaptureFixture[str
         where = {"task": "t", "removed": 32, "size": "s", "family": "neo", "retain_kl_mean": 0.1}
         return {"method": method, **where, **values, **measures}
 
-    rows = [row("retrain"), row("finetune"), row("fisher-forgetting"), row("fisher-removal-calibrated", retain_kl_mean=0.01)]
+    tuned = {"forget_rise_mean": 0.4, "attack_auc_mean": 0.7}
+    rows = [
+        row("retrain", forget_rise_mean=1.0),
+        row("finetune", **tuned),
+        row("fisher-forgetting"),
+        row("fisher-removal-calibrated", retain_kl_mean=0.01),
+    ]
     utility_checks.alike(pd.DataFrame(rows))
     printed = capsys.readouterr().out
-    assert printed.count("holds: ") == 6
+    assert printed.count("holds: ") == 7
+    assert "0.40 to 0.40 times as far as retraining, and leaves the attack an AUC of 0.70 to 0.70" in printed
     assert "the damage ratio is 0.10 to 0.10" in printed
     wrong = [
         (0, {"attack_auc_mean": 0.6}),
         (1, {"delta_exp_mean": -0.1}),
+        (1, {"forget_rise_mean": 0.9}),
+        (1, {"attack_auc_mean": 0.5}),
         (2, {"forget_rise_mean": 0.06}),
         (3, {"forget_loss_mean": 1.1}),
         (3, {"damage": 0.2}),

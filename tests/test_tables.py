@@ -75,9 +75,9 @@ def test_changes_and_spread_over_seeds_by_hand(runs: pd.DataFrame) -> None:
 
 def test_layout_prints_the_runs_beside_the_papers_numbers(runs: pd.DataFrame) -> None:
     table = utility.layout(utility.beside_reported(runs))
-    first = table.loc[("opt-s (OPT 125M)", "32 (128)", "Fisher Removal")]
+    first = table.loc[("small OPT (125M)", "32 (128)", "Fisher Removal")]
     assert first.tolist() == [plain("-8.00 ± 2.83"), "-4.84", plain("-0.80 ± 0.28"), "-0.07"]
-    assert table.loc[("opt-s (OPT 125M)", "64 (256)", "Fisher Removal"), "ΔEXP, this repository"] == plain("-2.00 ± 0.00")
+    assert table.loc[("small OPT (125M)", "64 (256)", "Fisher Removal"), "ΔEXP, this repository"] == plain("-2.00 ± 0.00")
 
 
 def plain(text: str) -> str:
@@ -98,6 +98,34 @@ def test_rises_and_damage_ratio_by_hand(runs: pd.DataFrame) -> None:
 def test_no_negative_zero() -> None:
     assert cells.plus_minus(-0.001, 0.0) == plain("+0.00 ± 0.00")
     assert cells.plus_minus(1.0, float("nan")) == "+1.00"
+
+
+def test_rows_are_named_as_a_reader_knows_them() -> None:
+    index = pd.MultiIndex.from_tuples(
+        [("piqa", "opt", "s", "fisher-removal-calibrated", 32)], names=["task", "family", "size", "method", "removed"]
+    )
+    table = pd.DataFrame({"x": [1.0]}, index)
+    assert cells.readable(table).index[0] == ("PIQA", "OPT", "small", paper.METHODS["fisher-removal-calibrated"], 32)
+    assert cells.readable(table, paper.CASE_METHODS).index[0][3].endswith("four steps")
+    assert cells.readable(table.droplevel([0, 2, 3, 4])).index.tolist() == ["OPT"]
+    assert paper.model_name("neo", "m") == "medium GPT-Neo"
+
+
+def test_a_dash_stands_where_there_is_no_number() -> None:
+    table = pd.DataFrame({"share": [0.126, float("nan")], "count": [3, 4], "word": ["yes", None]})
+    assert cells.dashed(table).to_numpy().tolist() == [["0.13", 3, "yes"], ["–", 4, "–"]]
+    assert cells.dashed(table, 1).share.tolist() == ["0.1", "–"]
+
+
+def test_the_models_of_a_table_go_from_small_to_large() -> None:
+    records = [
+        {**one, "config": {**one["config"], "model": f"nano/{model}"}}
+        for model in ("neo-l", "neo-s", "opt-m")
+        for one in (record("original", 0, [], [60.0, 60.0]), record("fisher-removal", 0, [50.0, 40.0], [60.0, 60.0]))
+    ]
+    table = utility.layout(utility.beside_reported(frames.tidy(records)))
+    models = list(dict.fromkeys(table.index.get_level_values(0)))
+    assert models == ["small GPT-Neo (125M)", "large GPT-Neo (2.7B)", "medium OPT (1.3B)"]
 
 
 def test_the_settings_table_says_what_the_runs_use() -> None:

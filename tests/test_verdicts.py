@@ -1,6 +1,7 @@
 """The rule of the verdicts, the intervals behind them, and the page, by hand-computed cases."""
 
 import itertools
+import json
 import math
 import re
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 from click.testing import CliRunner
 
 from unlearn_lib.command.cli import main
+from unlearn_lib.reproduction import paper
 from unlearn_lib.reproduction.book import session
-from unlearn_lib.reproduction.exhibits import fig03_tradeoff, intervals, table06_complexity
+from unlearn_lib.reproduction.exhibits import fig03_tradeoff, intervals, paper_scale, table06_complexity
 from unlearn_lib.reproduction.exhibits.intervals import Interval
+from unlearn_lib.reproduction.runs import paper_plans
 from unlearn_lib.reproduction.runs.finished import load
 from unlearn_lib.reproduction.runs.store import RunStore
-from unlearn_lib.reproduction.verdicts import claims, judging, table_claims
+from unlearn_lib.reproduction.verdicts import accuracy, claims, cost_claims, figure_claims, judging, table_claims
 from unlearn_lib.reproduction.verdicts import page as verdicts
 from unlearn_lib.reproduction.verdicts.evidence import Evidence
 from unlearn_lib.reproduction.verdicts.judging import Comparison, Verdict
@@ -236,17 +239,97 @@ def test_every_verdict_is_one_line_with_its_badge_and_its_numbers_below(evidence
         assert sum(claim.page in line for line in block) == 1
 
 
-def test_the_row_on_forgetting_says_that_exposure_rises(evidence: Evidence) -> None:
+def test_the_row_on_forgetting_says_that_neither_erases_and_what_the_losses_say(evidence: Evidence) -> None:
     verdict, finding = table_claims.forgetting_erases.judge(evidence)
     assert verdict == SUPPORTED
+    assert "erase" not in table_claims.forgetting_erases.words
     assert min(evidence.level(method, "delta_exp").ours.mean for method in ("fisher-forgetting", "finetune")) > 0
-    assert finding.line.startswith("Both raise exposure here: Fisher Forgetting moves it by +")
+    assert finding.line.startswith("Neither erases, because both raise exposure: by +")
+    attack = {method: evidence.level(method, "attack_auc").ours for method in ("fisher-forgetting", "finetune")}
+    assert attack["finetune"].mean < attack["fisher-forgetting"].mean
+    assert any(detail.startswith("by the loss attack finetuning forgets more: ") for detail in finding.details)
+    for found in attack.values():
+        assert any(found.text(signed=False) in detail for detail in finding.details)
 
 
-def test_both_growths_are_swept_and_the_product_is_contradicted(evidence: Evidence) -> None:
-    verdict, words = table_claims.fisher_costs.judge(evidence)
+def test_the_product_holds_in_batches_and_is_contradicted_in_one(evidence: Evidence) -> None:
+    verdict, words = cost_claims.fisher_costs.judge(evidence)
     assert verdict == CONTRADICTED
     assert "Fisher Removal 1.00 t + 1.00 m + 0.00 t m; Fisher Forgetting 0.00 t + 1.00 m + 0.00 t m" in str(words)
+    assert "Removal costs 2 times as much, because the costs of t and of m add" in words.line
+    assert "Forgetting 2 times, because t costs it nothing" in words.line
+    verdict, words = cost_claims.fisher_costs_of_batches.judge(evidence)
+    assert verdict == SUPPORTED
+    assert "Fisher Removal 1.00 t + 0.00 m + 0.25 t m; Fisher Forgetting 0.00 t + 0.00 m + 0.25 t m" in str(words)
+    assert "add" not in words.line
+
+
+def originals(**points: float) -> "pd.DataFrame":
+    """Runs of original models that answer so many points more than chance, by task and size."""
+    return pd.DataFrame(
+        [
+            {"task": task, "family": "opt", "size": size, "accuracy": paper.CHANCE[task] + above}
+            for (task, size), above in ((name.rsplit("_", 1), above) for name, above in points.items())
+        ]
+    )
+
+
+def test_a_model_near_chance_can_lose_nothing_and_is_left_out_of_claims_about_accuracy() -> None:
+    above = accuracy.above_chance(originals(piqa_s=14.9, piqa_m=15.0, mathqa_s=3.0, lambada_l=40.0))
+    assert above["piqa", "opt", "s"] == pytest.approx(14.9)
+    table = pd.DataFrame([{"task": task, "family": family, "size": size} for task, family, size in above.index])
+    kept = accuracy.able(table, above)
+    assert sorted(zip(kept.task, kept["size"], strict=True)) == [("lambada", "l"), ("piqa", "m")]
+    assert accuracy.left_out(above) == "the small OPT on PIQA and all 1 models on MathQA"
+    assert accuracy.ABOVE_CHANCE == 15  # three standard errors of 5 points, on 100 questions
+
+
+def test_only_claims_about_accuracy_leave_cells_out(evidence: Evidence) -> None:
+    assert evidence.level("retrain", "delta_exp").cells == 48
+    assert evidence.level("retrain", "delta_acc").cells == evidence.gap("retrain", "finetune", "delta_acc").cells == 32
+    assert evidence.second_cycle("fisher-removal", "delta_acc").cells == 16
+    kept = evidence.cells(evidence.utility, "retrain", "delta_acc").index
+    assert kept.equals(evidence.cells(evidence.printed, "retrain", "delta_acc").index)
+    assert set(kept.get_level_values("task")) == {"arc_easy", "piqa", "lambada"}
+    assert set(kept[kept.get_level_values("task") == "lambada"].get_level_values("size")) == {"m", "l"}
+    gap = evidence.above_chance.sort_values().diff()[evidence.above_chance.sort_values() >= accuracy.ABOVE_CHANCE].iloc[0]
+    assert gap > 4, "no model lies near the limit"
+
+
+def test_where_no_model_can_lose_accuracy_the_claim_is_not_testable(evidence: Evidence) -> None:
+    verdict, finding = figure_claims.private_lambada.judge(evidence)
+    assert verdict == Verdict.NOT_TESTABLE
+    assert "fewer than 15 points above chance" in finding.line
+    assert figure_claims.private_piqa.judge(evidence).verdict == UNDECIDED
+    cycles = figure_claims.forgetting_over_cycles.judge(evidence).effect
+    assert "3 runs" in cycles.line
+    assert "paper -1.5 from" in str(cycles)
+
+
+def test_seconds_are_judged_of_the_smallest_models_and_the_others_are_told(evidence: Evidence) -> None:
+    for claim in (cost_claims.faster_than_retraining, cost_claims.slower_than_finetuning):
+        verdict, finding = claim.judge(evidence)
+        assert verdict == SUPPORTED
+        assert claim.words.endswith(", on the smallest models.")
+        assert any(detail.startswith("the larger models are not judged") for detail in finding.details)
+    large = evidence.ratios("fisher-forgetting", "retrain", "l")
+    assert large.max() > 2
+    words = str(cost_claims.faster_than_retraining.judge(evidence).effect)
+    assert f"{large.min():.2f} to {large.max():.2f} (Fisher Forgetting) on the large models" in words
+
+
+def test_what_the_plans_say_against_the_claim_on_cost() -> None:
+    gradients = paper_scale.methods(paper_plans.read(ROOT), "gradients").loc[["Fisher Removal", "Retraining"]]
+    removal, retraining = gradients.loc["Fisher Removal"], gradients.loc["Retraining"]
+    for name in removal.index:
+        assert (removal[name] > retraining[name]) == ("2.7" in name), name
+    assert "than for retraining with 2.7B weights" in cost_claims.PLANNED
+
+
+def test_what_was_run_of_the_smallest_size_is_told(evidence: Evidence) -> None:
+    card = json.loads((ROOT / "benchmarks/one_card.json").read_text(encoding="utf-8"))
+    measured = card["shapes"]["opt-125m"]["steps"]["blocks of 48"]["measured_bytes"] / 2**30
+    assert f"a step with them took {measured:.1f} GiB" in str(table_claims.memory.judge(evidence).effect)
 
 
 def test_what_hangs_on_a_step_length_that_was_chosen_here_is_not_testable(evidence: Evidence) -> None:
@@ -257,7 +340,8 @@ def test_what_hangs_on_a_step_length_that_was_chosen_here_is_not_testable(eviden
         ) or ("scent" in claim.words and "O(t)" not in claim.words)
         assert not fixed or verdict == Verdict.NOT_TESTABLE, claim.words
         assert (table_claims.LENGTHS in finding.line) == (
-            verdict == Verdict.NOT_TESTABLE and claim not in (table_claims.memory, table_claims.scale)
+            verdict == Verdict.NOT_TESTABLE
+            and claim not in (table_claims.memory, table_claims.scale, figure_claims.private_lambada)
         ), claim.words
 
 

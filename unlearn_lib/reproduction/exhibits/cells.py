@@ -3,12 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
 
+from unlearn_lib.reproduction import paper
 from unlearn_lib.reproduction.exhibits.intervals import Interval
 
 NO_BREAK = "\u00a0"
+
+
+def readable(table: pd.DataFrame, methods: Mapping[str, str] = paper.METHODS) -> pd.DataFrame:
+    """A table whose index names tasks, families, sizes and methods as a reader knows them: `opt` is shown as `OPT`, `s` as `small`.
+
+    Args:
+        table: With levels of its index that are called task, family, size or method; other levels stay as they are.
+        methods: The names of the methods.
+    """
+    names: dict[str, Mapping[str, str]] = {
+        "task": paper.TASKS,
+        "family": paper.FAMILIES,
+        "size": paper.SIZE_NAMES,
+        "method": methods,
+    }
+    for level in table.index.names:
+        if level in names:
+            table = table.rename(index=dict(names[level]), level=level)
+    return table
+
+
+def dashed(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
+    """A table with its numbers written to so many digits, and a dash where there is none; counts and words stay as they are."""
+
+    def written(value: object) -> object:
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return "–"
+        return f"{value:.{digits}f}" if isinstance(value, float) else value
+
+    return table.astype(object).map(written)
 
 
 def plus_minus(mean: float, sd: float, digits: int = 2) -> str:

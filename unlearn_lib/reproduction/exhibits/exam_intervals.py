@@ -33,7 +33,7 @@ def headline_text(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "task": table.task.map(paper.TASKS),
-            "model": table.family + "-" + table["size"],
+            "model": [paper.model_name(family, size) for family, size in zip(table.family, table["size"], strict=True)],
             "removed": table.removed,
             "method": table.method.map(paper.METHODS),
             "ΔACC": [cell.text(1) for cell in table.delta_acc],

@@ -44,10 +44,12 @@ def table(profile: Profile = NANO) -> pd.DataFrame:
         Setting("ascent step l", f"raw: {ascent:g}", reason="steps"),
         Setting("ascent step l, Adam", "the learning rate", "in the paper, too, l equals the learning rate"),
         Setting("removal rate gamma", f"{removal:g}", reason="steps"),
-        Setting("batches of D- in a cycle", "one", "the paper's run times fit one or two"),
+        Setting("batches of D- in a cycle", "one", "the paper's run times fit one to five (Figure 2)"),
         Setting("damping lambda", "1"),
         Setting("recursion terms m", profile.words["recursion terms m"]),
-        Setting("D+ samples in a term", "8", "the paper's run times fit 8"),
+        Setting(
+            "D+ samples in a term", "8", "with 8, the paper's run times fit about the same number of batches on every task"
+        ),
         Setting("block width B", "48, within each tensor, last block padded"),
         Setting("forgetting mu, sigma", "1e-3, 1e-3"),
         Setting("root F^(-1/4)", "by eigenvalues of each block"),

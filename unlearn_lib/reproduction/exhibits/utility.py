@@ -24,6 +24,11 @@ def beside_reported(runs: pd.DataFrame) -> pd.DataFrame:
     return ours.merge(theirs[[*keys, "paper_delta_acc", "paper_delta_exp"]], on=keys, how="left", validate="one_to_one")
 
 
+def model_names(table: pd.DataFrame) -> list[str]:
+    """The models of a table's rows, as in `small GPT-Neo`."""
+    return [paper.model_name(family, size) for family, size in zip(table.family, table["size"], strict=True)]
+
+
 def original_quality(runs: pd.DataFrame) -> pd.DataFrame:
     """The original models: accuracy (percent), and loss on texts of the training set and on held-out ones (nats), over seeds."""
     first = runs[(runs.method == ORIGINAL) & (runs.removed == runs.removed.min())]
@@ -31,7 +36,8 @@ def original_quality(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "task": table.task.map(paper.TASKS),
-            "model": runs.profile.iloc[0] + "/" + table.family + "-" + table["size"],
+            "model": model_names(table),
+            "name here": runs.profile.iloc[0] + "/" + table.family + "-" + table["size"],
             "accuracy (%)": cells(table, "accuracy", 1, sign=False),
             "loss, training texts": cells(table, "retain_loss", 3, sign=False),
             "loss, held-out texts": cells(table, "holdout_loss", 3, sign=False),
@@ -68,14 +74,14 @@ def nearest(changed: pd.DataFrame, attack: float = 0.6) -> pd.Series:
 
 
 def loss_changes(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rise of each loss (nats, mean ± sd over seeds), the damage ratio of the mean rises, and the seconds of a cycle."""
-    measures = ["forget_rise", "retain_rise", "holdout_rise", "seconds"]
+    """The rise of each loss (nats, mean ± sd over seeds), and the damage ratio of the mean rises."""
+    measures = ["forget_rise", "retain_rise", "holdout_rise"]
     table = over_seeds(with_rises(runs), measures)
     ratio = table.retain_rise_mean / table.forget_rise_mean
     return pd.DataFrame(
         {
             "task": table.task.map(paper.TASKS),
-            "model": table.family + "-" + table["size"],
+            "model": model_names(table),
             "removed": table.removed,
             "method": table.method.map(paper.METHODS),
             "forget rise": cells(table, "forget_rise", 3),
@@ -85,7 +91,6 @@ def loss_changes(runs: pd.DataFrame) -> pd.DataFrame:
             "damage ratio": [
                 f"{r + 0.0:.2f}" if rise > 0.02 else "" for r, rise in zip(ratio.round(2), table.forget_rise_mean, strict=True)
             ],
-            "s / cycle": table.seconds_mean.map("{:.1f}".format),
         }
     ).set_index(["task", "model", "removed", "method"])
 
@@ -96,7 +101,7 @@ def distances(runs: pd.DataFrame) -> pd.DataFrame:
     table = over_seeds(runs, ["forget_kl", "retain_kl", "holdout_kl", "attack_auc"])
     return pd.DataFrame(
         {
-            "model": table.family + "-" + table["size"],
+            "model": model_names(table),
             "removed": table.removed,
             "method": table.method.map(paper.METHODS),
             "KL, forgotten": cells(table, "forget_kl", 3, sign=False),
@@ -135,7 +140,7 @@ def layout(compared: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "model (stands for)": [
-                f"{family}-{size} ({paper.FAMILIES[family]} {paper.SIZES[size]})"
+                f"{paper.model_name(family, size)} ({paper.SIZES[size]})"
                 for family, size in zip(compared.family, compared["size"], strict=True)
             ],
             "removed": [f"{ours} ({theirs})" for ours, theirs in zip(compared.removed, compared.paper_removed, strict=True)],
@@ -146,5 +151,7 @@ def layout(compared: pd.DataFrame) -> pd.DataFrame:
             "ΔEXP, paper": compared.paper_delta_exp.map(printed_number),
         }
     )
-    order = table["model (stands for)"] + table["removed"]
-    return table.loc[order.sort_values(kind="stable").index].set_index(["model (stands for)", "removed", "method"])
+    order = compared.assign(place=compared["size"].map(list(paper.SIZES).index)).sort_values(
+        ["family", "place", "removed"], kind="stable"
+    )
+    return table.loc[order.index].set_index(["model (stands for)", "removed", "method"])

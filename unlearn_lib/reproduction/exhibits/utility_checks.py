@@ -49,6 +49,14 @@ def alike(changes: pd.DataFrame) -> None:
     check(f"Retraining brings the attack to an AUC of at most {attack:.2f}.", attack <= 0.55)
     rise = by["finetune"].delta_exp_mean.min()
     check(f"Finetuning raises exposure in every cell, by {rise:.2f} nats or more.", rise >= 0)
+    tuned = by["finetune"]
+    share = tuned.forget_rise_mean / retrain.forget_rise_mean
+    attack = tuned.attack_auc_mean
+    check(
+        f"Finetuning raises the forget loss {share.min():.2f} to {share.max():.2f} times as far as retraining, and leaves the attack "
+        f"an AUC of {attack.min():.2f} to {attack.max():.2f}.",
+        share.between(0.3, 0.6).all() and attack.min() > 0.6,
+    )
     rise = by["fisher-forgetting"].forget_rise_mean.max()
     check(f"Fisher Forgetting raises the forget loss by at most {rise:.3f} nats.", rise <= 0.05)
     gap = (calibrated.forget_loss_mean - retrain.forget_loss_mean).abs().max()

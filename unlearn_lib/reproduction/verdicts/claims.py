@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from unlearn_lib.reproduction.verdicts import case_claims, figure_claims, table_claims
+from unlearn_lib.reproduction.verdicts import case_claims, cost_claims, figure_claims, table_claims
 from unlearn_lib.reproduction.verdicts.evidence import Evidence
 from unlearn_lib.reproduction.verdicts.judging import Claim, Judgement, Verdict
 
-CLAIMS: tuple[Claim, ...] = tuple(
-    claim for register in (table_claims.REGISTER, figure_claims.REGISTER, case_claims.REGISTER) for claim in register.claims
-)
-"""Every claim. A new one is a function in one of the three files, made a claim by its `REGISTER`."""
+_FILES = (table_claims, cost_claims, figure_claims, case_claims)
+CLAIMS: tuple[Claim, ...] = tuple(claim for file in _FILES for claim in file.REGISTER.claims)
+"""Every claim. A new one is a function in one of the four files, made a claim by its `REGISTER`."""
 PAPERS = tuple(claim for claim in CLAIMS if not claim.ours)
 """What the paper claims."""
 OURS = tuple(claim for claim in CLAIMS if claim.ours)

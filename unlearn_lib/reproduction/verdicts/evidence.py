@@ -15,6 +15,7 @@ from unlearn_lib.reproduction.exhibits.intervals import Interval, clustered
 from unlearn_lib.reproduction.runs import case_grids, counts, grids
 from unlearn_lib.reproduction.runs.profiles import NANO
 from unlearn_lib.reproduction.runs.scenarios import Scenario
+from unlearn_lib.reproduction.verdicts.accuracy import able, above_chance
 
 CELL = ["task", "family", "size", "removed"]
 
@@ -41,6 +42,16 @@ class Evidence:
     def utility(self) -> pd.DataFrame:
         """All runs of the utility tables."""
         return frames.with_rises(frames.tidy(self.records(grids.all_utility())))
+
+    @cached_property
+    def originals(self) -> pd.DataFrame:
+        """The original models of the utility tables."""
+        return frames.tidy(self.records(grids.originals()))
+
+    @cached_property
+    def above_chance(self) -> pd.Series:
+        """How many points more than chance the original models answer, by task, family and size."""
+        return above_chance(self.originals)
 
     @cached_property
     def cycles(self) -> pd.DataFrame:
@@ -79,9 +90,10 @@ class Evidence:
         return table.assign(removed=table.removed * NANO.cycle_size // paper.CYCLE_SIZE)
 
     @cached_property
-    def fisher_costs(self) -> pd.DataFrame:
-        """Gradients of the Fisher methods, counted now while t and m are doubled, one at a time and together."""
-        return counts.sweep((4, 8), (4, 8))
+    def fisher_costs(self) -> dict[str, pd.DataFrame]:
+        """Gradients of the Fisher methods, counted now while t and m are doubled, one at a time and together: with all removed texts
+        in "one batch", and in "batches of 4" texts, each of which has its own Fisher."""
+        return {"one batch": counts.sweep((8, 16), (8, 16)), "batches of 4": counts.sweep((8, 16), (8, 16), batch=4)}
 
     @cached_property
     def other_costs(self) -> pd.DataFrame:
@@ -91,26 +103,48 @@ class Evidence:
         table = counted.gradients.unstack(["t", "r", "m"])
         return pd.DataFrame({name: table[setting] for name, setting in settings.items()})
 
+    def ratios(self, method: str, other: str, size: str) -> pd.Series:
+        """The ratio of two methods' seconds in the first cycle, for each task and family of one size."""
+        first = self.utility[(self.utility.removed == NANO.cycle_size) & (self.utility["size"] == size)]
+        mean = first.groupby(["method", "task", "family", "size"]).seconds.mean()
+        found: pd.Series[float] = mean[method] / mean[other]
+        return found
+
     def seconds(self, method: str, other: str) -> tuple[Interval, pd.Series]:
         """The ratio of two methods' seconds in the first cycle, of the smallest models as in the paper: here, its interval over tasks
         and families, and the paper's by task."""
-        first = self.utility[(self.utility.removed == NANO.cycle_size) & (self.utility["size"] == "s")]
-        ours = first.groupby(["method", "task", "family", "size"]).seconds.mean()
         theirs = paper.printed("runtime").set_index(["method", "task"]).seconds
-        return clustered(ours[method] / ours[other]), theirs[method] / theirs[other]
+        return clustered(self.ratios(method, other, "s")), theirs[method] / theirs[other]
+
+    def cells(self, table: pd.DataFrame, method: str, measure: str, removed: int | None = None) -> pd.Series:
+        """A measure of a method in each cell (task, model, removed samples) of the utility tables, the mean over its seeds.
+
+        The change of accuracy is left out where the original model has nothing to lose (`accuracy.able`).
+
+        Args:
+            table: `utility`, or `printed` for the paper's own cells.
+            method, measure: Whose rows, and which column.
+            removed: Only the cells with so many removed samples.
+        """
+        chosen = table[table.method == method]
+        if removed is not None:
+            chosen = chosen[chosen.removed == removed]
+        if measure == "delta_acc":
+            chosen = able(chosen, self.above_chance)
+        return chosen.groupby(CELL)[measure].mean()
 
     def level(self, method: str, measure: str, removed: int | None = None) -> Effect:
         """The mean of a measure over the cells (task, model, removed samples) of the utility tables."""
-        ours = _cells(self.utility, method, measure, removed)
-        theirs = _cells(self.printed, method, measure, removed) if measure in self.printed else None
+        ours = self.cells(self.utility, method, measure, removed)
+        theirs = self.cells(self.printed, method, measure, removed) if measure in self.printed else None
         return _effect(ours, theirs)
 
     def gap(self, method: str, other: str, measure: str, removed: int | None = None) -> Effect:
         """The mean difference of two methods, cell by cell."""
-        ours = _cells(self.utility, method, measure, removed) - _cells(self.utility, other, measure, removed)
+        ours = self.cells(self.utility, method, measure, removed) - self.cells(self.utility, other, measure, removed)
         theirs = None
         if measure in self.printed:
-            theirs = _cells(self.printed, method, measure, removed) - _cells(self.printed, other, measure, removed)
+            theirs = self.cells(self.printed, method, measure, removed) - self.cells(self.printed, other, measure, removed)
         return _effect(ours, theirs)
 
     def second_cycle(self, method: str, measure: str) -> Effect:
@@ -118,17 +152,10 @@ class Evidence:
         first, second = NANO.cycle_size, 2 * NANO.cycle_size
 
         def growth(table: pd.DataFrame) -> pd.Series:
-            cells = _cells(table, method, measure, None)
+            cells = self.cells(table, method, measure)
             return cells.xs(second, level="removed") - cells.xs(first, level="removed")
 
         return _effect(growth(self.utility), growth(self.printed) if measure in self.printed else None)
-
-
-def _cells(table: pd.DataFrame, method: str, measure: str, removed: int | None) -> pd.Series:
-    chosen = table[table.method == method]
-    if removed is not None:
-        chosen = chosen[chosen.removed == removed]
-    return chosen.groupby(CELL)[measure].mean()
 
 
 def _effect(ours: pd.Series, theirs: pd.Series | None) -> Effect:

@@ -179,15 +179,15 @@ def within(what: str, effect: Effect, unit: str, margin: float, centre: float = 
     )
 
 
-def judged(comparisons: Sequence[Comparison], line: str, note: str = "") -> Judgement:
-    """The verdict on a claim that needs all of these comparisons; `line` says in a sentence what was found, `note` is added to the
+def judged(comparisons: Sequence[Comparison], line: str, *notes: str) -> Judgement:
+    """The verdict on a claim that needs all of these comparisons; `line` says in a sentence what was found, `notes` are added to the
     numbers."""
     found = {comparison.verdict for comparison in comparisons}
     if Verdict.CONTRADICTED in found:
         verdict = Verdict.CONTRADICTED
     else:
         verdict = Verdict.SUPPORTED if found == {Verdict.SUPPORTED} else Verdict.UNDECIDED
-    return Judgement(verdict, Finding(line, (*map(str, comparisons), *([note] if note else []))))
+    return Judgement(verdict, Finding(line, (*map(str, comparisons), *notes)))
 
 
 def untestable(line: str, seen: Sequence[tuple[str, Effect]] = (), unit: str = "", note: str = "") -> Judgement:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pandas as pd
+
 from unlearn_lib.reproduction import inventory
 from unlearn_lib.reproduction.exhibits.intervals import FEWEST, LEVEL
 from unlearn_lib.reproduction.markdown import rendered
 from unlearn_lib.reproduction.runs.profiles import NANO
+from unlearn_lib.reproduction.verdicts.accuracy import ABOVE_CHANCE, ERROR, left_out
 from unlearn_lib.reproduction.verdicts.claims import OURS, judge, tally
 from unlearn_lib.reproduction.verdicts.evidence import Evidence
 from unlearn_lib.reproduction.verdicts.judging import MARGIN, NATS, NOT_REPRODUCED, REPRODUCED, Claim, Judgement, Verdict
@@ -47,6 +50,10 @@ def page(evidence: Evidence) -> str:
         margin=f"{MARGIN:g}",
         nats=f"{NATS:g}",
         fewest=FEWEST,
+        above=f"{ABOVE_CHANCE:g}",
+        questions=NANO.test_size,
+        error=f"{ERROR:g}",
+        cells=_cells(evidence.above_chance),
         papers=papers,
         papers_factor=f"{NANO.step_factor:g}",
         cases_factor=f"{NANO.cases.step_factor:g}",
@@ -57,6 +64,18 @@ def page(evidence: Evidence) -> str:
         tested=_tested,
         pages={name: item.notebook.removesuffix(".ipynb") for name, item in inventory.ITEMS.items()},
     )
+
+
+def _cells(above: pd.Series) -> dict[str, str]:
+    """Which original models can lose accuracy, in words: how many can, of how many, who cannot, and where the limit lies."""
+    blind, rest = above[above < ABOVE_CHANCE], above[above >= ABOVE_CHANCE]
+    return {
+        "able": str(len(rest)),
+        "of": str(len(above)),
+        "left_out": left_out(above),
+        "below": f"{blind.max():.1f}",
+        "from": f"{rest.min():.1f}",
+    }
 
 
 def _tested(judged: Judged, *, testable: bool) -> Judged:
