@@ -28,6 +28,8 @@ HERE = "this repository"
 """The head of a column of this repository's runs, beside one of the paper's numbers."""
 FAMILIES = {"neo": "GPT-Neo", "opt": "OPT"}
 SIZES = {"s": "125M", "m": "1.3B", "l": "2.7B"}
+"""The paper's models of each size, which those here stand for."""
+SIZE_NAMES = {"s": "small", "m": "medium", "l": "large"}
 CHANCE = {"arc_easy": 25, "piqa": 50, "mathqa": 20, "lambada": 0}
 TASKS = {
     "arc_easy": "ARC-Easy",
@@ -86,6 +88,11 @@ SETTINGS = {
     "seeds": "not stated",
 }
 """What the paper says of its settings, by row of the settings table."""
+
+
+def model_name(family: str, size: str) -> str:
+    """A model's name in tables and sentences, as in `small GPT-Neo`."""
+    return f"{SIZE_NAMES[size]} {FAMILIES[family]}"
 
 
 @cache

@@ -25,7 +25,11 @@ def headline(runs: pd.DataFrame) -> pd.DataFrame:
             | {"seeds": len(group), "delta_acc": accuracy, "delta_exp": exposure}
             | {"acc_beyond": accuracy.beyond(), "exp_beyond": exposure.beyond()}
         )
-    return pd.DataFrame(rows)
+    table, models = pd.DataFrame(rows), ["task", "family", "size"]
+    order = table.groupby(
+        models, sort=False
+    ).ngroup()  # models stay in the order of the runs, and a cycle's methods come together
+    return table.assign(order=order).sort_values(["order", "removed"], kind="stable", ignore_index=True).drop(columns="order")
 
 
 def headline_text(table: pd.DataFrame) -> pd.DataFrame:
@@ -33,7 +37,7 @@ def headline_text(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "task": table.task.map(paper.TASKS),
-            "model": table.family + "-" + table["size"],
+            "model": [paper.model_name(family, size) for family, size in zip(table.family, table["size"], strict=True)],
             "removed": table.removed,
             "method": table.method.map(paper.METHODS),
             "ΔACC": [cell.text(1) for cell in table.delta_acc],
