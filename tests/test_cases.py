@@ -106,8 +106,11 @@ def test_the_damage_is_the_retain_losses_rise_over_the_forget_losses() -> None:
     runs = table08_cases.states([start, one])
     assert runs.damage.tolist() == pytest.approx([float("nan"), 0.2], nan_ok=True)
     assert runs.incomplete.tolist() == [False, True]
-    table = table08_cases.quality(runs).loc[("Email", "opt", "Fisher Removal")]
-    assert table[["damage ratio", "forget loss", "stopped early"]].tolist() == pytest.approx([0.2, 1.1, 1.0])
+    table = table08_cases.quality(runs).loc[("Email", "OPT", "Fisher Removal")]
+    assert table[["damage ratio", "forget loss", "runs that stopped early"]].tolist() == pytest.approx([0.2, 1.1, 1.0])
+    shown = table08_cases.quality(runs).map(table08_cases.written)
+    assert shown.loc[("Email", "OPT", "before unlearning"), "damage ratio"] == "–"
+    assert shown.loc[("Email", "OPT", "Fisher Removal"), ["damage ratio", "runs that stopped early"]].tolist() == ["0.20", "1"]
     extended = {**one, "config": {**one["config"], "deduplicate": True}}
     assert exam_duplicates.costs(table08_cases.states([start, one, extended])).texts.to_dict() == {
         ("Fisher Removal", "as it is", 0.2): 32.0,

@@ -1,12 +1,28 @@
 """Intervals, units and orders, by hand-computed cases."""
 
+import json
 import math
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from unlearn_lib.reproduction.exhibits import exam_erasure, exam_intervals, exam_units, fig03_tradeoff, intervals, sweeps
+from unlearn_lib.reproduction.exhibits import (
+    exam_erasure,
+    exam_frontier,
+    exam_intervals,
+    exam_units,
+    fig03_tradeoff,
+    intervals,
+    paper_scale,
+    sweeps,
+)
+from unlearn_lib.reproduction.runs.profiles import PAPER
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_interval_by_hand() -> None:
@@ -33,6 +49,41 @@ def test_headline_says_what_is_beyond_zero() -> None:
     runs = pd.DataFrame([run("retrain", seed, delta_acc=seed - 1, delta_exp=-1 + 0.01 * seed) for seed in range(3)])
     (row,) = exam_intervals.headline(runs).to_dict("records")
     assert (row["seeds"], row["acc_beyond"], row["exp_beyond"]) == (3, False, True)
+
+
+def test_headline_keeps_the_methods_of_a_cycle_together() -> None:
+    runs = [run(method, 0, removed=removed) for method in ("retrain", "finetune") for removed in (32, 64)]
+    shown = exam_intervals.headline_text(exam_intervals.headline(pd.DataFrame(runs)))
+    assert list(zip(shown.removed, shown.method, strict=True)) == [
+        (32, "Retraining"),
+        (32, "Finetuning"),
+        (64, "Retraining"),
+        (64, "Finetuning"),
+    ]
+    assert set(shown.model) == {"small GPT-Neo"}
+
+
+def test_rows_of_the_benchmark_have_readable_names() -> None:
+    assert exam_frontier.readable("simnpo, with KL term, 10 %") == "SimNPO, with KL term, 10 %"
+    assert exam_frontier.readable("newton (CG on Gauss-Newton, 32 texts), one step").endswith("of 32 texts, one step")
+    rows = json.loads((ROOT / "benchmarks/methods.json").read_text(encoding="utf-8"))["rows"]
+    names = [exam_frontier.readable(label) for label in rows]
+    assert len(set(names)) == len(rows)
+    raw = re.compile(
+        r"\b(wga|undial|dpo|rmu|memflex|sophia|eul|sisa|npo|simnpo)\b|\w-(newton|removal|forgetting|difference|ascent)\b"
+    )
+    assert not [name for name in names if raw.search(name)]
+
+
+def test_fisher_removal_beside_retraining_by_hand() -> None:
+    """Texts to remove and terms of 8 texts, as many as there are, in every pass; retraining goes over the rest five times."""
+    sizes = {task: PAPER.train_sizes[task] for task in ("arc_easy", "mathqa")}
+    found = paper_scale.of_retraining("fisher-removal", replace(PAPER, train_sizes=sizes))
+    for task, number in (("ARC-Easy", 2251), ("MathQA", 29837)):
+        rest = number - PAPER.cycle_size
+        for weights, passes in (("125M", 1), ("1.3B", 4), ("2.7B", 20)):
+            terms = min(1024, math.ceil(rest / 8))
+            assert found.loc[task, weights] == pytest.approx((PAPER.cycle_size + passes * 8 * terms) / (5 * rest))
 
 
 def test_only_some_exposures_are_possible() -> None:

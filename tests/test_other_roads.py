@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from unlearn_lib.methods import METHODS
@@ -48,7 +49,9 @@ def test_the_table_has_means_over_seeds_and_families_and_says_who_falls_short() 
     line = table.loc["WGA with a KL term"]
     assert line[other_roads.OUTSIDE] == pytest.approx(0.4)
     assert line[other_roads.COST] == pytest.approx(0.5)  # 50 of 4 * 25
-    assert (line["short of the goal"], line["needs"]) == (1, "retain")
+    assert (line["short of the goal"], line["needs"]) == (1, "retained texts")
+    assert line[list(other_roads.COSTS.values())].tolist() == pytest.approx([0.5, 0.5])
+    assert table.needs["SISA"] == "all texts and checkpoints"
 
 
 def test_models_of_their_own_are_compared_with_themselves() -> None:
@@ -63,6 +66,20 @@ def test_the_figure_is_in_the_order_of_the_damage() -> None:
     names = [label.get_text() for label in other_roads.figure(report).axes[0].get_yticklabels()]
     assert names[0] == "RMU (50 %)"  # the most damage stands at the bottom
     assert len(names) == len(other_roads.ROADS) + len(other_roads.BESIDE) - 2
+
+
+def test_a_cost_that_differs_between_families_is_told_for_both() -> None:
+    report = made_up()
+    for seed in report["rows"]["rmu"]["neo"]["seeds"]:
+        seed["cost"] = 110.0
+    labels = [label.get_text() for label in other_roads.figure(report).axes[0].get_yticklabels()]
+    assert "RMU (50 and 110 %)" in labels
+    assert "Sophia (50 %)" in labels
+
+
+def test_the_harm_is_a_rise_for_each_nat_forgotten() -> None:
+    end = pd.DataFrame({"forgotten": [3.0, 5.0], "outside": [1.0, 2.5]}, index=["at once", "in turn"])
+    assert other_roads.harm(end, pd.Series({"forgotten": 1.0, "outside": 0.5})).tolist() == [0.25, 0.5]
 
 
 def test_series_add_the_gradients_up_where_requests_are_served_in_turn() -> None:

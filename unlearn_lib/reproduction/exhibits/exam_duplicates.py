@@ -12,10 +12,11 @@ from unlearn_lib.reproduction import paper
 from unlearn_lib.reproduction.exhibits.cells import between
 from unlearn_lib.reproduction.exhibits.intervals import Interval, interval
 from unlearn_lib.reproduction.exhibits.looks import style
-from unlearn_lib.reproduction.exhibits.table08_cases import COSTS
+from unlearn_lib.reproduction.exhibits.table08_cases import COSTS, over_seeds
 from unlearn_lib.reproduction.runs.labels import ORIGINAL
 
 REQUEST = {False: "as it is", True: "extended"}
+SHARE = "share of near-duplicates"
 
 
 def leftover(counted: pd.DataFrame, measure: str = "found_share") -> pd.DataFrame:
@@ -31,22 +32,22 @@ def leftover(counted: pd.DataFrame, measure: str = "found_share") -> pd.DataFram
 
 
 def leftover_table(table: pd.DataFrame) -> pd.DataFrame:
-    """`leftover` as text: a row for each method and request, a column for each rate."""
+    """`leftover` as text: a row for each method and request, a column for each rate; a dash where there was nothing to run."""
     shown = table.assign(
         method=table.method.map(paper.CASE_METHODS),
         request=table.deduplicated.map(REQUEST),
         text=[between(Interval(*found), 100) for found in zip(table["mean"], table.low, table.high, strict=True)],
     )
-    return shown.pivot(index=["method", "request"], columns="rate", values="text").fillna("")
+    return shown.pivot(index=["method", "request"], columns="rate", values="text").fillna("–").rename_axis(columns=SHARE)
 
 
 def costs(runs: pd.DataFrame) -> pd.DataFrame:
-    """How many texts each request had and what forgetting them cost: means of `case_tables.states` over the seeds."""
-    names = {"removed": "texts"} | COSTS
+    """How many texts each request had and what forgetting them cost: `table08_cases.over_seeds`."""
     found = runs[runs.method != ORIGINAL].assign(
         request=runs.deduplicated.map(REQUEST), method=runs.method.map(paper.CASE_METHODS)
     )
-    return found.groupby(["method", "request", "rate"], sort=False)[list(names)].mean().rename(columns=names)
+    table = over_seeds(found, ["method", "request", "rate"], {"removed": "texts"} | COSTS)
+    return table.rename_axis(["method", "request", SHARE])
 
 
 def leftover_figure(table: pd.DataFrame, methods: Sequence[str]) -> Any:

@@ -12,6 +12,7 @@ import pandas as pd
 from unlearn_lib.plotting import COLOURS, MARKERS
 
 OURS = "constrained Newton"
+WITH_WRITTEN = "with written texts"
 LINES = {
     "constrained-newton": OURS,
     "gradient-difference, KL": "gradient difference, KL",
@@ -42,6 +43,33 @@ LOOKS: dict[str, dict[str, Any]] = {
     "the gradient, one step": {"color": COLOURS["gradient-ascent"], "marker": MARKERS["gradient-ascent"]},
     "fine-tuning (forgets little)": {"color": COLOURS["fisher-forgetting"], "marker": MARKERS["finetune"]},
 }
+NAMES = {
+    "original": "the original model",
+    "constrained-newton": OURS,
+    "certified-newton": "certified Newton",
+    "kfac-newton": "K-FAC Newton",
+    "woodbury-newton (no retain data)": "Woodbury Newton, no retained texts",
+    "newton (CG on Gauss-Newton, 32 texts)": "Newton by conjugate gradients on the Gauss-Newton matrix of 32 texts",
+    "fisher-removal, paper (damping 1)": "Fisher Removal, the paper's damping and blocks",
+    "fisher-removal, woodbury (full matrix)": "Fisher Removal, the full matrix by Woodbury",
+    "fisher-removal": "Fisher Removal",
+    "fisher-forgetting": "Fisher Forgetting",
+    "gradient-difference": "gradient difference",
+    "gradient-ascent": "gradient ascent",
+    "simnpo": "SimNPO",
+    "npo": "NPO",
+    "wga": "WGA",
+    "undial (no retain data)": "UNDIAL, no retained texts",
+    "undial": "UNDIAL",
+    "dpo": "DPO",
+    "rmu": "RMU",
+    "memflex": "MemFlex",
+    "sophia": "Sophia",
+    "task-vector (no retain data)": "task vector, no retained texts",
+    "eul": "EUL",
+    "sisa": "SISA",
+}
+"""What a row is called, by how its label begins; of several that fit, the first."""
 MEASURES = ("damage_ratio", "used_damage_ratio", "forget_loss", "forget_kl", "retain_kl", "holdout_kl")
 DISTANCES = {"forget_kl": "forgotten texts", "retain_kl": "retained texts outside", "holdout_kl": "held-out texts"}
 FAMILIES = {"neo": "nano/neo-m", "opt": "nano/opt-m"}
@@ -65,6 +93,14 @@ def table(report: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def readable(label: str) -> str:
+    """The name of a row of the benchmark, as in `constrained Newton, 10 %` for `constrained-newton, 10 %`."""
+    for start, name in NAMES.items():
+        if label.startswith(start):
+            return name + label.removeprefix(start)
+    return label
+
+
 def retraining(report: Mapping[str, Any]) -> int:
     """What retraining costs, in gradients of single texts: epochs times retained texts."""
     setting = report["setting"]
@@ -85,12 +121,18 @@ def frontier_damage(rows: pd.DataFrame, family: str, share: float) -> float:
 
 def figure(rows: pd.DataFrame, names: Mapping[str, str] = FAMILIES) -> Any:
     """Damage on retained texts that no method was given, over the cost, a panel for each family, with the name of its model; means and
-    ranges over the seeds."""
+    ranges over the seeds. Constrained Newton's points are open where the model wrote further texts to retain, some of which are
+    outside texts word for word."""
     drawn, axes = plt.subplots(1, 2, figsize=(6.4, 4.3), sharey=True, layout="constrained")
     for axis, (family, name) in zip(axes, names.items(), strict=True):
         for method, mine in _series(rows, family):
             bars = [mine.damage_ratio - mine.damage_ratio_low, mine.damage_ratio_high - mine.damage_ratio]
             axis.errorbar(mine.share, mine.damage_ratio, bars, label=method, **_look(method))
+        own = rows[(rows.method == OURS) & (rows.family == family) & rows.budget.notna() & rows.q.isna()]
+        for written, inside in ((True, "white"), (False, LOOKS[OURS]["color"])):
+            look = _look(OURS) | {"linestyle": "none", "zorder": 5, "markerfacecolor": inside}
+            part = own[(own.written == written) & own.budget.isin(own.budget[own.written])]
+            axis.errorbar(part.share, part.damage_ratio, label=f"{OURS}, {WITH_WRITTEN}" if written else None, **look)
         axis.axvline(1, color="grey", linewidth=1, linestyle=":")
         axis.annotate("retraining", (0.96, 0.3), rotation=90, ha="right", va="bottom", color="#555555", fontsize=8)
         _costs(axis)

@@ -25,7 +25,11 @@ def headline(runs: pd.DataFrame) -> pd.DataFrame:
             | {"seeds": len(group), "delta_acc": accuracy, "delta_exp": exposure}
             | {"acc_beyond": accuracy.beyond(), "exp_beyond": exposure.beyond()}
         )
-    return pd.DataFrame(rows)
+    table, models = pd.DataFrame(rows), ["task", "family", "size"]
+    order = table.groupby(
+        models, sort=False
+    ).ngroup()  # models stay in the order of the runs, and a cycle's methods come together
+    return table.assign(order=order).sort_values(["order", "removed"], kind="stable", ignore_index=True).drop(columns="order")
 
 
 def headline_text(table: pd.DataFrame) -> pd.DataFrame:

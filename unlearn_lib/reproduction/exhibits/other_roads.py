@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from unlearn_lib.plotting import COLOURS, MARKERS
+from unlearn_lib.reproduction import paper
 from unlearn_lib.reproduction.exhibits import exam_frontier
 
 ROADS = {
@@ -42,6 +43,16 @@ NAMES = {**BESIDE, **ROADS, **OWN}
 DRAWN = tuple(label for label in NAMES if label not in ("original", "retraining", *OWN))
 """The rows that reach the goal by unlearning."""
 OUTSIDE, COST = "damage, outside", "cost (share)"
+COSTS = {family: f"cost, {name}" for family, name in paper.FAMILIES.items()}
+"""The columns with the cost of each family of models."""
+TAKEN = {"retain": "retained texts", "base": "the model before its training"}
+KEPT = {
+    "original": "–",
+    "sisa, 4 shards of 3 slices": "all texts and checkpoints",
+    "certified-newton, the head alone": "all texts",
+    "delta-unlearning, KL": "retained texts, a small model",
+}
+"""What rows take beside the texts to forget that their entry in the benchmark does not name."""
 COLUMNS = {
     "damage_ratio": OUTSIDE,
     "used_damage_ratio": "damage, used",
@@ -49,6 +60,7 @@ COLUMNS = {
     "retain_kl": "KL outside",
     "holdout_kl": "KL held-out",
     "share": COST,
+    **COSTS,
     "missed": "short of the goal",
     "needs": "needs",
 }
@@ -66,16 +78,19 @@ WAYS = {
 
 
 def table(report: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of `benchmarks/methods.json` that the page is about: means over seeds and families, how many runs end short of the goal,
-    and what a method takes beside the texts to forget."""
+    """The rows of `benchmarks/methods.json` that the page is about: means over seeds and families, the cost of each family, how many runs
+    end short of the goal, and what a row was given beside the texts to forget."""
     found = exam_frontier.table(report)
     means = found[found.row.isin(NAMES)].groupby("row")[[name for name in COLUMNS if name in found.columns]].mean()
-    means = means.loc[list(NAMES)].rename(index=NAMES)
+    means = means.loc[list(NAMES)].join(found.pivot(index="row", columns="family", values="share")).rename(index=NAMES)
     entries = [report["rows"][label] for label in NAMES]
     means["missed"] = [
         sum(not run.get("reached", 1.0) for family in families.values() for run in family["seeds"]) for families in entries
     ]
-    means["needs"] = [", ".join(next(iter(families.values()))["needs"]) for families in entries]
+    means["needs"] = [
+        KEPT.get(label) or ", ".join(TAKEN[need] for need in next(iter(families.values()))["needs"]) or "nothing"
+        for label, families in zip(NAMES, entries, strict=True)
+    ]
     means.index.name = "method"
     return means.reset_index().rename(columns=COLUMNS)[["method", *COLUMNS.values()]]
 
@@ -86,7 +101,7 @@ def own_models(report: Mapping[str, Any]) -> pd.DataFrame:
     for label, name in OWN.items():
         for family, entry in report["rows"][label].items():
             seeds = pd.DataFrame(entry["seeds"])
-            line: dict[str, Any] = {"method": name, "family": family}
+            line: dict[str, Any] = {"method": name, "family": paper.FAMILIES[family]}
             for part, said in {"forget": "forgotten", "used": "retained", "holdout": "held out"}.items():
                 line |= {f"{said}, before": seeds[f"own_{part}_loss"].mean(), f"{said}, after": seeds[f"{part}_loss"].mean()}
             line |= {COST: seeds.cost.mean() / exam_frontier.retraining(report)}
@@ -107,14 +122,21 @@ def figure(report: Mapping[str, Any]) -> Any:
         places = [order.index(name) + (0.15 if family == "neo" else -0.15) for name in mine.name]
         label = exam_frontier.FAMILIES[family]
         axis.errorbar(mine.damage_ratio, places, xerr=bars, fmt=marker, color=colour, label=label, capsize=2, markersize=5)
-    shares = rows.groupby("name").share.mean()
+    shares = rows.pivot(index="name", columns="family", values="share")
     axis.set(xscale="log", xlabel="damage ratio, retained texts outside")
-    axis.set_yticks(range(len(order)), [f"{name} ({100 * shares[name]:.0f} %)" for name in order])
+    axis.set_yticks(range(len(order)), [f"{name} ({_percent(shares.loc[name])})" for name in order])
     for label in axis.get_yticklabels():
         label.set_fontweight("bold" if label.get_text().startswith("constrained") else "normal")
     axis.grid(axis="x", which="both", alpha=0.25)
     axis.legend(loc="upper right", frameon=False)
     return drawn
+
+
+def _percent(shares: pd.Series) -> str:
+    """The mean cost of both families in percent of retraining's; both where one is more than twice the other."""
+    if shares.max() > 2 * shares.min():
+        return f"{100 * shares.min():.0f} and {100 * shares.max():.0f} %"
+    return f"{100 * shares.mean():.0f} %"
 
 
 def sequences(served: Mapping[str, Any], eul: Mapping[str, Any]) -> pd.DataFrame:
@@ -150,6 +172,17 @@ def last(lines: pd.DataFrame) -> pd.DataFrame:
     """What there is after all requests: means over the models."""
     end = lines[lines.requests == REQUESTS].drop(columns=["model", "seed", "requests"])
     return end.groupby(["way", "how"], sort=False).mean().reset_index()
+
+
+def harm(end: pd.DataFrame, start: pd.Series) -> pd.Series:
+    """By way and how, how far the loss outside has risen for each nat by which that of the texts asked for has.
+
+    Args:
+        end: `last`, indexed by "way" and "how".
+        start: The mean losses before any request, with "forgotten" and "outside".
+    """
+    rise: pd.Series = (end.outside - start["outside"]) / (end.forgotten - start["forgotten"])
+    return rise
 
 
 def sequence_figure(lines: pd.DataFrame) -> Any:

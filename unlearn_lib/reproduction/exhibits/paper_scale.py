@@ -10,6 +10,7 @@ from unlearn_lib.reproduction import paper
 
 if TYPE_CHECKING:  # planning needs torch, and its tables do not
     from unlearn_lib.reproduction.runs.paper_plans import Plans
+    from unlearn_lib.reproduction.runs.profile import Profile
 
 
 def models(found: Plans, flops_per_second: float) -> pd.DataFrame:
@@ -39,3 +40,30 @@ def methods(found: Plans, column: str) -> pd.DataFrame:
     return table.assign(method=table.method.map(paper.METHODS)).pivot_table(
         index="method", columns="model", values=column, sort=False
     )
+
+
+def of_retraining(label: str, profile: Profile) -> pd.DataFrame:
+    """The gradients of one cycle of a method as a share of retraining's, by task and by size of the model.
+
+    The plans are those of a small model with the options of each size, because gradients of this method depend on the size by the
+    passes only (see `paper_plans.gradients`).
+
+    Args:
+        label: A method of the utility tables whose gradients are not counted in activations, such as "fisher-removal".
+        profile: The profile `paper`, or one like it.
+    """
+    from unlearn_lib.models.load import load_model
+    from unlearn_lib.reproduction.runs.options import options
+    from unlearn_lib.reproduction.runs.paper_plans import planned
+
+    model, sizes = load_model("nano/opt-s", device="cpu")[0], profile.train_sizes
+
+    def gradients(name: str, size: str, number: int) -> float:
+        return planned(model, options(size, profile)[name], name, number, 32).gradient_evaluations
+
+    retraining = {task: gradients("retrain", "s", number) for task, number in sizes.items()}
+    shares = {
+        weights: {paper.TASKS[task]: gradients(label, size, number) / retraining[task] for task, number in sizes.items()}
+        for size, weights in paper.SIZES.items()
+    }
+    return pd.DataFrame(shares).rename_axis(index="task", columns="weights")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -110,15 +111,29 @@ COSTS = {
     "damage": "damage ratio",
     "attack_auc": "attack AUC",
     "accuracy": "accuracy (%)",
-    "incomplete": "stopped early",
+    "incomplete": "runs that stopped early",
 }
 
 
+def over_seeds(runs: pd.DataFrame, keys: Sequence[str], names: Mapping[str, str] = COSTS) -> pd.DataFrame:
+    """The means of `states` over the seeds, and how many of the runs stopped early; columns are called as `names` say."""
+    groups = runs.groupby(list(keys), sort=False)
+    return groups[list(names)].mean().assign(incomplete=groups.incomplete.sum()).rename(columns=names)
+
+
 def quality(runs: pd.DataFrame) -> pd.DataFrame:
-    """What every method cost, by task and model: means of `states` over the seeds."""
-    table = runs.groupby(["task", "family", "method"], sort=False)[list(COSTS)].mean().reset_index()
-    table["task"], table["method"] = table.task.map(paper.TASKS), table.method.map(paper.CASE_METHODS)
-    return table.set_index(["task", "family", "method"]).rename(columns=COSTS)
+    """What every method cost, by task and model: `over_seeds` with names that can be read."""
+    named = runs.assign(
+        task=runs.task.map(paper.TASKS), family=runs.family.map(paper.FAMILIES), method=runs.method.map(paper.CASE_METHODS)
+    )
+    return over_seeds(named, ["task", "family", "method"])
+
+
+def written(value: float) -> str:
+    """A number of `quality` as it is shown: a count as it is, a measure with two digits, a dash where there is none."""
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
+    return str(value)
 
 
 def table8(counted: pd.DataFrame) -> pd.DataFrame:
@@ -201,8 +216,9 @@ def criteria_table(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
 
 def by_criterion(table: pd.DataFrame) -> pd.DataFrame:
-    """`criteria_table` as it is shown: a row for each measure and threshold, the measures with their meaning."""
-    return table.assign(measure=table.measure.map(MEANING)).set_index(["measure", "at least"])
+    """`criteria_table` as it is shown: whole percent, a row for each measure and threshold, the measures with their meaning."""
+    named = table.assign(measure=table.measure.map(MEANING)).set_index(["measure", "at least"])
+    return named.rename(index="{:g}".format, level="at least").round().astype(int)
 
 
 def criteria_figure(table: pd.DataFrame, methods: Sequence[str]) -> Any:
