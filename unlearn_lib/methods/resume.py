@@ -23,6 +23,7 @@ from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.errors import InputError, wrong_in
 from unlearn_lib.files import new_file
 from unlearn_lib.ranks import ranks
+from unlearn_lib.shards import on_first, part
 
 if TYPE_CHECKING:
     from unlearn_lib.methods.base import Outcome, Passes
@@ -55,7 +56,7 @@ class Weights:
     @torch.no_grad()
     def put(self, state: State) -> None:
         for name, p in self.params.items():
-            p.copy_(state[name])
+            p.copy_(part(state[name], p))
 
 
 class Optimised:
@@ -68,7 +69,15 @@ class Optimised:
         return optimizer_state(self.optimizer)
 
     def put(self, state: State) -> None:
-        put_optimizer_state(self.optimizer, state)
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        put_optimizer_state(
+            self.optimizer,
+            {
+                number: {name: part(t, p) if isinstance(t, Tensor) and t.shape == p.shape else t for name, t in own.items()}
+                for number, own in state.items()
+                for p in [params[int(number)]]
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -131,12 +140,8 @@ class Keeper:
         first = same_everywhere(self._restore(outcome, passes, parts), self.path)
         for k in range(first, total):
             yield k
-            if (
-                self.folder is not None
-                and ranks().first
-                and k + 1 < total
-                and time.monotonic() - self._written >= SECONDS_BETWEEN
-            ):
+            due = self.folder is not None and k + 1 < total and time.monotonic() - self._written >= SECONDS_BETWEEN
+            if ranks().told(due)[0] if ranks().sharded else due and ranks().first:
                 self._try_to_keep(k + 1, outcome, passes, parts)
 
     def _try_to_keep(self, done: int, outcome: Outcome, passes: Passes, parts: Sequence[Part]) -> None:
@@ -151,9 +156,12 @@ class Keeper:
     def _keep(self, done: int, outcome: Outcome, passes: Passes, parts: Sequence[Part]) -> None:
         from safetensors.torch import save_file
 
-        assert self.path is not None
         tensors: dict[str, Tensor] = {}
-        numbers = [_taken_apart(part.state(), f"{number}", tensors) for number, part in enumerate(parts)]
+        numbers = [_taken_apart(one.state(), f"{number}", tensors) for number, one in enumerate(parts)]
+        tensors = {name: on_first(t).contiguous() for name, t in tensors.items()}
+        if not ranks().first:
+            return
+        assert self.path is not None
         said = {
             "history": outcome.history,
             "gradient_evaluations": outcome.gradient_evaluations,
@@ -163,9 +171,7 @@ class Keeper:
         }
         header = Header(done=done, outcome=said, numbers=numbers)
         with new_file(self.path, private=True) as temporary:
-            save_file(
-                {name: t.contiguous() for name, t in tensors.items()}, temporary, {"steps": json.dumps(header.model_dump())}
-            )
+            save_file(tensors, temporary, {"steps": json.dumps(header.model_dump())})
         self._written = time.monotonic()
 
     def _restore(self, outcome: Outcome, passes: Passes, parts: Sequence[Part]) -> int:
@@ -176,8 +182,8 @@ class Keeper:
 
         assert self.path is not None
         tensors = load_file(self.path)
-        for number, (part, own) in enumerate(zip(parts, header.numbers, strict=True)):
-            part.put(_put_together(own, f"{number}", tensors))
+        for number, (one, own) in enumerate(zip(parts, header.numbers, strict=True)):
+            one.put(_put_together(own, f"{number}", tensors))
         said = header.outcome
         outcome.history[:] = said["history"]
         outcome.gradient_evaluations = said["gradient_evaluations"]
