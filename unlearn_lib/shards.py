@@ -72,7 +72,7 @@ def _layers(model: Any) -> list[Any]:
         raise InputError(
             f"a {type(model).__name__} has no list of layers, by which its weights could be divided among processes"
         )
-    layers = list(max(lists, key=len))
+    layers = list(max(lists, key=lambda found: len(found)))
     inside = {module for layer in layers for module in layer.modules()}
     owners = Counter(p for layer in layers for p in layer.parameters())
     outside = {p for module in model.modules() if module not in inside for p in module.parameters(recurse=False)}

@@ -13,6 +13,8 @@ ABLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "gradient-difference": ("retain_loss=nll", lambda method: not method.uses_original),
     "simnpo": ("retain_loss=nll", lambda method: not method.uses_original),
     "wga": ("retain_loss=nll", lambda method: not method.uses_original),
+    "fisher-removal": ("solver=kfac", lambda method: method.solver in ("kfac", "identity")),
+    "kfac-newton": ("any options", lambda method: True),
 }
 """By a method's name the options that it takes there, in words, and whether they are these."""
 

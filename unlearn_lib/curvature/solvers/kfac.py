@@ -77,7 +77,7 @@ class KroneckerInverse(Inverse):
 
     def power(self, v: Vector, exponent: float) -> Vector:
         damped = by_factors if self._factored else by_sum
-        return self._kfac.applied(lambda name, e: e.apply(v[name], damped(e, self.damping) ** exponent))
+        return self._kfac.applied(lambda e, v: e.apply(v, damped(e, self.damping) ** exponent), v)
 
 
 def by_sum(e: Eigen, damping: float) -> Tensor:
