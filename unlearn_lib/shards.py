@@ -67,12 +67,12 @@ def _layers(model: Any) -> list[Any]:
         raise InputError(
             "the weights of an adapter and its base cannot be divided among processes; merge it, or leave out --shard-weights"
         )
-    lists: list[Any] = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
+    lists = [list[Any](module) for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
     if not lists:
         raise InputError(
             f"a {type(model).__name__} has no list of layers, by which its weights could be divided among processes"
         )
-    layers = list(max(lists, key=lambda found: len(found)))
+    layers = max(lists, key=len)
     inside = {module for layer in layers for module in layer.modules()}
     owners = Counter(p for layer in layers for p in layer.parameters())
     outside = {p for module in model.modules() if module not in inside for p in module.parameters(recurse=False)}
@@ -91,6 +91,18 @@ def _layers(model: Any) -> list[Any]:
             "parameters in several number formats, or in 16 bits, cannot be divided; load the model with dtype='float32'"
         )
     return layers
+
+
+def gathered_bytes(model: Any) -> int:
+    """Bytes of what a process has whole while texts go through a divided model, beside its parts: what lies outside of the layers and its
+    gradient; of the largest layer the weights, what they arrive in, those of the next one, the gradient, and what it is sent in.
+
+    Raises:
+        InputError: As `shard`.
+    """
+    layers: list[int] = [sum(p.numel() * p.element_size() for p in layer.parameters()) for layer in _layers(model)]
+    every: int = sum(p.numel() * p.element_size() for p in model.parameters())
+    return 2 * (every - sum(layers)) + 5 * max(layers)
 
 
 def _parts(model: Any) -> Iterator[Any]:

@@ -124,7 +124,7 @@ def plan(job: Job, rows: Mapping[str, list[Row]]) -> list[str]:
         f"({str(model.dtype).removeprefix('torch.')})",
     ]
     if cards is not None:
-        lines.append(fitting(model, prepared, cards))
+        lines.append(fitting(model, prepared, cards, shard_weights=job.shard_weights))
     return lines + [f"note: {note}" for note in [*notes, *prepared.warnings]]
 
 

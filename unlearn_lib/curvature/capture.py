@@ -267,8 +267,8 @@ class _Watch(TorchFunctionMode):
 
 def _not_alike(names: Collection[str]) -> InputError:
     return InputError(
-        f"the model uses parameter {min(names)} in a way that takes passes of its own for every text, which processes that share the weights "
-        "cannot make; leave out --shard-weights, or take a first-order method"
+        f"the model uses parameter {min(names)} in a way that takes passes of its own for every text, which processes that share the "
+        "weights cannot make; leave out --shard-weights, or take a first-order method"
     )
 
 

@@ -56,7 +56,7 @@ class Weights:
     @torch.no_grad()
     def put(self, state: State) -> None:
         for name, p in self.params.items():
-            p.copy_(part(state[name], p))
+            p.copy_(state[name])
 
 
 class Optimised:
@@ -69,15 +69,7 @@ class Optimised:
         return optimizer_state(self.optimizer)
 
     def put(self, state: State) -> None:
-        params = [p for group in self.optimizer.param_groups for p in group["params"]]
-        put_optimizer_state(
-            self.optimizer,
-            {
-                number: {name: part(t, p) if isinstance(t, Tensor) and t.shape == p.shape else t for name, t in own.items()}
-                for number, own in state.items()
-                for p in [params[int(number)]]
-            },
-        )
+        put_optimizer_state(self.optimizer, state)
 
 
 @dataclass(frozen=True)
@@ -182,6 +174,9 @@ class Keeper:
 
         assert self.path is not None
         tensors = load_file(self.path)
+        # what has a weight's shape is divided as the weight is
+        shapes = {p.shape: p for one in parts if isinstance(one, Weights) for p in one.params.values()}
+        tensors = {name: part(t, shapes[t.shape]) if t.shape in shapes else t for name, t in tensors.items()}
         for number, (one, own) in enumerate(zip(parts, header.numbers, strict=True)):
             one.put(_put_together(own, f"{number}", tensors))
         said = header.outcome

@@ -56,7 +56,10 @@ class Kronecker(Solver):
         """What building takes (`kfac_cost`), and an application and its check."""
         K = self._kfac(rehearsal.risk)
         building = kfac_cost(K, rehearsal)
-        return max(building.peak, building.kept + 3 * K.size * K.dtype.itemsize), building.flops + 2 * building.product_flops
+        vectors = 3 * K.size
+        if K.ranks.sharded:  # and one parameter at a time is whole
+            vectors = -(-vectors // K.ranks.size) + 2 * max(p.numel() for p in K.params.values())
+        return max(building.peak, building.kept + vectors * K.dtype.itemsize), building.flops + 2 * building.product_flops
 
     def _kfac(self, operator: Operator) -> KFAC:
         if not isinstance(operator, KFAC):
