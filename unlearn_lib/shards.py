@@ -8,9 +8,25 @@ arXiv 2304.11277) that gathers a layer before it is used and adds gradients up o
 This module is the only one that knows how a part is kept: a `DTensor`, of which `own` is this process's rows and `whole` all of them.
 Every process has to make the same passes, because a pass gathers the layers from all: see `Share.idle`.
 
-Limits: PyTorch's own FSDP takes no copy of a model and no adapter's names, so that neither is taken here. While a checkpoint is read, each
-process has all of it in the memory of its machine, though not on its card. Every layer must own its parameters: what two layers share
-cannot be gathered for one of them.
+In Python, in every process, with the model on the CPU at first, so that no card has to hold it:
+
+    with data_parallel(shard_weights=True) as together:
+        model, tokenizer = load_model("my-model", device="cpu")
+        result = unlearn(shard(model), tokenizer, forget=..., retain=...)   # in place
+        make_whole(result.model, {})
+        if together.first:
+            save_model(result.model, tokenizer, "unlearned")
+
+Limits:
+
+* Weights are in float32 or float64, and every layer owns its parameters. Adapters and the models of forms are refused, and so are
+  methods that need more than passes of the whole model and K-FAC (`unlearn_lib.methods.divided`).
+* While a checkpoint is read, each process has all of it in the memory of its machine. The first process has all of it there again when the
+  model is written, and with it what is kept of the steps when these are.
+* What K-FAC sums up of its texts, p^2 + q^2 numbers for a p x q matrix, is whole on every process until the eigenvectors are found, of
+  which each process keeps its own. With EK-FAC's correction the eigenvectors and eigenvalues of all are on every process meanwhile.
+* A capture takes a second backward pass, a third of a gradient, in place of the comparison with plain differentiation (`confirm`).
+* Forward passes for a report are made by every process in full.
 """
 
 from __future__ import annotations

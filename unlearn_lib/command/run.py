@@ -172,6 +172,7 @@ def _fill(folder: Path | None, job: Job, rows: Mapping[str, list[Row]], say: Say
     from unlearn_lib.command.report.verdict import verdict
     from unlearn_lib.data.examples import by_text
     from unlearn_lib.methods.divided import check_divided
+    from unlearn_lib.models.forms import form_of
     from unlearn_lib.models.load import find, load_model, save_model, stored_formats
     from unlearn_lib.models.master_weights import formats_in, give_back
     from unlearn_lib.models.stored_formats import formats_to_write, round_weights, summary
@@ -202,6 +203,8 @@ def _fill(folder: Path | None, job: Job, rows: Mapping[str, list[Row]], say: Say
     plan = None
     if sharded:
         check_divided(prepared.method)
+        if form := form_of(model):
+            raise InputError(f"a model of the form {form!r} cannot be divided among processes; leave out --shard-weights")
         with derivatives(model):
             plan = prepared.method.plan(model, prepared.inputs)  # which rehearses passes of a model that is whole
         model = shard(model, job.device)
