@@ -211,7 +211,7 @@ def _fake(risk: EmpiricalRisk, shape: tuple[int, int]) -> Iterator[tuple[Any, Ba
     fake, every = copy.copy(risk), (*risk.params.values(), *risk.fixed.values())
     # a model that is not on this machine is of fake tensors already
     mode = next((p.fake_mode for p in every if isinstance(p, FakeTensor)), None) or FakeTensorMode(allow_non_fake_inputs=True)
-    fake.params = {name: _stand_in(p, mode) for name, p in risk.params.items()}
+    fake.params = fake.seen = {name: _stand_in(p, mode) for name, p in risk.params.items()}
     fake.fixed = {name: _stand_in(p, mode) for name, p in risk.fixed.items()}
     with mode:
         ids = torch.ones(shape, dtype=torch.long, device=risk.device)
