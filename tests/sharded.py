@@ -1,4 +1,4 @@
-"""What processes that share a model's weights compute: `torchrun sharded.py FOLDER` writes FOLDER/found.safetensors.
+"""What processes that share a model's weights compute: `torchrun sharded.py FOLDER [nightly]` writes FOLDER/found.safetensors.
 
 Everything is computed twice, by one process with the whole model ("one/...") and by all with a part of it each ("all/...").
 """
@@ -38,13 +38,18 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         {"step": 0.3, "epochs": 2, "stop": "calibrate", "target_loss": 7.1, "forget_batch_size": 2},
     ),
     "npo": ("npo", {"learning_rate": 1e-3, "epochs": 1, "retain_loss": "kl"}),
-    "kfac-newton": ("kfac-newton", {"steps": 1, "step": 1e-3, "correction": False, "max_side": 100}),
-    "fisher-removal": ("fisher-removal", {"steps": 1, "step": 1e-3, "relative_damping": 0.1}),
+    "kfac-newton": ("kfac-newton", {"steps": 2, "max_side": 100}),
     "constrained-newton": (
         "constrained-newton",
         {"steps": 3, "approach": 2, "anchor_texts": 3, "target_loss": 7.5, "retain_limit": None, "positions": 0.5},
     ),
 }
+NIGHTLY: dict[str, tuple[str, dict[str, Any]]] = {
+    "fisher-removal": ("fisher-removal", {"steps": 1, "step": 1e-4, "relative_damping": 0.1}),
+    "gradient-difference": ("gradient-difference", {"learning_rate": 1e-3, "epochs": 1, "forget_batch_size": 3}),
+    **{name: (name, {"learning_rate": 1e-3, "epochs": 1}) for name in ("simnpo", "wga", "undial", "dpo")},
+}
+"""What takes minutes, or ways that others take, too."""
 ROWS = [{"text": row["text"][:60]} for row in tiny_models.passages()]
 TEXTS: dict[str, Any] = {"forget": ROWS[:5], "retain": ROWS[5:16], "holdout": ROWS[16:21]}
 
@@ -145,17 +150,19 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     folder, tokenizer, found = Path(sys.argv[1]), AutoTokenizer.from_pretrained(nano.RECIPE.tokenizer), Found()
+    nightly = sys.argv[2:] == ["nightly"]
     with data_parallel("cpu", shard_weights=True) as together:
-        for family in FAMILIES:
+        for label, (method, options) in (NIGHTLY if nightly else METHODS).items():
+            both(f"method/float64/{label}", found, weights, tokenizer, method, **options)
+        for family in () if nightly else FAMILIES:
             for form, dtype in FORMATS.items():
-                for kind, sizes in SIZES.items():
-                    both(f"gradient/{form}/{family}, {kind}", found, gradient, family, dtype, sizes)
+                both(f"gradient/{form}/{family}", found, gradient, family, dtype, SIZES["uneven"])
             for label, given in CURVATURES.items():
                 both(f"K-FAC/float64/{family}, {label}", found, product, family, SIZES["uneven"], **given)
-        both("K-FAC/float64/opt, a process without texts", found, product, "opt", SIZES["short"])
-        for label, (method, options) in METHODS.items():
-            both(f"method/float64/{label}", found, weights, tokenizer, method, **options)
-        saved(found, tokenizer, folder)
-        interrupted(found, tokenizer, folder)
+        if not nightly:
+            both("gradient/float64/opt, a process without texts", found, gradient, "opt", torch.float64, SIZES["short"])
+            both("K-FAC/float64/opt, a process without texts", found, product, "opt", SIZES["short"])
+            saved(found, tokenizer, folder)
+            interrupted(found, tokenizer, folder)
         if together.first:
             save_file({name: tensor.contiguous() for name, tensor in found.items()}, folder / "found.safetensors")

@@ -12,8 +12,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
-from sharded import METHODS
-from test_ranks import KILLED_AFTER_A_STEP, LIMIT_S, TESTS, apart, batches, command, environment, free_port, script
+from sharded import METHODS, NIGHTLY
+from test_ranks import KILLED_AFTER_A_STEP, LIMIT_S, TESTS, apart, batches, environment, free_port, script
 from torch import Tensor
 
 from unlearn_lib import save_model
@@ -41,14 +41,35 @@ BOUNDS = {
 """The largest relative difference."""
 
 
+def two(*words: object) -> list[subprocess.Popen[str]]:
+    """A Python script in two processes, started one by one, as on two machines, without a program that watches over them."""
+    several = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            env=environment() | several | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+def done(*words: object) -> tuple[str, str]:
+    """What the first of two processes has said, when both have done their work."""
+    both = two(*words)
+    with both[0] as one, both[1] as other:
+        said, failed = one.communicate(timeout=LIMIT_S)
+        assert one.returncode == other.wait(timeout=60) == 0, failed[-3000:]
+    return said, failed
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes have found."""
     found: Path = tmp_path_factory.mktemp("sharded")
-    done = subprocess.run(
-        command(2, TESTS / "sharded.py", found), env=environment(), capture_output=True, text=True, timeout=LIMIT_S
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done(TESTS / "sharded.py", found)
     return found
 
 
@@ -59,15 +80,25 @@ def found(folder: Path) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("what", BOUNDS)
 def test_the_answers_are_those_of_one_process(found: dict[str, Tensor], what: str) -> None:
-    """Texts unevenly divided, and a process without a text; tied embeddings and others."""
+    """Texts unevenly divided, and a process without a text; parameters that do not divide evenly; tied embeddings and others."""
+    assert compared(found, what) >= 2
+
+
+@pytest.mark.nightly
+def test_the_weights_of_more_methods_are_those_of_one_process(tmp_path: Path) -> None:
+    done(TESTS / "sharded.py", tmp_path, "nightly")
+    assert compared(load_file(tmp_path / "found.safetensors"), "method/float64") == len(NIGHTLY)
+
+
+def compared(found: dict[str, Tensor], what: str) -> int:
     names = [name.removeprefix("one/") for name in found if name.startswith(f"one/{what}/")]
-    assert len(names) >= 2
     for name in names:
         assert apart(found[f"one/{name}"], found[f"all/{name}"]) <= BOUNDS[what], name
+    return len(names)
 
 
 def test_each_process_has_its_part(found: dict[str, Tensor]) -> None:
-    """Parameters of an odd number of rows do not divide evenly; outside of a pass nothing is whole."""
+    """Outside of a pass nothing is whole."""
     (every, left), parts = found["numbers"].tolist(), found["parts"].tolist()
     assert sum(parts) == every
     assert all(abs(here / every - 0.5) < 0.02 for here in parts)
@@ -100,37 +131,20 @@ def test_the_command_takes_the_same_flag_with_any_number_of_processes(words: lis
     """In the number format of the given model, and all lines once."""
     alone = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out1")])
     assert alone.exit_code == 0, alone.output
-    done = subprocess.run(
-        command(2, script(tmp_path), *words, "--out", tmp_path / "out2"),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("verdict:") == done.stdout.count("written:") == 1
-    one, two = (load_file(tmp_path / f"out{number}" / "model" / "model.safetensors") for number in (1, 2))
-    assert one.keys() == two.keys()
+    said, _ = done(script(tmp_path), *words, "--out", tmp_path / "out2")
+    assert said.count("verdict:") == said.count("written:") == 1
+    one, other = (load_file(tmp_path / f"out{number}" / "model" / "model.safetensors") for number in (1, 2))
+    assert one.keys() == other.keys()
     for name, tensor in one.items():
-        assert two[name].dtype == tensor.dtype == torch.bfloat16
-        assert torch.allclose(two[name].float(), tensor.float(), rtol=2**-7), name
+        assert other[name].dtype == tensor.dtype == torch.bfloat16
+        assert torch.allclose(other[name].float(), tensor.float(), rtol=2**-7), name
     reports = [json.loads((tmp_path / f"out{number}" / "report.json").read_text(encoding="utf-8")) for number in (1, 2)]
     for name in ("forget", "retain"):
         assert reports[1]["losses"][name]["after"] == pytest.approx(reports[0]["losses"][name]["after"], rel=1e-3)
 
 
 def test_a_process_whose_partner_is_gone_says_so(words: list[str], tmp_path: Path) -> None:
-    path, port = script(tmp_path, KILLED_AFTER_A_STEP), str(free_port())
-    both = [
-        subprocess.Popen(
-            [sys.executable, str(path), *words, "--out", str(tmp_path / "out")],
-            env=environment()
-            | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    both = two(script(tmp_path, KILLED_AFTER_A_STEP), *words, "--out", tmp_path / "out")
     with both[0] as left, both[1] as killed:
         killed.communicate(timeout=LIMIT_S)
         assert killed.returncode == -signal.SIGKILL
@@ -169,7 +183,7 @@ def test_methods_that_do_not_divide_are_refused_with_those_that_do() -> None:
         InputError, match=r"certified-newton with these options .* what works: gradient-ascent .*constrained-newton"
     ):
         check_divided(EVERY["certified-newton"]())
-    for method, options in METHODS.values():
+    for method, options in [*METHODS.values(), *NIGHTLY.values()]:
         check_divided(EVERY[method](**options))
     refused = [
         ("gradient-ascent", {"preset": "jang"}),
@@ -232,7 +246,7 @@ def test_a_plan_counts_parts_and_names_the_flag_that_fits(tiny: Any, tokenizer: 
         fitting(model, prepared, Cards(8, (whole_gib + parts_gib) / 2))
     with pytest.raises(InputError, match="a part of 8 on each card"):
         fitting(model, prepared, Cards(8, parts_gib / 2), shard_weights=True)
-    refused = Request(texts[:1], None, None, method="gradient-ascent", max_length=4, options={"preset": "jang"})
+    refused = Request(texts[:1], texts[4:6], None, method="fisher-forgetting", max_length=4)
     with pytest.raises(InputError, match="takes a model that is whole"):
         fitting(model, prepare(model, tokenizer, refused), Cards(8, 1.0), shard_weights=True)
 
