@@ -1,4 +1,6 @@
-"""What processes that share a model's weights compute: `torchrun sharded.py FOLDER [nightly]` writes FOLDER/found.safetensors.
+"""What processes that share a model's weights compute: `torchrun sharded.py FOLDER WORDS..` writes FOLDER/found.safetensors.
+
+The words are a command for `unlearn`, or "nightly" for what takes longer.
 
 Everything is computed twice, by one process with the whole model ("one/...") and by all with a part of it each ("all/...").
 """
@@ -16,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unlearn_lib import save_model, unlearn
+from unlearn_lib.command.cli import main
 from unlearn_lib.curvature import mean_gradient
 from unlearn_lib.curvature.kfac import KFAC
 from unlearn_lib.curvature.vector import all_finite, dot, flatten, norm
@@ -164,5 +167,8 @@ if __name__ == "__main__":
             both("K-FAC/float64/opt, a process without texts", found, product, "opt", SIZES["short"])
             saved(found, tokenizer, folder)
             interrupted(found, tokenizer, folder)
+            resume.SECONDS_BETWEEN = 60.0
         if together.first:
             save_file({name: tensor.contiguous() for name, tensor in found.items()}, folder / "found.safetensors")
+        if not nightly:
+            main(sys.argv[2:], standalone_mode=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
@@ -65,11 +66,28 @@ def done(*words: object) -> tuple[str, str]:
     return said, failed
 
 
+def words(folder: Path, tokenizer: Any, texts: list[dict[str, str]]) -> list[str]:
+    """`unlearn run` with shared weights and twelve steps, on files of its own."""
+    save_model(tiny_models.build("opt", torch.bfloat16), tokenizer, folder / "model")
+    short = [{"text": row["text"][:60]} for row in texts]
+    for name, rows in (("forget", short[:5]), ("retain", short[5:12])):
+        (folder / f"{name}.jsonl").write_text(write_rows(rows), encoding="utf-8")
+    files = [word for name in ("forget", "retain") for word in (f"--{name}", str(folder / f"{name}.jsonl"))]
+    options = {"epochs": 4, "forget_batch_size": 2, "learning_rate": 1e-2, "optimizer": "sgd"}
+    settings = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
+    model = ["--model", str(folder / "model"), "--device", "cpu", "--shard-weights"]
+    return ["run", *model, *files, "--method", "gradient-difference", *settings]
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes have found."""
+def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any, texts: list[dict[str, str]]) -> Path:
+    """What two processes have found, and what the command has written and said there."""
     found: Path = tmp_path_factory.mktemp("sharded")
-    done(TESTS / "sharded.py", found)
+    command = words(found, tokenizer, texts)
+    said, _ = done(TESTS / "sharded.py", found, *command, "--out", found / "out2")
+    (found / "said").write_text(said, encoding="utf-8")
+    alone = CliRunner().invoke(main, [*command, "--out", str(found / "out1")])
+    assert alone.exit_code == 0, alone.output
     return found
 
 
@@ -113,38 +131,22 @@ def test_an_unchanged_model_is_written_as_it_was(folder: Path) -> None:
         assert filecmp.cmpfiles(one, other, names, shallow=False) == (names, [], [])
 
 
-@pytest.fixture
-def words(tmp_path: Path, tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> list[str]:
-    """`unlearn run` with shared weights and twelve steps, on files of its own."""
-    save_model(tiny("opt", torch.bfloat16), tokenizer, tmp_path / "model")
-    short = [{"text": row["text"][:60]} for row in texts]
-    for name, rows in (("forget", short[:5]), ("retain", short[5:12])):
-        (tmp_path / f"{name}.jsonl").write_text(write_rows(rows), encoding="utf-8")
-    files = [word for name in ("forget", "retain") for word in (f"--{name}", str(tmp_path / f"{name}.jsonl"))]
-    options = {"epochs": 4, "forget_batch_size": 2, "learning_rate": 1e-2, "optimizer": "sgd"}
-    settings = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
-    model = ["--model", str(tmp_path / "model"), "--device", "cpu", "--shard-weights"]
-    return ["run", *model, *files, "--method", "gradient-difference", *settings]
-
-
-def test_the_command_takes_the_same_flag_with_any_number_of_processes(words: list[str], tmp_path: Path) -> None:
+def test_the_command_takes_the_same_flag_with_any_number_of_processes(folder: Path) -> None:
     """In the number format of the given model, and all lines once."""
-    alone = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out1")])
-    assert alone.exit_code == 0, alone.output
-    said, _ = done(script(tmp_path), *words, "--out", tmp_path / "out2")
+    said = (folder / "said").read_text(encoding="utf-8")
     assert said.count("verdict:") == said.count("written:") == 1
-    one, other = (load_file(tmp_path / f"out{number}" / "model" / "model.safetensors") for number in (1, 2))
+    one, other = (load_file(folder / f"out{number}" / "model" / "model.safetensors") for number in (1, 2))
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert other[name].dtype == tensor.dtype == torch.bfloat16
         assert torch.allclose(other[name].float(), tensor.float(), rtol=2**-7), name
-    reports = [json.loads((tmp_path / f"out{number}" / "report.json").read_text(encoding="utf-8")) for number in (1, 2)]
+    reports = [json.loads((folder / f"out{number}" / "report.json").read_text(encoding="utf-8")) for number in (1, 2)]
     for name in ("forget", "retain"):
         assert reports[1]["losses"][name]["after"] == pytest.approx(reports[0]["losses"][name]["after"], rel=1e-3)
 
 
-def test_a_process_whose_partner_is_gone_says_so(words: list[str], tmp_path: Path) -> None:
-    both = two(script(tmp_path, KILLED_AFTER_A_STEP), *words, "--out", tmp_path / "out")
+def test_a_process_whose_partner_is_gone_says_so(tokenizer: Any, texts: list[dict[str, str]], tmp_path: Path) -> None:
+    both = two(script(tmp_path, KILLED_AFTER_A_STEP), *words(tmp_path, tokenizer, texts), "--out", tmp_path / "out")
     with both[0] as left, both[1] as killed:
         killed.communicate(timeout=LIMIT_S)
         assert killed.returncode == -signal.SIGKILL
@@ -246,7 +248,7 @@ def test_a_plan_counts_parts_and_names_the_flag_that_fits(tiny: Any, tokenizer: 
         fitting(model, prepared, Cards(8, (whole_gib + parts_gib) / 2))
     with pytest.raises(InputError, match="a part of 8 on each card"):
         fitting(model, prepared, Cards(8, parts_gib / 2), shard_weights=True)
-    refused = Request(texts[:1], texts[4:6], None, method="fisher-forgetting", max_length=4)
+    refused = Request(texts[:1], texts[4:6], None, method="fisher-forgetting", max_length=4, options={"step": 1.0})
     with pytest.raises(InputError, match="takes a model that is whole"):
         fitting(model, prepare(model, tokenizer, refused), Cards(8, 1.0), shard_weights=True)
 
