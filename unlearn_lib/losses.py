@@ -121,8 +121,9 @@ def evaluate(model: Any, batches: list[Batch]) -> Tensor:
     share = found.share(batches)
     with alone():
         # a process without texts takes a batch for the number format of its losses
-        own_c = torch.cat([sequence_losses(model, batch) for batch in share.batches or batches[:1]])
-    return found.gather(own_c if share.batches else own_c[:0], share)
+        passes = [*share.batches, *share.idle] or batches[:1]
+        found_c = torch.cat([sequence_losses(model, batch) for batch in passes])
+    return found.gather(found_c[: share.own.stop - share.own.start], share)
 
 
 def diverged(losses: Tensor) -> bool:

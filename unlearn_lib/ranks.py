@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,6 +36,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+LOST = "another process of this run has ended, or cannot be reached; its own last message tells why. Start all of them again"
+
+
 def _together(call: Callable[P, R]) -> Callable[P, R]:
     """An exchange between the processes, which fails in all of them where one is no longer there."""
 
@@ -45,9 +49,7 @@ def _together(call: Callable[P, R]) -> Callable[P, R]:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise RankLostError(
-                "another process of this run has ended, or cannot be reached; its own last message tells why. Start all of them again"
-            ) from error
+            raise RankLostError(LOST) from error
 
     return wrapper
 
@@ -61,12 +63,15 @@ class Share:
         own: Its texts among those of all batches, which are contiguous.
         texts: How many texts there are in all.
         before: The texts before its own, for what is drawn from one stream of numbers.
+        idle: What goes through the model without effect, one text a time, so that this process makes as many passes as every other.
+            None where every process has the whole model.
     """
 
     batches: list[Batch]
     own: slice
     texts: int
     before: list[Batch] = field(default_factory=list)
+    idle: list[Batch] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,12 @@ class Ranks:
     Attributes:
         rank: The number of this one, from 0.
         size: How many there are.
+        sharded: Whether each has a part of the weights only (`unlearn_lib.shards`).
     """
 
     rank: int = 0
     size: int = 1
+    sharded: bool = False
 
     @property
     def first(self) -> bool:
@@ -92,16 +99,18 @@ class Ranks:
         positions, texts = sum(B * T for B, T in shapes), sum(B for B, _ in shapes)
         if self.size == 1:
             return Share(list(batches), slice(0, texts), texts)
-        own, before, seen = list[Batch](), list[Batch](), 0
+        own, before, seen, passes = list[Batch](), list[Batch](), 0, Counter[int]()
         for batch, (B, T) in zip(batches, shapes, strict=True):
             # a text is the process's in whose part of all positions its middle lies
             owners = [self.size * (2 * (seen + row * T) + T) // (2 * positions) for row in range(B)]
             first, stop = bisect_left(owners, self.rank), bisect_right(owners, self.rank)
+            passes.update(set(owners))
             before += _rows(batch, 0, first)
             own += _rows(batch, first, stop)
             seen += B * T
         start, count = (sum(len(batch["input_ids"]) for batch in some) for some in (before, own))
-        return Share(own, slice(start, start + count), texts, before)
+        missing = max(passes.values(), default=0) - len(own) if self.sharded else 0
+        return Share(own, slice(start, start + count), texts, before, _rows(batches[0], 0, 1) * missing)
 
     def add(self, vector: dict[str, Tensor]) -> dict[str, Tensor]:
         """The sum of every process's vector, in place."""
@@ -194,9 +203,9 @@ class Imagined(Ranks):
         return [own] * self.size
 
 
-def planned_for(size: int) -> Any:
-    """A context in which plans are those of one process of so many."""
-    return _among(Imagined(0, size))
+def planned_for(size: int, *, sharded: bool = False) -> Any:
+    """A context in which plans are those of one process of so many, which may each have a part of the weights only."""
+    return _among(Imagined(0, size, sharded))
 
 
 def alone() -> Any:
@@ -205,7 +214,7 @@ def alone() -> Any:
 
 
 @contextmanager
-def data_parallel(device: str | torch.device = "auto") -> Iterator[Ranks]:
+def data_parallel(device: str | torch.device = "auto", *, shard_weights: bool = False) -> Iterator[Ranks]:
     """Inside, the processes that `torchrun` has started share every sum over texts; where there is one alone, nothing changes.
 
     All of them have to run the same program, with the same models, texts and options, and only one should write (`Ranks.first`).
@@ -213,20 +222,21 @@ def data_parallel(device: str | torch.device = "auto") -> Iterator[Ranks]:
 
     Args:
         device: Where the models will be: `"auto"` is the process's own GPU (`LOCAL_RANK`) where there are GPUs, and else the CPU.
+        shard_weights: Whether the model will be divided among the processes, by `unlearn_lib.shards.shard`.
 
     Raises:
         InputError: Several processes on a machine with fewer GPUs than that, or a GPU that is to be taken by all.
         RankLostError: One of the processes has ended before the others.
     """
     if dist.is_initialized():
-        with _among(Ranks(dist.get_rank(), dist.get_world_size())) as found:
+        with _found(shard_weights) as found:
             yield found
         return
     if not started():
         with _among(ALONE) as found:
             yield found
         return
-    wanted = torch.device("cuda" if torch.cuda.is_available() else "cpu") if str(device) == "auto" else torch.device(device)
+    wanted = found_device(device)
     cuda = wanted.type == "cuda"
     if cuda and wanted.index is not None:
         raise InputError(f"device {wanted} is one GPU, and each of several processes takes its own; leave out the number")
@@ -234,10 +244,28 @@ def data_parallel(device: str | torch.device = "auto") -> Iterator[Ranks]:
         torch.cuda.set_device(own_gpu())
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
-        with _among(Ranks(dist.get_rank(), dist.get_world_size())) as found:
+        with _found(shard_weights) as found:
             yield found
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _found(shard_weights: bool) -> Iterator[Ranks]:
+    found = Ranks(dist.get_rank(), dist.get_world_size(), shard_weights and dist.get_world_size() > 1)
+    try:
+        with _among(found):
+            yield found
+    except RuntimeError as error:
+        # a model that is divided exchanges its layers as it runs, outside of `_together`
+        if found.sharded and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise RankLostError(LOST) from error
+        raise
+
+
+def found_device(device: str | torch.device) -> torch.device:
+    """`"auto"` is a GPU where there is one, and else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if str(device) == "auto" else torch.device(device)
 
 
 def own_gpu() -> int:
@@ -256,9 +284,10 @@ def own_gpu() -> int:
 
 
 def add_gradients(params: Iterable[Tensor]) -> None:
-    """Add up over the processes what `backward` has left in each; nothing where one computes alone."""
+    """Add up over the processes what `backward` has left in each; nothing where one computes alone, or where weights are divided, whose
+    `backward` does it."""
     found, every = ranks(), list(params)
-    if found.size == 1 or not every:
+    if found.size == 1 or found.sharded or not every:
         return
     used = found.add_tensor(
         torch.tensor([p.grad is not None for p in every], dtype=torch.int64, device=every[0].device)

@@ -1,6 +1,7 @@
 """Whether a run fits on some cards, and the setting that would: what `unlearn run --plan --cards 4x80` says.
 
-Every card has the whole model, with what a method keeps beside it, and its share of what belongs to single texts.
+Every card has the whole model, or with `--shard-weights` its part of it, with what a method keeps beside it, and its share of what belongs
+to single texts.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from unlearn_lib.errors import InputError
+from unlearn_lib.methods.divided import can_be_divided, check_divided
 from unlearn_lib.methods.plan import MethodPlan, model_bytes
 from unlearn_lib.ranks import planned_for
+from unlearn_lib.shards import gathered_bytes
 from unlearn_lib.unlearning.unlearn import Prepared
 
 SPARE = 1.1
@@ -48,31 +51,49 @@ class Cards:
         return f"{self.number} card{'s' if self.number > 1 else ''} of {self.gib:g} GiB"
 
 
-def fitting(model: Any, prepared: Prepared, cards: Cards) -> str:
-    """A sentence that says what each card takes, where that is no more than it has.
+def fitting(model: Any, prepared: Prepared, cards: Cards, *, shard_weights: bool = False) -> str:
+    """A sentence that says what each card takes, where that is no more than it has; with the weights divided among them or not.
 
     Raises:
         InputError: It is more; with the first setting that takes less than the cards have, if there is one.
 
     Cost: a plan for every setting that is tried.
     """
-    own, least = model_bytes(model), float("inf")
-    for setting, tried in settings(prepared):
-        with planned_for(cards.number):
-            plan = tried.method.plan(model, tried.inputs)
-        needed = SPARE * (own + plan.peak_memory_bytes) / 2**30
-        if not setting:
-            wanted, told = needed, _told(needed, plan, cards)
-        if needed <= cards.gib:
-            if not setting:
-                return f"fits on {cards}: {told}"
-            raise InputError(f"it does not fit on {cards}: {told}; what fits: {setting}, with about {needed:,.1f} GiB a card")
-        least = min(least, needed)
-    less = f"; with smaller batches and more passes about {least:,.1f} GiB" if least < wanted else ""
+    least, told = float("inf"), ""
+    if shard_weights:
+        check_divided(prepared.method)
+    ways = [True] if shard_weights else [False, *([True] if cards.number > 1 and _divides(model, prepared) else [])]
+    for sharded in ways:
+        for words, tried in settings(prepared):
+            with planned_for(cards.number, sharded=sharded):
+                plan, own = tried.method.plan(model, tried.inputs), model_bytes(model)
+            # a plan counts the copy that a method works on, and a divided model is not copied
+            needed = SPARE * (plan.peak_memory_bytes + (0 if sharded else own)) / 2**30
+            setting = " ".join(["--shard-weights"] * (sharded and not shard_weights) + [words] * bool(words))
+            if not told:
+                wanted, told, first = needed, _told(needed, plan, cards), own
+            if needed <= cards.gib:
+                if not setting:
+                    return f"fits on {cards}: {told}"
+                raise InputError(
+                    f"it does not fit on {cards}: {told}; what fits: {setting}, with about {needed:,.1f} GiB a card"
+                )
+            least = min(least, needed)
+    how = "with smaller batches, more passes and --shard-weights" if len(ways) > 1 else "with smaller batches and more passes"
+    less = f"; {how} about {least:,.1f} GiB" if least < wanted else ""
+    where = f"a part of {cards.number} on each card" if shard_weights else "whole on every card"
     raise InputError(
-        f"it does not fit on {cards}: {told}{less}, of which {own / 2**30:,.1f} GiB are the model, whole on every card; take larger cards, "
+        f"it does not fit on {cards}: {told}{less}, of which {first / 2**30:,.1f} GiB are the model, {where}; take larger cards, "
         "another method, a shorter --max-length, or an adapter in place of the whole model"
     )
+
+
+def _divides(model: Any, prepared: Prepared) -> bool:
+    try:
+        gathered_bytes(model)
+    except InputError:
+        return False
+    return can_be_divided(prepared.method)
 
 
 def _told(needed: float, plan: MethodPlan, cards: Cards) -> str:

@@ -113,6 +113,11 @@ def methods(as_json: bool) -> None:
     show_default=True,
     help="Number format of the written model: stored (as the given one is), float32, bfloat16 or float16.",
 )
+@click.option(
+    "--shard-weights",
+    is_flag=True,
+    help="Divide the weights among the processes of torchrun, for a model larger than one card; one process keeps them whole.",
+)
 @click.option("--show-texts", is_flag=True, help="Show what forget texts say in the report; otherwise none is shown.")
 @plain_errors
 def run(
@@ -133,6 +138,7 @@ def run(
     assistant_only: bool,
     only_plan: bool,
     cards: str | None,
+    shard_weights: bool,
     show_texts: bool,
     dtype: str,
 ) -> None:
@@ -162,7 +168,7 @@ def run(
     files = {name: path for name, path in given.items() if path is not None}
     if cards is not None and not only_plan:
         raise InputError("--cards asks what a plan would take on other machines; give --plan with it")
-    job = running.Job(model, files, out, request, device, show_texts, dtype, cards)
+    job = running.Job(model, files, out, request, device, show_texts, dtype, cards, shard_weights)
     rows = running.check(job)
     if only_plan:
         for line in running.plan(job, rows):

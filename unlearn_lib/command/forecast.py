@@ -23,15 +23,15 @@ SLACK = 1.2
 """Plans and counts agree within a fifth."""
 
 
-def forecast(model: Any, prepared: Prepared, looks: int, say: Say) -> None:
-    """Plan the method and say what it will take, with so many looks at losses for the report.
+def forecast(model: Any, prepared: Prepared, looks: int, say: Say, plan: MethodPlan | None = None) -> None:
+    """Plan the method, where that is not done yet, and say what it will take, with so many looks at losses for the report.
 
     Raises:
         InputError: It needs more memory than the machine has, whatever else runs; or its options fit no plan (a budget too small).
 
     Cost: the plan, and a forward pass of one batch of texts, which is timed.
     """
-    plan = prepared.method.plan(model, prepared.inputs)
+    plan = plan or prepared.method.plan(model, prepared.inputs)
     check_memory(plan, model.device, say)
     say_minutes(plan, looks, seconds_of_a_gradient(model, prepared), say)
     epochs = Retrain.model_fields["epochs"].default

@@ -32,6 +32,7 @@ class Job:
     show_texts: bool = False
     dtype: str = "stored"
     cards: str | None = None
+    shard_weights: bool = False
 
     def with_texts(self, rows: Mapping[str, list[Row]]) -> Request:
         """The request with the texts that `check` has read."""
@@ -123,7 +124,7 @@ def plan(job: Job, rows: Mapping[str, list[Row]]) -> list[str]:
         f"({str(model.dtype).removeprefix('torch.')})",
     ]
     if cards is not None:
-        lines.append(fitting(model, prepared, cards))
+        lines.append(fitting(model, prepared, cards, shard_weights=job.shard_weights))
     return lines + [f"note: {note}" for note in [*notes, *prepared.warnings]]
 
 
@@ -133,7 +134,7 @@ def run(job: Job, rows: Mapping[str, list[Row]], say: Say) -> Path:
     Of several processes that `torchrun` has started each computes a share, and the first writes. The folder is tried before
     anything is loaded. What a method has done is kept beside it, in `.NAME.steps`, until it is there, so that the same command
     goes on where it was killed. The model is worked on in float32, and written, and measured, in the number format that it was
-    stored in, or in `job.dtype`.
+    stored in, or in `job.dtype`. With `job.shard_weights` each of several processes has a part of it (`unlearn_lib.shards`).
 
     Raises:
         InputError, NumericsError: As `unlearn`. Nothing is written then.
@@ -145,7 +146,7 @@ def run(job: Job, rows: Mapping[str, list[Row]], say: Say) -> Path:
     assert job.out is not None
     steps = job.out.parent / f".{job.out.name}.steps"
     try:
-        with data_parallel(job.device) as together:
+        with data_parallel(job.device, shard_weights=job.shard_weights) as together:
             if not together.first:
                 _fill(None, job, rows, lambda line: None, steps)
                 return job.out
@@ -170,15 +171,20 @@ def _fill(folder: Path | None, job: Job, rows: Mapping[str, list[Row]], say: Say
     from unlearn_lib.command.report.texts import forget_texts
     from unlearn_lib.command.report.verdict import verdict
     from unlearn_lib.data.examples import by_text
+    from unlearn_lib.methods.divided import check_divided
+    from unlearn_lib.models.forms import form_of
     from unlearn_lib.models.load import find, load_model, save_model, stored_formats
     from unlearn_lib.models.master_weights import formats_in, give_back
     from unlearn_lib.models.stored_formats import formats_to_write, round_weights, summary
     from unlearn_lib.progress import ProgressBar, quiet_libraries
+    from unlearn_lib.ranks import ranks
+    from unlearn_lib.shards import make_whole, shard
     from unlearn_lib.training.loop import derivatives
     from unlearn_lib.unlearning.unlearn import carry_out, prepare
 
     quiet_libraries()
-    model, tokenizer = load_model(job.model, device=job.device)
+    sharded = ranks().sharded
+    model, tokenizer = load_model(job.model, device="cpu" if sharded else job.device)
     stored = stored_formats(job.model)
     formats = formats_to_write(model, stored, job.dtype)
     if folder is not None:
@@ -194,8 +200,16 @@ def _fill(folder: Path | None, job: Job, rows: Mapping[str, list[Row]], say: Say
     say(f"{job.request.method}: {counts['forget']} texts to forget, {counts['retain']} to retain, {counts['holdout']} held out")
     rounded = any(p.dtype != formats.get(name, p.dtype) for name, p in model.named_parameters())
     looks = (3 if rounded else 2) * sum(len(examples) for examples in sets.values())  # before, after, and after rounding
+    plan = None
+    if sharded:
+        check_divided(prepared.method)
+        if form := form_of(model):
+            raise InputError(f"a model of the form {form!r} cannot be divided among processes; leave out --shard-weights")
+        with derivatives(model):
+            plan = prepared.method.plan(model, prepared.inputs)  # which rehearses passes of a model that is whole
+        model = shard(model, job.device)
     with derivatives(model):
-        forecast(model, prepared, looks, say)
+        forecast(model, prepared, looks, say, plan)
     grouping, texts = prepared.inputs.grouping, of_sequences(sets, tokenizer, rows["forget"])
     look = Look(texts)
     losses_before, seen_before = look(model, sets, grouping), look.observed
@@ -233,6 +247,8 @@ def _fill(folder: Path | None, job: Job, rows: Mapping[str, list[Row]], say: Say
         "details": result.details,
         "warnings": [*result.warnings, *missing],
     }
+    if sharded:
+        make_whole(result.model, formats)
     if folder is None:
         return
     report = Report.model_validate(content)

@@ -19,7 +19,7 @@ losses weighted by different numbers c must give slice i just c_i times its grad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from unlearn_lib.curvature.calls import Call, factors, lookup_arguments, rows_of
 from unlearn_lib.curvature.rows import aligned, keeps_apart, works_in_place
 from unlearn_lib.curvature.uses import Direct, Outer, Use, as_matrix
 from unlearn_lib.curvature.vector import Vector, numbers
+from unlearn_lib.errors import InputError
 
 # Where slices lie in order, two backward passes differ by rounding; a slice of another sequence makes a difference as large
 # as the gradient. A thousand units of rounding are between the two.
@@ -49,6 +50,8 @@ def capture(
     shape: tuple[int, int],
     followed: frozenset[str] = frozenset(),
     concealed: frozenset[str] = frozenset(),
+    *,
+    alike: bool = False,
 ) -> tuple[Tensor, dict[str, list[Use]]]:
     """The losses of a batch and the uses of every parameter.
 
@@ -59,6 +62,8 @@ def capture(
         shape: `(B, T)`.
         followed: Parameters known not to keep sequences apart.
         concealed: Parameters known to enter an `autograd.Function`, whose derivative torch functions do not show.
+        alike: Make one pass forwards and two backwards whatever the batch is, as processes have to that gather the layers of a divided
+            model together. The second decides for every function whether it keeps sequences apart, with a rule or not.
 
     Returns:
         `(losses_B, uses)`; a parameter that is never used has a use without positions, whose gradient is zero.
@@ -66,12 +71,17 @@ def capture(
     Cost: 2/3 gradient (forward, and backward without weight gradients), and the memory of a gradient, plus what is kept: input
     and output gradient of every product. Where a function of the model has no rule in `rows` it takes one backward pass more, 1/3
     gradient; parameters that are followed take B backward passes, in all up to a gradient, and the memory of their B gradients.
+
+    Raises:
+        InputError: With `alike`, a parameter that would have to be followed.
     """
-    watch = _Watch(params, fixed, shape, followed)
+    watch = _Watch(params, fixed, shape, followed, alike)
     with torch.enable_grad():
         leaves = {name: params[name].detach().requires_grad_() for name in concealed}
         with watch:
             losses_B = losses({**params, **leaves})
+        if alike and (watch.concealed or watch.stand_ins):
+            raise _not_alike({*watch.concealed, *watch.stand_ins})
         if watch.concealed:
             return capture(losses, params, fixed, shape, followed, concealed | watch.concealed)
         watch.stand_ins.update(leaves)
@@ -79,9 +89,11 @@ def capture(
             for name, g in _by_sequence(losses_B, watch.stand_ins, keep=bool(watch.calls)).items():
                 watch.uses[name].append(Direct(rows_of(g)))
         if watch.calls and losses_B.requires_grad:
-            certain = watch.is_certain(losses_B)
+            certain = not alike and watch.is_certain(losses_B)
             watch.receive(losses_B, keep=not certain)
             mixed = frozenset() if certain else watch.mixed(losses_B)
+            if mixed and alike:
+                raise _not_alike(mixed)
             if mixed:
                 return capture(losses, params, fixed, shape, followed | mixed, concealed)
     for name, found in watch.uses.items():
@@ -93,11 +105,13 @@ def capture(
 class _Watch(TorchFunctionMode):
     """Follows every call that takes a chosen parameter: makes its output differentiable and waits for the gradient."""
 
-    def __init__(self, params: Vector, fixed: Mapping[str, Tensor], shape: tuple[int, int], followed: frozenset[str]) -> None:
+    def __init__(
+        self, params: Vector, fixed: Mapping[str, Tensor], shape: tuple[int, int], followed: frozenset[str], alike: bool
+    ) -> None:
         super().__init__()
         self.names = {id(p): name for name, p in params.items()}
         self.weights = self.names.keys() | {id(p) for p in fixed.values()}
-        self.params, self.shape, self.followed = params, shape, followed
+        self.params, self.shape, self.followed, self.alike = params, shape, followed, alike
         self.uses: dict[str, list[Use]] = {name: [] for name in params}
         self.stand_ins: dict[str, Tensor] = {}
         self.calls: list[Call] = []
@@ -156,6 +170,8 @@ class _Watch(TorchFunctionMode):
             out = torch.ops.aten._unsafe_view(out, out.shape)
         out.register_hook(lambda grad: self._receive(number, grad))
         self.calls.append(call)
+        if self.alike:  # a divided layer is gathered by a hook on what leaves it, which has to come before the one above
+            out = torch.ops.aten._unsafe_view(out, out.shape)
         self.state[out] = ROWS
         return out
 
@@ -247,6 +263,13 @@ class _Watch(TorchFunctionMode):
         if any(aligned(leaves[place], out) and len(out) > 1 for place in names):
             return B == 1  # a slice of the parameter for each slice of the output
         return bool(inputs) and keeps_apart(func, args, kwargs, [out], inputs, len(out))
+
+
+def _not_alike(names: Collection[str]) -> InputError:
+    return InputError(
+        f"the model uses parameter {min(names)} in a way that takes passes of its own for every text, which processes that share the "
+        "weights cannot make; leave out --shard-weights, or take a first-order method"
+    )
 
 
 def _detached(leaves: list[Any], names: Mapping[int, str]) -> list[Any]:

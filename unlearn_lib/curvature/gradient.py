@@ -14,6 +14,7 @@ from unlearn_lib.curvature.vector import Vector, all_finite, axpy, numbers, scal
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses, without_autocast
 from unlearn_lib.ranks import alone, ranks
+from unlearn_lib.shards import divided
 
 
 def trainable(model: Any) -> Vector:
@@ -30,6 +31,8 @@ def batch_gradient(model: Any, batch: Batch) -> tuple[float, Vector]:
     Raises:
         NumericsError: The loss or the gradient is not finite.
     """
+    if divided(model):
+        return mean_gradient(model, [batch])
     loss, found = _gradient(model, batch)
     return _finite(loss.item(), ranks().add(found))
 
@@ -49,6 +52,20 @@ def _finite(loss: float, gradient: Vector) -> tuple[float, Vector]:
             "is too narrow (load it with dtype='float32')"
         )
     return loss, gradient
+
+
+def differentiated(loss: Tensor, params: Vector) -> Vector:
+    """The gradient of a loss by parameters; of divided ones, that of the sum of all processes' losses."""
+    if not divided(params):
+        grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(params, grads, strict=True))
+    before, found = [p.grad for p in params.values()], Vector()
+    for p in params.values():
+        p.grad = None
+    loss.backward()  # `torch.autograd.grad` would not go back to parts of parameters
+    for (name, p), kept in zip(params.items(), before, strict=True):
+        found[name], p.grad = torch.zeros_like(p) if p.grad is None else p.grad, kept
+    return found
 
 
 @without_autocast()
@@ -72,14 +89,16 @@ def summed_gradient(
     params, together = trainable(model), ranks()
     sums, found = list[Tensor](), Vector()
     with alone():
-        for batch in together.share(batches).batches:
+        share = together.share(batches)
+        for place, batch in enumerate([*share.batches, *share.idle]):
+            counts = place < len(share.batches)
             with in_full(params.values()):
                 loss, number = loss_of(batch)
-            grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
-            sums += [number.detach(), loss.detach().double()]
-            for name, grad in zip(params, grads, strict=True):
+            sums += [number.detach(), loss.detach().double()] if counts else []
+            for name, grad in differentiated(loss if counts else 0 * loss, params).items():
                 found[name] = found[name].add_(grad) if name in found else grad
-    found, own = together.add(found or zeros(params)), numbers(sums)
+    found, own = found or zeros(params), numbers(sums)
+    found = found if divided(params) else together.add(found)
     total, lost = (together.add_number(sum(part), next(iter(params.values())).device) for part in (own[::2], own[1::2]))
     if not (math.isfinite(total) and math.isfinite(lost) and all_finite(found.values())):
         raise NumericsError(f"{what} or its gradient is not finite: the model has diverged")
@@ -93,6 +112,14 @@ def mean_gradient(model: Any, batches: Sequence[Batch]) -> tuple[float, Vector]:
     Raises:
         NumericsError: The loss or the gradient is not finite.
     """
+    if divided(model):  # a pass adds up over the processes, so that it has to know its weight before
+        n = sum(len(batch["labels"]) for batch in batches)
+
+        def share_of(batch: Batch) -> tuple[Tensor, Tensor]:
+            loss = sequence_losses(model, batch).sum() / n
+            return loss, loss.detach().double()
+
+        return summed_gradient(model, batches, share_of, "the loss")
     if len(batches) == 1:
         return batch_gradient(model, batches[0])
     together = ranks()

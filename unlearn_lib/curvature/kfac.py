@@ -29,9 +29,10 @@ from unlearn_lib.curvature.precision import exact_products
 from unlearn_lib.curvature.risk import EmpiricalRisk, token_weights
 from unlearn_lib.curvature.shared_moments import eigen_together
 from unlearn_lib.curvature.uses import Direct, Lookup, Outer, Use, materialise, orders
-from unlearn_lib.curvature.vector import Vector, all_finite, extremes, flatten
+from unlearn_lib.curvature.vector import Vector, all_finite, extremes, flatten, numbers
 from unlearn_lib.errors import InputError, NumericsError
 from unlearn_lib.losses import IGNORED, Batch, token_nll
+from unlearn_lib.shards import divided, part, whole
 
 
 class KFAC(EmpiricalRisk):
@@ -60,6 +61,8 @@ class KFAC(EmpiricalRisk):
     A product: 4 p q (p + q) FLOPs for each matrix. Memory: p^2 + q^2 + p q for each, and one batch's factors while it is built.
     """
 
+    divides = True
+
     def __init__(
         self,
         model: Any,
@@ -84,18 +87,40 @@ class KFAC(EmpiricalRisk):
 
     @torch.no_grad()
     def mv(self, v: Vector) -> Vector:
-        return self.applied(lambda name, e: e.apply(v[name], e.values_pq))
+        return self.applied(lambda e, v: e.apply(v, e.values_pq), v)
 
     def diagonal(self) -> Tensor:
-        return flatten(self.applied(lambda name, e: e.diagonal().view_as(self.params[name])))
+        return flatten(self.applied(lambda e, p: e.diagonal().view_as(p), self.params))
 
-    def applied(self, function: Callable[[str, Eigen], Tensor]) -> Vector:
-        """What a function of a parameter's name and its block gives for every parameter, each computed by one process."""
+    def trace(self) -> float:
+        if not divided(self.params):
+            return super().trace()
         blocks = self.eigen()
-        own = {name for name, owner in self._owners.items() if owner == self.ranks.rank}
-        return self.ranks.add(
-            {name: function(name, blocks[name]) if name in own else torch.zeros_like(p) for name, p in self.params.items()}
-        )
+        own = numbers(blocks[name].diagonal().double().sum() for name in self._own)
+        return self.ranks.add_number(sum(own), self.device)
+
+    def applied(self, function: Callable[[Eigen, Tensor], Tensor], v: Vector) -> Vector:
+        """What a function of a parameter's block and its part of a vector gives for every parameter, each computed by one process."""
+        blocks = self.eigen()
+        own = self._own
+        if not divided(self.params):
+            return self.ranks.add(
+                {
+                    name: function(blocks[name], v[name]) if name in own else torch.zeros_like(p)
+                    for name, p in self.params.items()
+                }
+            )
+        found: Vector = {}
+        for name, p in self.params.items():  # of one at a time all rows are together
+            all_rows = whole(v[name])
+            all_rows = function(blocks[name], all_rows).contiguous() if name in own else all_rows
+            found[name] = part(self.ranks.spread(all_rows, self._owners[name]), p)
+        return found
+
+    @property
+    def _own(self) -> list[str]:
+        """The parameters whose blocks this process applies, once they are built."""
+        return [name for name, owner in self._owners.items() if owner == self.ranks.rank]
 
     @property
     def left_out(self) -> list[str]:
@@ -118,7 +143,7 @@ class KFAC(EmpiricalRisk):
         return self._eigen
 
     def _build(self) -> dict[str, Eigen]:
-        moments, kept = Moments(self.params, self.max_side, exact=self.correction), 0.0
+        moments, kept = Moments(self.seen, self.max_side, exact=self.correction), 0.0
         looked_up = list[Tensor]()
         for uses_by_name, positions in self._captures():
             moments.add(uses_by_name, positions)
@@ -144,7 +169,7 @@ class KFAC(EmpiricalRisk):
                     e.values_pq[start:stop] += materialise(rotated, start, stop).square().sum(0)
             uses_by_name.clear()
         self.ranks.add({name: e.values_pq for name, e in eigen.items()})
-        return eigen
+        return {name: eigen[name] for name in self._own} if divided(self.params) else eigen
 
     def _draws(self) -> Iterator[tuple[dict[str, list[Use]], Tensor]]:
         """The uses of h_i and the positions that count, batch after batch, draw after draw; the same at every call."""
@@ -156,7 +181,8 @@ class KFAC(EmpiricalRisk):
 
     def _captures(self) -> Iterator[tuple[dict[str, list[Use]], Positions]]:
         """The uses of h_i at all positions, and which count in the moments. Whether the logits are finite is asked once, after the last."""
-        unconfirmed, logits = due(self), list[Tensor]()
+        alike = divided(self.params)
+        unconfirmed, logits = None if alike else due(self), list[Tensor]()
         host = on_host([*self.share.before, *self.share.batches])
         before, own = host[: len(self.share.before)], host[len(self.share.before) :]
         for draw in range(self.samples):
@@ -173,13 +199,17 @@ class KFAC(EmpiricalRisk):
                 B, T = batch["input_ids"].shape
                 labels = _Labels(generator, [] if number else before, known["labels"])
                 losses = self._pseudo_losses(batch, labels.draw, logits)
-                _, uses = capture(losses, self.params, self.fixed, (B, T))
+                _, uses = capture(losses, self.seen, self.fixed, (B, T), alike=alike)
                 if number == unconfirmed and labels.drawn_BS is not None:
                     _check_logits(logits)
                     self._confirm(number, uses, labels.drawn_BS)
                     unconfirmed = None
                 weights_BT, host_BT = weights[number]
                 yield uses, Positions(heard(batch).to(self.dtype), weights_BT, drop=self.drops, host_BT=host_BT)
+            for batch in self.share.idle:
+                B, T = batch["input_ids"].shape
+                labels = _Labels(generator, [], batch["labels"].cpu())
+                capture(self._pseudo_losses(batch, labels.draw, []), self.seen, self.fixed, (B, T), alike=True)
         _check_logits(logits)
 
     def _weights(self, own: Sequence[Batch], choice: torch.Generator) -> list[tuple[Tensor, Tensor]]:

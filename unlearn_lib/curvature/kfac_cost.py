@@ -17,6 +17,7 @@ from unlearn_lib.curvature.positions import heard
 from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.uses import Direct, Lookup, Outer, as_matrix, place_of
 from unlearn_lib.curvature.vector import numbers
+from unlearn_lib.shards import gathered_bytes
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def kfac_cost(K: KFAC, rehearsal: Rehearsal) -> Building:
     if K.correction:
         flops += K.samples * (captured.capture_flops + captured.product_flops) + turning
         peak = max(peak, kept + captured.peak, kept + captured.largest + max(captured.largest, batch * longest * number))
+    if K.ranks.sharded:
+        peak += gathered_bytes(K.model)
     return Building(flops, once, peak, kept, product)
 
 

@@ -119,6 +119,18 @@ def gradient_memory(risk: EmpiricalRisk) -> int:
     return Rehearsal(risk).adjoint_peak
 
 
+def pass_memory(risk: EmpiricalRisk) -> int:
+    """Peak bytes of a pass forwards and backwards over the largest batch, in which each parameter's gradient is given away at once."""
+    with _fake(risk, max(map(_shape, risk.batches), key=lambda shape: shape[0] * shape[1])) as (fake, batch), Meter() as meter:
+        leaves = {name: p.detach().requires_grad_() for name, p in fake.params.items()}
+        for leaf in leaves.values():
+            leaf.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+        with torch.enable_grad():
+            fake.losses(batch)(leaves).sum().backward()
+    peak: int = meter.peak
+    return peak
+
+
 def _rehearse(risk: EmpiricalRisk) -> Capture:
     shapes = Counter(_shape(batch) for batch in risk.batches)
     found = {shape: _rehearse_shape(risk, shape) for shape in _told(shapes)}
@@ -135,7 +147,7 @@ def _rehearse(risk: EmpiricalRisk) -> Capture:
 def _rehearse_shape(risk: EmpiricalRisk, shape: tuple[int, int]) -> Capture:
     """One capture of one batch."""
     with _fake(risk, shape) as (fake, batch), Meter() as meter:
-        _, uses = capture(fake.losses(batch), fake.params, fake.fixed, shape)
+        _, uses = capture(fake.losses(batch), fake.params, fake.fixed, shape, alike=risk.ranks.sharded)
     product_flops, half, kept, seen = 0, 0, dict.fromkeys(risk.params, 0), set()
     for name, found in uses.items():
         for use in found:
@@ -199,7 +211,7 @@ def _fake(risk: EmpiricalRisk, shape: tuple[int, int]) -> Iterator[tuple[Any, Ba
     fake, every = copy.copy(risk), (*risk.params.values(), *risk.fixed.values())
     # a model that is not on this machine is of fake tensors already
     mode = next((p.fake_mode for p in every if isinstance(p, FakeTensor)), None) or FakeTensorMode(allow_non_fake_inputs=True)
-    fake.params = {name: _stand_in(p, mode) for name, p in risk.params.items()}
+    fake.params = fake.seen = {name: _stand_in(p, mode) for name, p in risk.params.items()}
     fake.fixed = {name: _stand_in(p, mode) for name, p in risk.fixed.items()}
     with mode:
         ids = torch.ones(shape, dtype=torch.long, device=risk.device)

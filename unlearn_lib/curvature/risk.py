@@ -30,6 +30,7 @@ from unlearn_lib.curvature.vector import Vector, total, zeros
 from unlearn_lib.errors import InputError
 from unlearn_lib.losses import IGNORED, Batch, sequence_means, targets, token_logits, token_nll
 from unlearn_lib.ranks import ranks
+from unlearn_lib.shards import divided, seen
 
 BY_TASK = ("POLY", "MULTITASK_PROMPT_TUNING")
 PRECISIONS = {None: None, "float32": torch.float32, "float64": torch.float64}
@@ -56,6 +57,8 @@ class EmpiricalRisk(Operator):
     """
 
     mode = "forward"
+    divides = False
+    """Whether the operator can be made of a model whose weights are divided among processes."""
 
     def __init__(
         self,
@@ -78,7 +81,19 @@ class EmpiricalRisk(Operator):
         chosen = _select(everything, params)
         self.fixed = {name: _wide(p, PRECISIONS[precision]) for name, p in everything.items() if name not in chosen}
         self.params: Vector = {name: _wide(everything[name], PRECISIONS[precision]) for name in chosen}
+        # what the model's functions take: these parameters, or, where they are divided, what they become in a pass
+        self.seen: Vector = {name: p for name, p in self._seen().items() if name in chosen}
         self._check_used()
+
+    def _seen(self) -> Vector:
+        if not divided(self.model):
+            return self.params
+        if not self.divides:
+            raise InputError(
+                f"a {type(self).__name__} cannot be made of a model whose weights are divided among processes, only KFAC can; leave out "
+                "--shard-weights, or take solver='kfac'"
+            )
+        return seen(self.model)
 
     def logits(self, batch: Batch) -> Callable[[Vector], Tensor]:
         """The function params -> logits `[B, T, V]` of a batch, as `token_logits` gives them.
@@ -96,7 +111,7 @@ class EmpiricalRisk(Operator):
                 eager_experts(self.model, contents=has_contents),
                 SameConstants(),
             ):
-                return token_logits(self.model, batch, {**self.fixed, **params})
+                return token_logits(self.model, batch, None if divided(self.model) else {**self.fixed, **params})
 
         return function
 
@@ -132,20 +147,20 @@ class EmpiricalRisk(Operator):
         return pullback(c_B.to(value_B))
 
     def _check_used(self) -> None:
-        seen = _Seen(self.params)
+        used = _Seen(self.seen)
         with torch.no_grad():
             for batch in (self._short(1), *self.batches):  # a token shows nearly always all; experts may need more
-                with seen:
+                with used:
                     self.logits(batch)(self.params)
-                if seen.sparse:
+                if used.sparse:
                     raise InputError(
                         "the model makes sparse matrices as it runs (adapters of kinds FROD and SHIRA do), which torch differentiates "
                         "neither forwards nor twice; merge the adapter into its base, or use one of another kind"
                     )
-                if not seen.missing:
+                if not used.missing:
                     return
         raise InputError(
-            f"parameter {next(iter(seen.missing.values()))} ({len(seen.missing)} in all) has no gradient: the loss does not depend on it; "
+            f"parameter {next(iter(used.missing.values()))} ({len(used.missing)} in all) has no gradient: the loss does not depend on it; "
             "leave it out with params="
         )
 

@@ -1,6 +1,7 @@
 """Vectors: dicts of tensors by parameter name, and the little algebra that solvers need.
 
-Inner products are accumulated tensor by tensor in float64: one long float32 reduction loses digits (1 % at 1e8 entries).
+Inner products are accumulated tensor by tensor in float64: one long float32 reduction loses digits (1 % at 1e8 entries). Of tensors
+that are divided among processes each adds up its own rows, and all have the sum.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import torch
 from torch import Tensor
 
 from unlearn_lib.errors import InputError
+from unlearn_lib.shards import divided, over_parts, own
 
 Vector = dict[str, Tensor]
 
 
 def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """The inner product."""
-    return sum(numbers((a[name].double() * b[name].double()).sum() for name in a))
+    return over_parts(sum(numbers((own(a[name]).double() * own(b[name]).double()).sum() for name in a)), a)
 
 
 def zeros(like: Mapping[str, Tensor]) -> Vector:
@@ -43,7 +45,8 @@ def axpy(factor: float, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Vec
 
 def norm(a: Mapping[str, Tensor]) -> float:
     """The Euclidean length."""
-    return math.hypot(*numbers(torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in a.values()))
+    found = math.hypot(*numbers(torch.linalg.vector_norm(own(tensor), dtype=torch.float64) for tensor in a.values()))
+    return math.sqrt(over_parts(found**2, a)) if divided(a) else found
 
 
 def numbers(scalars: Iterable[Tensor]) -> list[float]:
@@ -54,7 +57,9 @@ def numbers(scalars: Iterable[Tensor]) -> list[float]:
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether every entry is finite, in one copy."""
-    return all(numbers(torch.isfinite(extremes(tensor)).all() for tensor in tensors))
+    every = list(tensors)
+    found = all(numbers(torch.isfinite(extremes(own(tensor))).all() for tensor in every))
+    return over_parts(0.0 if found else 1.0, every[0]) == 0 if every and divided(every[0]) else found
 
 
 def extremes(tensor: Tensor) -> Tensor:

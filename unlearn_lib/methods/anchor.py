@@ -7,7 +7,6 @@ Its value and its gradient are zero at the original model, and its Hessian there
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from unlearn_lib.curvature.vector import Vector
 from unlearn_lib.data.batches import Example
 from unlearn_lib.losses import Batch
 from unlearn_lib.methods.base import Inputs
+from unlearn_lib.methods.original import original_of
 from unlearn_lib.methods.replay import replay
 from unlearn_lib.metrics.divergence import log_probs, sequence_divergences
 
@@ -27,14 +27,14 @@ class Anchor:
     """The divergence from the original model, on texts of D+ that change from step to step.
 
     Args:
-        model: The original model; a copy of it is kept.
+        model: The original model; a copy of it is kept (`original_of`).
         inputs: D+ and how many texts go through a model at a time.
         written: Once every text of D+ has been used, go on with texts that the original model writes (`replay`); otherwise D+
             is gone through again.
     """
 
     def __init__(self, model: Any, inputs: Inputs, written: bool) -> None:
-        self.original = copy.deepcopy(model).requires_grad_(False)
+        self.original = original_of(model)
         self.inputs, self.written, self.used = inputs, written, 0
         generator = torch.Generator().manual_seed(inputs.seed)
         self.order = [inputs.retain[i] for i in torch.randperm(len(inputs.retain), generator=generator).tolist()]

@@ -44,6 +44,7 @@ from unlearn_lib.methods.reach import reach
 from unlearn_lib.methods.resume import Named, Part, Weights
 from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, along, walk
 from unlearn_lib.ranks import ranks
+from unlearn_lib.shards import over_parts, own
 
 LOOSE = 0.1
 """How near, as a share of the whole gap, the first step comes to its own goal: the later ones make up for it."""
@@ -319,8 +320,8 @@ def _move(model: Any, a: float, u: Vector, b: float, t: Vector) -> float:
     for name, p in trainable(model).items():
         step = a * u[name] + b * t[name]
         p.add_(step)
-        squares += step.double().square().sum().item()
-    return math.sqrt(squares)
+        squares += own(step).double().square().sum().item()
+    return math.sqrt(over_parts(squares, u))
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ where the mean forget loss reaches it, so that methods can be compared at the sa
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from unlearn_lib.data.batches import Example, collate
 from unlearn_lib.errors import NumericsError
 from unlearn_lib.losses import Batch, sequence_losses
 from unlearn_lib.methods.base import Inputs, Outcome
+from unlearn_lib.methods.original import original_of
 from unlearn_lib.methods.plan import MethodPlan, joint_backward_bytes, largest, model_bytes, vector_bytes
 from unlearn_lib.methods.resume import Optimised, Weights
 from unlearn_lib.methods.target import ACCEPTED, Calibrated, Start, Target, walk
@@ -155,7 +155,7 @@ class DescentMethod(Calibrated):
         target = self.target(model, inputs, checked)
         if target is not None and target.met_already(outcome):
             return outcome
-        original = copy.deepcopy(model).requires_grad_(False) if self.uses_original else None
+        original = original_of(model) if self.uses_original else None
         self.prepare(model, inputs, outcome)
         if self.done_already(model, inputs, outcome):
             return outcome

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from unlearn_lib.curvature import KFAC, EmpiricalFisher, Kronecker, plan, trainable
-from unlearn_lib.curvature.rehearsal import gradient_memory
+from unlearn_lib.curvature.rehearsal import gradient_memory, pass_memory
 from unlearn_lib.losses import Batch
+from unlearn_lib.ranks import ranks
+from unlearn_lib.shards import gathered_bytes
 
 KEPT = 2 / 3
 """Of what a backward pass takes so much is there from its forward pass on, as measured on nano models; the rest comes and goes."""
@@ -28,13 +32,19 @@ class MethodPlan:
 
 
 def vector_bytes(model: Any) -> int:
-    """Bytes of one vector on the trainable parameters."""
-    return sum(p.numel() * max(4, p.element_size()) for p in trainable(model).values())
+    """Bytes of one vector on the trainable parameters, or of a process's part of it."""
+    return -(-sum(p.numel() * max(4, p.element_size()) for p in trainable(model).values()) // _parts())
 
 
 def model_bytes(model: Any) -> int:
-    """Bytes of the model, or of a copy of it: parameters and buffers (GPT-Neo's masks are 4 MiB a layer)."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    """Bytes of the model, or of a copy of it: parameters, or a process's part of them, and buffers (GPT-Neo's masks are 4 MiB a layer)."""
+    every = [list[Tensor](model.parameters()), list[Tensor](model.buffers())]
+    parameters, buffers = (sum(tensor.numel() * tensor.element_size() for tensor in some) for some in every)
+    return -(-parameters // _parts()) + buffers
+
+
+def _parts() -> int:
+    return ranks().size if ranks().sharded else 1
 
 
 def largest(batches: Sequence[Batch]) -> Batch:
@@ -43,8 +53,11 @@ def largest(batches: Sequence[Batch]) -> Batch:
 
 
 def backward_bytes(model: Any, batches: Sequence[Batch]) -> float:
-    """Peak bytes of a forward and backward pass over the largest of some batches."""
-    return gradient_memory(EmpiricalFisher(model, [largest(batches)]))
+    """Peak bytes of a forward and backward pass over the largest of some batches, the gradient included."""
+    risk = EmpiricalFisher(model, [largest(batches)])
+    if not ranks().sharded:
+        return gradient_memory(risk)
+    return pass_memory(risk) + vector_bytes(model) + gathered_bytes(model)
 
 
 def joint_backward_bytes(model: Any, batches: Sequence[Batch]) -> float:

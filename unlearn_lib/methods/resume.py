@@ -23,6 +23,7 @@ from unlearn_lib.curvature.gradient import trainable
 from unlearn_lib.errors import InputError, wrong_in
 from unlearn_lib.files import new_file
 from unlearn_lib.ranks import ranks
+from unlearn_lib.shards import on_first, part
 
 if TYPE_CHECKING:
     from unlearn_lib.methods.base import Outcome, Passes
@@ -131,12 +132,8 @@ class Keeper:
         first = same_everywhere(self._restore(outcome, passes, parts), self.path)
         for k in range(first, total):
             yield k
-            if (
-                self.folder is not None
-                and ranks().first
-                and k + 1 < total
-                and time.monotonic() - self._written >= SECONDS_BETWEEN
-            ):
+            due = self.folder is not None and k + 1 < total and time.monotonic() - self._written >= SECONDS_BETWEEN
+            if ranks().told(due)[0] if ranks().sharded else due and ranks().first:
                 self._try_to_keep(k + 1, outcome, passes, parts)
 
     def _try_to_keep(self, done: int, outcome: Outcome, passes: Passes, parts: Sequence[Part]) -> None:
@@ -151,9 +148,12 @@ class Keeper:
     def _keep(self, done: int, outcome: Outcome, passes: Passes, parts: Sequence[Part]) -> None:
         from safetensors.torch import save_file
 
-        assert self.path is not None
         tensors: dict[str, Tensor] = {}
-        numbers = [_taken_apart(part.state(), f"{number}", tensors) for number, part in enumerate(parts)]
+        numbers = [_taken_apart(one.state(), f"{number}", tensors) for number, one in enumerate(parts)]
+        tensors = {name: on_first(t).contiguous() for name, t in tensors.items()}
+        if not ranks().first:
+            return
+        assert self.path is not None
         said = {
             "history": outcome.history,
             "gradient_evaluations": outcome.gradient_evaluations,
@@ -163,9 +163,7 @@ class Keeper:
         }
         header = Header(done=done, outcome=said, numbers=numbers)
         with new_file(self.path, private=True) as temporary:
-            save_file(
-                {name: t.contiguous() for name, t in tensors.items()}, temporary, {"steps": json.dumps(header.model_dump())}
-            )
+            save_file(tensors, temporary, {"steps": json.dumps(header.model_dump())})
         self._written = time.monotonic()
 
     def _restore(self, outcome: Outcome, passes: Passes, parts: Sequence[Part]) -> int:
@@ -176,8 +174,11 @@ class Keeper:
 
         assert self.path is not None
         tensors = load_file(self.path)
-        for number, (part, own) in enumerate(zip(parts, header.numbers, strict=True)):
-            part.put(_put_together(own, f"{number}", tensors))
+        # what has a weight's shape is divided as the weight is
+        shapes = {p.shape: p for one in parts if isinstance(one, Weights) for p in one.params.values()}
+        tensors = {name: part(t, shapes[t.shape]) if t.shape in shapes else t for name, t in tensors.items()}
+        for number, (one, own) in enumerate(zip(parts, header.numbers, strict=True)):
+            one.put(_put_together(own, f"{number}", tensors))
         said = header.outcome
         outcome.history[:] = said["history"]
         outcome.gradient_evaluations = said["gradient_evaluations"]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from unlearn_lib.errors import NumericsError, unknown
+from unlearn_lib.shards import own
 
 WRITTEN = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AS_STORED = "stored"
@@ -46,12 +47,13 @@ def round_weights(model: Any, formats: Mapping[str, torch.dtype]) -> None:
     """
     for name, p in model.named_parameters():
         if name in formats:
-            rounded = p.to(formats[name])
-            if bool((rounded.isinf() & p.isfinite()).any()):
+            rows = own(p)
+            rounded = rows.to(formats[name])
+            if bool((rounded.isinf() & rows.isfinite()).any()):
                 raise NumericsError(
-                    f"{name} has numbers of size {p.abs().max():.3g}, too large for {plain(formats[name])}; write float32 or bfloat16"
+                    f"{name} has numbers of size {rows.abs().max():.3g}, too large for {plain(formats[name])}; write float32 or bfloat16"
                 )
-            p.copy_(rounded)
+            rows.copy_(rounded)
 
 
 def plain(dtype: torch.dtype) -> str:

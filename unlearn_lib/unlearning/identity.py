@@ -12,6 +12,7 @@ import torch
 
 from unlearn_lib.data.batches import Example
 from unlearn_lib.methods.base import Inputs, Method
+from unlearn_lib.shards import whole
 
 
 def identity(method: Method, inputs: Inputs, models: Iterable[Any]) -> str:
@@ -37,7 +38,7 @@ def identity(method: Method, inputs: Inputs, models: Iterable[Any]) -> str:
     for model in models:
         for name, p in model.named_parameters():
             digest.update(f"{name} {p.requires_grad} {p.dtype} {tuple(p.shape)}".encode())
-            digest.update(p.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(whole(p).detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -20,6 +20,7 @@ from unlearn_lib.errors import InputError
 from unlearn_lib.losses import without_autocast
 from unlearn_lib.methods import METHODS, Inputs, Method, choose
 from unlearn_lib.methods.base import Passes
+from unlearn_lib.methods.divided import check_divided
 from unlearn_lib.methods.resume import Keeper
 from unlearn_lib.metrics.indistinguishable import kolmogorov_smirnov
 from unlearn_lib.models.forms import form_of, holds_texts
@@ -27,6 +28,7 @@ from unlearn_lib.models.load import load_model
 from unlearn_lib.models.master_weights import formats, formats_in, give_back, widen
 from unlearn_lib.models.suited import check_tokenizer
 from unlearn_lib.seeding import own_draws
+from unlearn_lib.shards import divided
 from unlearn_lib.training.loop import Progress, check_trainable, derivatives
 from unlearn_lib.unlearning.cost import Cost, Watch
 from unlearn_lib.unlearning.identity import identity
@@ -117,7 +119,8 @@ def unlearn(
         model: A transformers causal language model, or a peft adapter on one (then only the adapter changes); it is left unchanged.
             One in bfloat16 or float16 is worked on in float32, and every parameter and buffer of the result is in its own format
             again. The result's training modes and `requires_grad` are the given model's. A result that holds the given model
-            beside what was added to it (of a form, see `unlearn_lib.models.forms`) has it frozen and in evaluation mode.
+            beside what was added to it (of a form, see `unlearn_lib.models.forms`) has it frozen and in evaluation mode. One that is
+            divided among processes (`unlearn_lib.shards`) is changed in place, and few methods take it.
         tokenizer: Its tokenizer.
         forget: D-, a `datasets.Dataset` or a list of dicts with the column `text` (or `prompt` and `completion`, or `messages`); or
             whatever else `rows_of` takes: a list of strings, a DataFrame, the path of a file, ...
@@ -200,6 +203,8 @@ def carry_out(
             and after an error its weights are undefined.
         measure: What gives the losses, as `losses_of` does; for a caller who takes more than losses from the same forward pass.
     """
+    if divided(model):
+        check_divided(prepared.method)
     if keep is not None:
         prepared = replace(prepared, inputs=_kept(prepared, model, Path(keep)))
     with derivatives(model), own_draws(model, prepared.inputs.seed):
@@ -218,10 +223,10 @@ def _carry_out(
 ) -> Result:
     chosen, inputs = prepared.method, replace(prepared.inputs, progress=progress, passes=Passes())
     if before is None:
-        before = measure(working_copy(model), sets, inputs.grouping)
+        before = measure(model if divided(model) else working_copy(model), sets, inputs.grouping)
     own, flags = formats(model), Flags.of(model)
     with Watch(model.device) as watch:
-        outcome = chosen.run(widened(model) if in_place else working_copy(model), inputs)
+        outcome = chosen.run(widened(model) if in_place or divided(model) else working_copy(model), inputs)
         give_back(outcome.model, formats_in(outcome.model, own))
     cost = Cost(watch.seconds, outcome.gradient_evaluations, watch.peak_memory_bytes, inputs.passes.forward)
     settings = {

@@ -56,7 +56,10 @@ class Kronecker(Solver):
         """What building takes (`kfac_cost`), and an application and its check."""
         K = self._kfac(rehearsal.risk)
         building = kfac_cost(K, rehearsal)
-        return max(building.peak, building.kept + 3 * K.size * K.dtype.itemsize), building.flops + 2 * building.product_flops
+        vectors = 3 * K.size
+        if K.ranks.sharded:  # and one parameter at a time is whole
+            vectors = -(-vectors // K.ranks.size) + 2 * max(p.numel() for p in K.params.values())
+        return max(building.peak, building.kept + vectors * K.dtype.itemsize), building.flops + 2 * building.product_flops
 
     def _kfac(self, operator: Operator) -> KFAC:
         if not isinstance(operator, KFAC):
@@ -77,7 +80,7 @@ class KroneckerInverse(Inverse):
 
     def power(self, v: Vector, exponent: float) -> Vector:
         damped = by_factors if self._factored else by_sum
-        return self._kfac.applied(lambda name, e: e.apply(v[name], damped(e, self.damping) ** exponent))
+        return self._kfac.applied(lambda e, v: e.apply(v, damped(e, self.damping) ** exponent), v)
 
 
 def by_sum(e: Eigen, damping: float) -> Tensor:
