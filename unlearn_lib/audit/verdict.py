@@ -32,7 +32,7 @@ WORDS: dict[Outcome, str] = {
     "forgotten": "The model no longer shows that it was trained on the forgotten texts, by everything that was tried; it was not compared "
     "with a retrained model.",
     "not forgotten": "The model still knows the texts that it should have forgotten.",
-    "hidden": "The forgotten texts are out of sight, but still in the model: they come back faster than they should.",
+    "hidden": "The forgotten texts are out of sight, but still in the model: they come back further than they should.",
     "over-erased": "The model shows that something was removed: the forgotten texts stand out from texts that it never saw as "
     "unusually unknown.",
     "worn": "The forgotten texts are forgotten by everything that was tried, and what should have stayed has suffered.",
