@@ -1,5 +1,6 @@
 """Chapters 3 to 5: the running example, the exercises and the drawings, which a later edit could break."""
 
+import inspect
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Any
 import nbformat
 import pytest
 import yaml
+
+from unlearn_lib import unlearn
+from unlearn_lib.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = ("ch03_forgotten", "ch04_first_order", "ch05_newton")
@@ -189,10 +193,13 @@ def test_chapters_3_and_4_show_the_same_retrained_model() -> None:
     assert [b - a for a, b in zip(before, after, strict=True)] == pytest.approx(rises, abs=0.011)
 
 
-def test_chapter_3_names_all_methods_that_calibrate_by_default() -> None:
+def test_chapter_3_says_where_the_default_method_stops() -> None:
     text = " ".join(prose("ch03_forgotten").split())
-    assert "which is built into `constrained-newton`, the library's default method" in text
-    assert "the default of `fisher-removal`, `kfac-newton` and `woodbury-newton`, and an option of the other methods" in text
+    assert "is the forget loss at which this library's default method stops" in text
+    default: Any = inspect.signature(unlearn).parameters["method"].default
+    chosen: Any = METHODS[default].from_options({})
+    assert chosen.calibrates
+    assert chosen.target_loss is None
 
 
 def test_chapter_4_ends_with_curvature_beside_the_first_order_methods() -> None:

@@ -230,8 +230,8 @@ def test_chapter_11_says_which_errors_are_unpaired_and_who_introduced_intervals(
 
 def test_chapter_12_counts_its_findings_once() -> None:
     text = prose(12)
-    assert "Two of the printed claims can be decided without training anything" in text
-    assert "Two of them decide a printed claim; the third says why a claim stays open" in text
+    assert "One printed claim and one printed number can be judged without training anything" in text
+    assert "The first shows that a printed number cannot be, the second decides a printed claim" in text
     assert "three of the printed claims" not in text.lower()
     assert "Differences below their error" not in text
 
