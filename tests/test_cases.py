@@ -7,6 +7,7 @@ import pytest
 
 from unlearn_lib.metrics.extraction import Criterion, Draws
 from unlearn_lib.reproduction.exhibits import exam_duplicates, table08_cases
+from unlearn_lib.reproduction.exhibits.cells import written
 from unlearn_lib.reproduction.runs.case_bench import CaseBench, bench_for
 from unlearn_lib.reproduction.runs.case_grids import case_studies, deduplication
 from unlearn_lib.reproduction.runs.cases import Case
@@ -108,7 +109,7 @@ def test_the_damage_is_the_retain_losses_rise_over_the_forget_losses() -> None:
     assert runs.incomplete.tolist() == [False, True]
     table = table08_cases.quality(runs).loc[("Email", "OPT", "Fisher Removal")]
     assert table[["damage ratio", "forget loss", "runs that stopped early"]].tolist() == pytest.approx([0.2, 1.1, 1.0])
-    shown = table08_cases.quality(runs).map(table08_cases.written)
+    shown = table08_cases.quality(runs).map(written)
     assert shown.loc[("Email", "OPT", "before unlearning"), "damage ratio"] == "–"
     assert shown.loc[("Email", "OPT", "Fisher Removal"), ["damage ratio", "runs that stopped early"]].tolist() == ["0.20", "1"]
     extended = {**one, "config": {**one["config"], "deduplicate": True}}

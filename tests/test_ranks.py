@@ -170,13 +170,18 @@ def test_an_ensemble_is_trained_by_one_process(tiny: Any, tokenizer: Any, texts:
 def words(tmp_path: Path, tiny: Any, tokenizer: Any, texts: list[dict[str, str]]) -> list[str]:
     """`unlearn run` with twelve steps, on files of its own."""
     save_model(tiny("opt", torch.float32), tokenizer, tmp_path / "model")
-    short = [{"text": row["text"][:60]} for row in texts]
-    for name, rows in (("forget", short[:5]), ("retain", short[5:12])):
-        (tmp_path / f"{name}.jsonl").write_text(write_rows(rows), encoding="utf-8")
-    files = [word for name in ("forget", "retain") for word in (f"--{name}", str(tmp_path / f"{name}.jsonl"))]
+    files = written(tmp_path, texts)
     options = {"epochs": 4, "forget_batch_size": 2, "learning_rate": 1e-3}
     settings = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
     return ["run", "--model", str(tmp_path / "model"), *files, "--device", "cpu", "--method", "npo", *settings]
+
+
+def written(folder: Path, texts: list[dict[str, str]]) -> list[str]:
+    """Short texts as files, five to forget and seven to retain, in the words of `unlearn run`."""
+    short = [{"text": row["text"][:60]} for row in texts]
+    for name, rows in (("forget", short[:5]), ("retain", short[5:12])):
+        (folder / f"{name}.jsonl").write_text(write_rows(rows), encoding="utf-8")
+    return [word for name in ("forget", "retain") for word in (f"--{name}", str(folder / f"{name}.jsonl"))]
 
 
 RUN = """
@@ -254,24 +259,34 @@ def test_a_process_that_dies_ends_all_and_the_run_goes_on_with_another_number(wo
 
 def test_a_process_whose_partner_is_gone_says_so(words: list[str], tmp_path: Path) -> None:
     """Started one by one, as on two machines, without a program that watches over them."""
-    path, port = script(tmp_path, KILLED_AFTER_A_STEP), str(free_port())
-    both = [
-        subprocess.Popen(
-            [sys.executable, str(path), *words, "--out", str(tmp_path / "out")],
-            env=environment()
-            | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    the_first_says_that_the_second_is_gone(tmp_path, words)
+
+
+def the_first_says_that_the_second_is_gone(folder: Path, words: list[str]) -> None:
+    """Of `unlearn` with these words, in two processes of which the second is killed after a step."""
+    both = two(script(folder, KILLED_AFTER_A_STEP), *words, "--out", folder / "out")
     with both[0] as left, both[1] as killed:
         killed.communicate(timeout=LIMIT_S)
         assert killed.returncode == -signal.SIGKILL
         _, said = left.communicate(timeout=60)
         assert left.returncode == 3
     assert "unlearn (process 0 of 2): another process of this run has ended" in said
-    assert not (tmp_path / "out").exists()
+    assert not (folder / "out").exists()
+
+
+def two(*words: object) -> list[subprocess.Popen[str]]:
+    """A Python script in two processes, started one by one, as on two machines, without a program that watches over them."""
+    several = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            env=environment() | several | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
 
 
 def free_port() -> int:

@@ -2,9 +2,6 @@
 
 import filecmp
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 from sharded import METHODS, NIGHTLY
-from test_ranks import KILLED_AFTER_A_STEP, LIMIT_S, TESTS, apart, batches, environment, free_port, script
+from test_ranks import LIMIT_S, TESTS, apart, batches, the_first_says_that_the_second_is_gone, two, written
 from torch import Tensor
 
 from unlearn_lib import save_model
@@ -22,7 +19,6 @@ from unlearn_lib.command.cards import Cards, fitting
 from unlearn_lib.command.cli import main
 from unlearn_lib.curvature import GaussNewton
 from unlearn_lib.curvature.capture import capture
-from unlearn_lib.data.files import write_rows
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods import METHODS as EVERY
 from unlearn_lib.methods.divided import check_divided
@@ -42,21 +38,6 @@ BOUNDS = {
 """The largest relative difference."""
 
 
-def two(*words: object) -> list[subprocess.Popen[str]]:
-    """A Python script in two processes, started one by one, as on two machines, without a program that watches over them."""
-    several = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return [
-        subprocess.Popen(
-            [sys.executable, *map(str, words)],
-            env=environment() | several | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-
-
 def done(*words: object) -> tuple[str, str]:
     """What the first of two processes has said, when both have done their work."""
     both = two(*words)
@@ -69,10 +50,7 @@ def done(*words: object) -> tuple[str, str]:
 def words(folder: Path, tokenizer: Any, texts: list[dict[str, str]]) -> list[str]:
     """`unlearn run` with shared weights and twelve steps, on files of its own."""
     save_model(tiny_models.build("opt", torch.bfloat16), tokenizer, folder / "model")
-    short = [{"text": row["text"][:60]} for row in texts]
-    for name, rows in (("forget", short[:5]), ("retain", short[5:12])):
-        (folder / f"{name}.jsonl").write_text(write_rows(rows), encoding="utf-8")
-    files = [word for name in ("forget", "retain") for word in (f"--{name}", str(folder / f"{name}.jsonl"))]
+    files = written(folder, texts)
     options = {"epochs": 4, "forget_batch_size": 2, "learning_rate": 1e-2, "optimizer": "sgd"}
     settings = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
     model = ["--model", str(folder / "model"), "--device", "cpu", "--shard-weights"]
@@ -146,14 +124,7 @@ def test_the_command_takes_the_same_flag_with_any_number_of_processes(folder: Pa
 
 
 def test_a_process_whose_partner_is_gone_says_so(tokenizer: Any, texts: list[dict[str, str]], tmp_path: Path) -> None:
-    both = two(script(tmp_path, KILLED_AFTER_A_STEP), *words(tmp_path, tokenizer, texts), "--out", tmp_path / "out")
-    with both[0] as left, both[1] as killed:
-        killed.communicate(timeout=LIMIT_S)
-        assert killed.returncode == -signal.SIGKILL
-        _, said = left.communicate(timeout=60)
-        assert left.returncode == 3
-    assert "unlearn (process 0 of 2): another process of this run has ended" in said
-    assert not (tmp_path / "out").exists()
+    the_first_says_that_the_second_is_gone(tmp_path, words(tmp_path, tokenizer, texts))
 
 
 def test_every_process_makes_as_many_passes() -> None:

@@ -41,8 +41,7 @@ def _gradient(model: Any, batch: Batch) -> tuple[Tensor, Vector]:
     params = trainable(model)
     with in_full(params.values()):
         loss = sequence_losses(model, batch).mean()
-    grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
-    return loss.detach().double(), dict(zip(params, grads, strict=True))
+    return loss.detach().double(), differentiated(loss, params)
 
 
 def _finite(loss: float, gradient: Vector) -> tuple[float, Vector]:

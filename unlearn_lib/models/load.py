@@ -29,6 +29,7 @@ from unlearn_lib.models.weights import (
     stored_tensors,
     unwrapped,
 )
+from unlearn_lib.ranks import found_device
 
 RECIPES = {"nano": nano.RECIPE, "gpu": gpu.RECIPE}
 """The sets of models that this repository trains, by the first part of their names."""
@@ -60,7 +61,7 @@ def resolve_device(device: str) -> torch.device:
         InputError: CUDA was asked for on a machine without it.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return found_device(device)
     try:
         chosen = torch.device(device)
     except RuntimeError as error:

@@ -32,15 +32,23 @@ def readable(table: pd.DataFrame, methods: Mapping[str, str] = paper.METHODS) ->
     return table
 
 
+def model_names(table: pd.DataFrame) -> list[str]:
+    """The models of a table's rows, as in `small GPT-Neo`."""
+    return [paper.model_name(family, size) for family, size in zip(table.family, table["size"], strict=True)]
+
+
+def written(value: object, digits: int = 2) -> str:
+    """A number to so many digits, a negative zero as zero; a dash where there is none; a count or a word as it is."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{round(value, digits) + 0.0:.{digits}f}" if isinstance(value, float) else str(value)
+
+
 def dashed(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
-    """A table with its numbers written to so many digits, and a dash where there is none; counts and words stay as they are."""
-
-    def written(value: object) -> object:
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            return "–"
-        return f"{value:.{digits}f}" if isinstance(value, float) else value
-
-    return table.astype(object).map(written)
+    """A table with its numbers `written` to so many digits, and a dash where there is none; counts and words stay as they are."""
+    return table.astype(object).map(
+        lambda value: written(value, digits) if value is None or isinstance(value, float) else value
+    )
 
 
 def plus_minus(mean: float, sd: float, digits: int = 2) -> str:

@@ -7,6 +7,7 @@ import math
 import pandas as pd
 
 from unlearn_lib.reproduction import paper
+from unlearn_lib.reproduction.exhibits.cells import model_names
 from unlearn_lib.reproduction.exhibits.intervals import accuracy_error, interval
 from unlearn_lib.reproduction.runs.labels import ORIGINAL
 
@@ -26,9 +27,8 @@ def headline(runs: pd.DataFrame) -> pd.DataFrame:
             | {"acc_beyond": accuracy.beyond(), "exp_beyond": exposure.beyond()}
         )
     table, models = pd.DataFrame(rows), ["task", "family", "size"]
-    order = table.groupby(
-        models, sort=False
-    ).ngroup()  # models stay in the order of the runs, and a cycle's methods come together
+    # models stay in the order of the runs, and a cycle's methods come together
+    order = table.groupby(models, sort=False).ngroup()
     return table.assign(order=order).sort_values(["order", "removed"], kind="stable", ignore_index=True).drop(columns="order")
 
 
@@ -37,7 +37,7 @@ def headline_text(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "task": table.task.map(paper.TASKS),
-            "model": [paper.model_name(family, size) for family, size in zip(table.family, table["size"], strict=True)],
+            "model": model_names(table),
             "removed": table.removed,
             "method": table.method.map(paper.METHODS),
             "ΔACC": [cell.text(1) for cell in table.delta_acc],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -127,13 +126,6 @@ def quality(runs: pd.DataFrame) -> pd.DataFrame:
         task=runs.task.map(paper.TASKS), family=runs.family.map(paper.FAMILIES), method=runs.method.map(paper.CASE_METHODS)
     )
     return over_seeds(named, ["task", "family", "method"])
-
-
-def written(value: float) -> str:
-    """A number of `quality` as it is shown: a count as it is, a measure with two digits, a dash where there is none."""
-    if isinstance(value, float):
-        return "–" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
-    return str(value)
 
 
 def table8(counted: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from unlearn_lib.reproduction import paper
-from unlearn_lib.reproduction.exhibits.cells import cells, printed_number
+from unlearn_lib.reproduction.exhibits.cells import cells, model_names, printed_number
 from unlearn_lib.reproduction.exhibits.frames import over_seeds, with_rises
 from unlearn_lib.reproduction.runs.labels import ORIGINAL
 
@@ -22,11 +22,6 @@ def beside_reported(runs: pd.DataFrame) -> pd.DataFrame:
     )
     keys = ["task", "size", "method", "family", "paper_removed"]
     return ours.merge(theirs[[*keys, "paper_delta_acc", "paper_delta_exp"]], on=keys, how="left", validate="one_to_one")
-
-
-def model_names(table: pd.DataFrame) -> list[str]:
-    """The models of a table's rows, as in `small GPT-Neo`."""
-    return [paper.model_name(family, size) for family, size in zip(table.family, table["size"], strict=True)]
 
 
 def original_quality(runs: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from unlearn_lib.reproduction import paper
 from unlearn_lib.reproduction.exhibits import exam_units
 from unlearn_lib.reproduction.exhibits.intervals import clustered, proportion
 from unlearn_lib.reproduction.runs.profiles import NANO
-from unlearn_lib.reproduction.verdicts.evidence import Effect, Evidence, paired_ratio
+from unlearn_lib.reproduction.verdicts.evidence import CELL, Effect, Evidence, paired_ratio
 from unlearn_lib.reproduction.verdicts.judging import (
     LESS,
     MARGIN,
@@ -106,7 +106,7 @@ def forgetting_keeps(e: Evidence) -> Judgement:
 
 def _losses(e: Evidence, *methods: str) -> str:
     """What the losses say after some methods: the loss attack's AUC, and how far the forget loss rises."""
-    before = clustered(e.originals.groupby(["task", "family", "size", "removed"]).attack_auc.mean()).mean
+    before = clustered(e.originals.groupby(CELL).attack_auc.mean()).mean
     names = [paper.METHODS[method] for method in methods]
     aucs = [
         f"{e.level(method, 'attack_auc').ours.text(signed=False)} after {name}"
