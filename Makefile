@@ -24,8 +24,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 setup: $(VENV)/.installed
 
+# `make book BOOK=--stored` takes the outputs that the notebooks hold, and executes none: a minute.
 book: setup
-	$(BIN)/unlearn book
+	$(BIN)/unlearn book $(BOOK)
 
 # What a class gets: notebooks for students, notebooks with solutions, slides. In build/course.
 course: setup

@@ -74,16 +74,16 @@ def membership(role: str, observed: Observed, texts: Texts, base: Observed | Non
 def attacked(role: str, name: str, texts: str, members_n: Tensor, others_m: Tensor) -> Iterator[Measure]:
     """AUC and true positive rates of one attack; a rate that so few held-out texts cannot resolve is left out."""
     found = attack(members_n, others_m, confidence=CONFIDENCE, resamples=RESAMPLES)
-    n = min(found.n, found.m)
+    n, m = sorted((found.n, found.m))
     low, high = found.auc_interval
-    yield Measure(family="membership", name=f"AUC, {name}", role=role, texts=texts, value=found.auc, low=low, high=high, n=n)
+    yield Measure(family="membership", name=f"AUC, {name}", role=role, texts=texts, value=found.auc, low=low, high=high, n=n, m=m)
     for rate, tpr in found.tpr.items():
         interval = found.tpr_interval[rate]
         if tpr is not None and interval is not None:
             label = f"TPR at {100 * rate:g} % FPR, {name}"
             low, high = interval
             yield Measure(
-                family="membership", name=label, role=role, texts=texts, value=tpr, low=low, high=high, n=n, unit="share"
+                family="membership", name=label, role=role, texts=texts, value=tpr, low=low, high=high, n=n, m=m, unit="share"
             )
 
 
@@ -113,5 +113,5 @@ def leak(observed: Observed, retrained: Observed) -> Iterator[Measure]:
     value = privleak_of(
         observed.scores["forget"], observed.scores["holdout"], retrained.scores["forget"], retrained.scores["holdout"]
     )
-    n = min(len(observed.scores[name]) for name in ("forget", "holdout"))
-    yield Measure(family="membership", name="PrivLeak", role="audited", texts=AGAINST, value=value, n=n, unit="%")
+    n, m = sorted(len(observed.scores[name]) for name in ("forget", "holdout"))
+    yield Measure(family="membership", name="PrivLeak", role="audited", texts=AGAINST, value=value, n=n, m=m, unit="%")

@@ -39,6 +39,7 @@ class Measure(Part):
     low: float | None = Field(default=None, description="The lower end of its 95 % bootstrap interval over texts.")
     high: float | None = Field(default=None, description="The upper end.")
     n: int = Field(description="How many texts it rests on; of a comparison the smaller number.")
+    m: int | None = Field(default=None, description="Of a comparison the larger number of texts.")
     unit: str = Field(default="", description="nats, share, ratio or steps; empty for a plain number.")
 
 

@@ -96,14 +96,14 @@ def stands_out(evidence: Evidence) -> Finding:
         level = 0.5 if reference is None else reference.value
         least = max(level + NOTABLE, 0.5 if reference is None or reference.high is None else reference.high)
         if one.low is not None and one.low > least:
-            if one.value > level + _chance(one.n):
+            if one.value > level + _chance(one):
                 told.append(f"{one.name.removeprefix('AUC, ')} {one.value:.2f} ({_interval(one)}; {_reference(reference)})")
             else:
                 by_chance = True
     if told:
         return Finding(question=question, answer="bad", says=f"Yes, attacks tell them apart (AUC): {'; '.join(told)}.")
     best = attacks[0]
-    if by_chance or _chance(best.n) >= 0.5:
+    if by_chance or _chance(best) >= 0.5:
         says = f"{_number(best.n)} too few to tell: the highest AUC is {best.value:.2f}, which chance may give."
         return Finding(question=question, answer="unclear", says=says)
     reference = evidence.get(best.name, AGAINST, "retrained")
@@ -149,7 +149,7 @@ def over_erased(evidence: Evidence) -> Finding:
     for one in attacks:
         reference = evidence.get(one.name, AGAINST, "retrained")
         expected = 0.5 if reference is None else min(0.5, reference.value)
-        if one.value < min(AUC, expected - _chance(one.n)) and one.high is not None and one.high < expected:
+        if one.value < min(AUC, expected - _chance(one)) and one.high is not None and one.high < expected:
             told.append(f"{one.name.removeprefix('AUC, ')} {one.value:.2f} ({_interval(one)}; {_reference(reference)})")
     if told:
         says = f"Yes: attacks find them far on the other side of unseen texts (AUC): {'; '.join(told)}."
@@ -253,9 +253,11 @@ def _gap(evidence: Evidence, role: str) -> float:
     return unseen.value - known.value
 
 
-def _chance(n: int) -> float:
-    """How far from one half the AUC of n texts, that nothing tells from any number of others, lies with `CHANCE` on either side."""
-    return NormalDist().inv_cdf(1 - CHANCE) / math.sqrt(12 * n)
+def _chance(one: Measure) -> float:
+    """How far from one half the AUC of n texts, that nothing tells from m others, lies with `CHANCE` on either side: its variance is
+    (n + m + 1) / (12 n m) (Mann and Whitney 1947), and 1 / (12 n) with ever more others, which is taken where m is not known."""
+    variance = 1 / (12 * one.n) if one.m is None else (one.n + one.m + 1) / (12 * one.n * one.m)
+    return NormalDist().inv_cdf(1 - CHANCE) * math.sqrt(variance)
 
 
 def _number(n: int) -> str:

@@ -320,10 +320,13 @@ def verdicts() -> None:
     help="OWNER/NAME on GitHub: the book then links to the source and opens notebooks in Colab. Default: $GITHUB_REPOSITORY.",
 )
 @click.option(
+    "--stored", is_flag=True, help="Take the outputs that the notebooks hold, and execute none. `make nbval` compares them with new ones."
+)
+@click.option(
     "--pdf", is_flag=True, help="Print the book that was built before to build/book.pdf; needs Chromium and the extra pdf."
 )
 @plain_errors
-def book(repository: str | None, pdf: bool) -> None:
+def book(repository: str | None, stored: bool, pdf: bool) -> None:
     """Run the notebooks that are not up to date and build the HTML book."""
     from unlearn_lib.reproduction.book.build import build
     from unlearn_lib.reproduction.checkout import project_root
@@ -334,7 +337,7 @@ def book(repository: str | None, pdf: bool) -> None:
         printed = print_book(project_root(), project_root() / "build" / "book.pdf", click.echo)
         click.echo(f"the book as PDF: {os.path.relpath(printed, Path.cwd())}")
         return
-    page = build(project_root(), click.echo, repository)
+    page = build(project_root(), click.echo, repository, stored)
     click.echo(f"the book: {os.path.relpath(page, Path.cwd())}")
 
 

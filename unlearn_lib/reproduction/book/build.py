@@ -27,7 +27,7 @@ THEBE = re.compile(
 )
 
 
-def build(root: Path, report: Say = print, repository: str | None = None) -> Path:
+def build(root: Path, report: Say = print, repository: str | None = None, stored: bool = False) -> Path:
     """Build the HTML book of the checkout at `root`; returns its first page.
 
     Args:
@@ -35,6 +35,7 @@ def build(root: Path, report: Say = print, repository: str | None = None) -> Pat
         report: Is told of every notebook.
         repository: OWNER/NAME on GitHub, for links to the source and buttons that open a notebook in Colab; without it the
             book has neither.
+        stored: Take the outputs that the notebooks hold, which nbval compares with those of an execution, and execute nothing.
 
     Raises:
         InputError: A notebook failed, the book's packages are missing, jupyter-book reported a warning (warnings are errors), or
@@ -48,15 +49,15 @@ def build(root: Path, report: Say = print, repository: str | None = None) -> Pat
             stack.enter_context(only_writer(out / ".book.lock", f"the book in {out}"))
         except FileExistsError as error:
             raise InputError(str(error)) from error
-        return _build(root, out, report, repository)
+        return _build(root, out, report, repository, stored)
 
 
-def _build(root: Path, out: Path, report: Say, repository: str | None) -> Path:
+def _build(root: Path, out: Path, report: Say, repository: str | None, stored: bool) -> Path:
     command = Path(sys.executable).with_name("jupyter-book")
     if importlib.util.find_spec("jupyter_book") is None or not command.exists():
         raise InputError("jupyter-book is not installed in this environment; install the extra: pip install -e '.[book]'")
-    executed = out / "executed"
-    calls = [(item.notebook, root, executed) for item in ITEMS.values()]
+    executed = root / "notebooks" if stored else out / "executed"
+    calls = [] if stored else [(item.notebook, root, executed) for item in ITEMS.values()]
     for name, ran in completed(_execute, calls, 2, _one_thread):
         report(f"{'executed' if ran else 'up to date'}: {name}")
     stage(root, executed, out / "src")
