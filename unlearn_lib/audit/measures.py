@@ -76,7 +76,9 @@ def attacked(role: str, name: str, texts: str, members_n: Tensor, others_m: Tens
     found = attack(members_n, others_m, confidence=CONFIDENCE, resamples=RESAMPLES)
     n, m = sorted((found.n, found.m))
     low, high = found.auc_interval
-    yield Measure(family="membership", name=f"AUC, {name}", role=role, texts=texts, value=found.auc, low=low, high=high, n=n, m=m)
+    yield Measure(
+        family="membership", name=f"AUC, {name}", role=role, texts=texts, value=found.auc, low=low, high=high, n=n, m=m
+    )
     for rate, tpr in found.tpr.items():
         interval = found.tpr_interval[rate]
         if tpr is not None and interval is not None:

@@ -320,7 +320,9 @@ def verdicts() -> None:
     help="OWNER/NAME on GitHub: the book then links to the source and opens notebooks in Colab. Default: $GITHUB_REPOSITORY.",
 )
 @click.option(
-    "--stored", is_flag=True, help="Take the outputs that the notebooks hold, and execute none. `make nbval` compares them with new ones."
+    "--stored",
+    is_flag=True,
+    help="Take the outputs that the notebooks hold, and execute none. `make nbval` compares them with new ones.",
 )
 @click.option(
     "--pdf", is_flag=True, help="Print the book that was built before to build/book.pdf; needs Chromium and the extra pdf."

@@ -7,6 +7,7 @@ import pandas as pd
 from unlearn_lib.reproduction import paper
 from unlearn_lib.reproduction.exhibits.intervals import clustered
 from unlearn_lib.reproduction.runs.labels import ORIGINAL
+from unlearn_lib.reproduction.runs.profiles import NANO
 from unlearn_lib.reproduction.verdicts.evidence import Effect, Evidence
 from unlearn_lib.reproduction.verdicts.judging import (
     NOT_REPRODUCED,
@@ -38,16 +39,21 @@ def asked(e: Evidence) -> str:
     return f"of {e.cases.asked.iloc[0]} texts, {len(by_run(e, ORIGINAL))} runs:"
 
 
-@REGISTER.claim("Table 8, p. 10", "table08", earlier=NOT_REPRODUCED)
+@REGISTER.claim(
+    "Table 8, p. 10",
+    "table08",
+    earlier=NOT_REPRODUCED,
+    reason="hangs on the share of near-duplicates, which was chosen here",
+)
 def retraining_leaves_none(e: Evidence) -> Judgement:
     """Retraining leaves no private text memorised."""
-    left = ratio_of(f"memorised after retraining, {asked(e)}", clustered(by_run(e, "retrain")), -NONE, NONE)
-    before, data = clustered(by_run(e, ORIGINAL)), clustered(by_run(e, "retrain", "found_share"))
-    return judged(
-        [left],
-        f"In the mean {left.found.mean:.2f} of {e.cases.asked.iloc[0]} texts are still memorised, because near-duplicates stay in the "
-        "training set.",
-        f"before {before.text(signed=False)}; planted personal data found {data.text(signed=False)} %",
+    left, before = (clustered(by_run(e, method)) for method in ("retrain", ORIGINAL))
+    data = clustered(by_run(e, "retrain", "found_share"))
+    return untestable(
+        f"In the mean {left.mean:.2f} of {e.cases.asked.iloc[0]} texts are still memorised, because the texts were generated here with a "
+        f"share of {NANO.cases.rate:g} near-duplicates, which stay in the training set.",
+        note=f"memorised after retraining, {asked(e)} {left.text(signed=False)}, and before {before.text(signed=False)}; planted personal "
+        f"data found {data.text(signed=False)} %",
     )
 
 
