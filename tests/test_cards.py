@@ -10,6 +10,7 @@ from unlearn_lib.command.cards import SPARE, Cards, fitting, settings
 from unlearn_lib.curvature import KFAC, EmpiricalFisher, Kronecker, plan
 from unlearn_lib.curvature.kfac_cost import kfac_cost
 from unlearn_lib.curvature.rehearsal import Rehearsal
+from unlearn_lib.curvature.solvers.woodbury import PASSES
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods.plan import model_bytes
 from unlearn_lib.ranks import Imagined, planned_for, ranks
@@ -81,7 +82,7 @@ def test_where_nothing_fits_the_least_is_said(model: Any, prepared: Prepared) ->
     with pytest.raises(InputError, match=r"smaller batches and more passes about .* take larger cards"):
         fitting(model, prepared, Cards(1, 1e-9))
     few = replace(
-        prepared, method=prepared.method.model_copy(update={"passes": 16}), inputs=replace(prepared.inputs, batch_size=1)
+        prepared, method=prepared.method.model_copy(update={"passes": PASSES[-1]}), inputs=replace(prepared.inputs, batch_size=1)
     )
     assert [setting for setting, _ in settings(few)] == [""]
 

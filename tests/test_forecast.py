@@ -61,6 +61,17 @@ def test_a_plan_that_is_dearer_than_retraining_is_pointed_out(
     ]
 
 
+def test_a_plan_is_compared_with_the_retraining_that_its_budget_is_a_share_of(
+    memorised: Any, tokenizer: Any, texts: list[dict[str, str]], said: list[str]
+) -> None:
+    asked: dict[str, Any] = {"forget": texts[:4], "retain": texts[4:24], "method": "constrained-newton"}
+    options = {"budget": 0.9, "retraining_epochs": 40, "target_loss": 3.0}  # more than five epochs, and less than forty
+    prepared = prepare(memorised, tokenizer, Request(**asked, options=options))
+    assert prepared.method.plan(memorised, prepared.inputs).gradient_evaluations > 5 * 20
+    forecast.forecast(memorised, prepared, 0, said.append)
+    assert not [line for line in said if line.startswith("note:")]
+
+
 def test_a_gradient_is_timed(memorised: Any, tokenizer: Any, texts: list[dict[str, str]]) -> None:
     prepared = prepare(memorised, tokenizer, Request(forget=texts[:4], method="gradient-ascent"))
     before = {name: p.clone() for name, p in memorised.named_parameters()}

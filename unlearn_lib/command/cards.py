@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from unlearn_lib.curvature.solvers.woodbury import PASSES
 from unlearn_lib.errors import InputError
 from unlearn_lib.methods.divided import can_be_divided, check_divided
 from unlearn_lib.methods.plan import MethodPlan, model_bytes
@@ -19,7 +20,6 @@ from unlearn_lib.unlearning.unlearn import Prepared
 
 SPARE = 1.1
 """A plan counts tensors; so much more is taken for what it does not see."""
-PASSES = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)

@@ -275,9 +275,8 @@ def reproduce(
     try:
         if runs:
             from unlearn_lib.reproduction.runs.campaign import Campaign
-            from unlearn_lib.reproduction.runs.grids import grid
 
-            campaign = Campaign(profile, [run for identifier in chosen for run in grid(identifier, profile)], root)
+            campaign = Campaign.of(profile, chosen, root)
             campaign.run(deadline, processes or (profile.processes if minutes is None else 1), click.echo)
         for path, item in work:
             deadline.check()

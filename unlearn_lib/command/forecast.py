@@ -34,7 +34,7 @@ def forecast(model: Any, prepared: Prepared, looks: int, say: Say, plan: MethodP
     plan = plan or prepared.method.plan(model, prepared.inputs)
     check_memory(plan, model.device, say)
     say_minutes(plan, looks, seconds_of_a_gradient(model, prepared), say)
-    epochs = Retrain.model_fields["epochs"].default
+    epochs = getattr(prepared.method, "retraining_epochs", None) or Retrain.model_fields["epochs"].default
     retraining = epochs * len(prepared.inputs.retain)
     if prepared.method.name != Retrain.name and 0 < retraining < plan.gradient_evaluations:
         say(

@@ -83,7 +83,6 @@ def _campaign(ids: tuple[str, ...], everything: bool, name: str) -> Campaign:
     from unlearn_lib.reproduction.inventory import ITEMS, find
     from unlearn_lib.reproduction.runs import profiles
     from unlearn_lib.reproduction.runs.campaign import Campaign
-    from unlearn_lib.reproduction.runs.grids import grid
 
     profile = profiles.find(name)
     chosen = list(ITEMS) if everything else list(ids)
@@ -91,4 +90,4 @@ def _campaign(ids: tuple[str, ...], everything: bool, name: str) -> Campaign:
         raise InputError(f"name tables and figures, or use --all; ids: {', '.join(ITEMS)}")
     for identifier in chosen:
         find(identifier)
-    return Campaign(profile, [run for identifier in chosen for run in grid(identifier, profile)], project_root())
+    return Campaign.of(profile, chosen, project_root())

@@ -164,15 +164,15 @@ def once_relative(F: EmpiricalFisher | KFAC, share: float, outcome: Outcome, pas
     """
     if "damping" not in outcome.details:
         with Meter() as meter:
-            trace = trace_in_passes(F, passes) if isinstance(F, EmpiricalFisher) and passes > 1 else F.trace()
+            if (
+                isinstance(F, EmpiricalFisher) and passes > 1
+            ):  # tr F = (1/n) sum_i |g_i|^2, a part of the parameters in memory at a time
+                trace = float(F.gradients(keep="nothing", passes=passes).norms().square().mean())
+            else:
+                trace = F.trace()
         outcome.gradient_evaluations += F.counted(meter)
         outcome.details["damping"] = share * trace / F.size
     damping: float = outcome.details["damping"]
     if damping == 0:
         raise InputError("the curvature of the retain set is zero, so it sets no damping; give damping=...")
     return damping
-
-
-def trace_in_passes(F: EmpiricalFisher, passes: int) -> float:
-    """tr F = (1/n) sum_i |g_i|^2, with the factors of a part of the parameters in memory at a time."""
-    return float(F.gradients(keep="nothing", passes=passes).norms().square().mean())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -15,6 +16,7 @@ from unlearn_lib.files import write_text
 from unlearn_lib.models.load import load_model
 from unlearn_lib.progress import Say, quiet_libraries
 from unlearn_lib.reproduction.runs import compute, finished
+from unlearn_lib.reproduction.runs.grids import grid
 from unlearn_lib.reproduction.runs.profile import Profile, manifest_beside_records
 from unlearn_lib.reproduction.runs.profiles import NANO
 from unlearn_lib.reproduction.runs.scenarios import Scenario
@@ -28,6 +30,11 @@ class Campaign:
     profile: Profile
     wanted: Sequence[Scenario]
     root: Path
+
+    @classmethod
+    def of(cls, profile: Profile, identifiers: Iterable[str], root: Path) -> Self:
+        """The runs that tables and figures are made from."""
+        return cls(profile, [run for identifier in identifiers for run in grid(identifier, profile)], root)
 
     @property
     def store(self) -> RunStore:
