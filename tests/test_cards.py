@@ -12,6 +12,7 @@ from unlearn_lib.curvature.kfac_cost import kfac_cost
 from unlearn_lib.curvature.rehearsal import Rehearsal
 from unlearn_lib.curvature.solvers.woodbury import PASSES
 from unlearn_lib.errors import InputError
+from unlearn_lib.methods.fisher_removal import FisherRemoval
 from unlearn_lib.methods.plan import model_bytes
 from unlearn_lib.ranks import Imagined, planned_for, ranks
 from unlearn_lib.unlearning.request import Request
@@ -21,6 +22,23 @@ from unlearn_lib.unlearning.unlearn import Prepared, prepare
 @pytest.fixture
 def model(tiny: Any) -> Any:
     return tiny("opt", torch.float32)
+
+
+PLANS: dict[tuple[Any, ...], Any] = {}
+
+
+@pytest.fixture(autouse=True)
+def planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan takes seconds and depends on these four alone: the tests look at the same ones again and again."""
+    plan_anew = FisherRemoval.plan
+
+    def plan(self: FisherRemoval, model: Any, inputs: Any) -> Any:
+        key = (repr(self), inputs.batch_size, ranks().size, ranks().sharded)
+        if key not in PLANS:
+            PLANS[key] = plan_anew(self, model, inputs)
+        return PLANS[key]
+
+    monkeypatch.setattr(FisherRemoval, "plan", plan)
 
 
 @pytest.fixture
