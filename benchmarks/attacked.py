@@ -35,7 +35,7 @@ from unlearn_lib.reproduction.runs.record import Record
 from unlearn_lib.reproduction.runs.store import RunStore
 
 ROOT = Path(__file__).resolve().parents[1]
-NUMERICS, SEEDS, TWIN = 1, (0, 1, 2), "twin"
+NUMERICS, SEEDS, TWIN = 2, (0, 1, 2), "twin"
 ROWS = (
     ORIGINAL,
     TWIN,
