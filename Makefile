@@ -46,9 +46,11 @@ tests: setup
 nbval: setup
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval_sanitize.cfg -W default notebooks
 
-# Every model configuration, every adapter, thousands of generated files, kills at random moments: half an hour or more.
-nightly: setup
+# Every model configuration, every adapter, four processes, thousands of generated files, kills at random moments, every page of the book
+# as it is executed: an hour or more.
+nightly: setup book
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m nightly tests --ignore tests/browser
+	$(BIN)/python -m pytest -n $(JOBS) -m 'nightly or not nightly' tests/browser
 
 # The built book in a headless browser, on a desktop and on a phone, light and dark; links, anchors, sizes. After `make book`.
 pages: setup

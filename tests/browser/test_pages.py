@@ -52,8 +52,13 @@ def coloured(page: Any, scheme: str) -> None:
     page.wait_for_function(f"() => document.documentElement.dataset.theme === '{scheme}'")
 
 
-@pytest.mark.parametrize("path", pages())
+ALL = [path if path in different() else pytest.param(path, marks=pytest.mark.nightly) for path in pages()]
+"""Every page; of those that are made of one template all but two by night."""
+
+
+@pytest.mark.parametrize("path", ALL)
 def test_page(path: str, address: str, page: Any) -> None:
+    """Formulas are drawn, images are there and described, nothing sticks out, and axe-core finds nothing serious."""
     opened(page, f"{address}/{path}")
     assert page.evaluate(FORMULAS) == []
     assert page.evaluate(IMAGES) == []
@@ -63,20 +68,20 @@ def test_page(path: str, address: str, page: Any) -> None:
             page.set_viewport_size({"width": width, "height": 900})
             assert page.evaluate(OVERFLOW) == [], (scheme, width)
     assert page.complaints == []
-
-
-@pytest.mark.parametrize("path", different())
-def test_accessibility(path: str, address: str, page: Any) -> None:
-    """axe-core finds nothing serious; the colours of the dark scheme are the same on all pages, so there a few are enough."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    opened(page, f"{address}/{path}")
+    page.set_viewport_size({"width": WIDTHS[0], "height": 900})
     page.evaluate(MORE_OF_THE_SAME)
+    # the colours of the dark scheme are the same on all pages, so there a few are enough
     for scheme in ("light", "dark") if path in DARK else ("light",):
         coloured(page, scheme)
-        found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-        serious = [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
-        assert serious == [], scheme
+        assert serious(page) == [], scheme
+
+
+def serious(page: Any) -> list[tuple[str, str]]:
+    """What axe-core finds serious or critical on a page."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
 
 
 def test_from_a_folder(page: Any) -> None:
