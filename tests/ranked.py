@@ -191,7 +191,7 @@ def trainings(form: str, folder: Path) -> Found:
     found: Found = {}
     model = tiny_models.build("opt", FORMATS[form])
     if ranks().first:  # which writes, as transformers does in the first process alone
-        settings = {"shards": 2, "slices": 2, "config": TrainingConfig(1, 1e-3, batch_size=4), "seed": 1}
+        settings: dict[str, Any] = {"shards": 2, "slices": 2, "config": TrainingConfig(1, 1e-3, batch_size=4), "seed": 1}
         with alone():
             train_sisa(model, tokenizer, rows[:9], **settings, folder=folder)
     ranks().wait()

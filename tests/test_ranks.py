@@ -156,6 +156,31 @@ def test_a_process_by_itself_computes_as_always() -> None:
         assert ALONE.gather(torch.ones(3), ALONE.share([batch])).tolist() == [1, 1, 1]
 
 
+def test_small_tensors_are_added_up_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any shape, in an order that another kind or a large tensor interrupts; each is added up once."""
+    sent = list[int]()
+
+    def doubled(tensor: Tensor) -> None:
+        sent.append(tensor.numel())
+        tensor.mul_(2)
+
+    monkeypatch.setattr("torch.distributed.all_reduce", doubled)
+    vector = {
+        "a": torch.arange(6.0).reshape(2, 3),
+        "b": torch.arange(6.0).reshape(2, 3).T,
+        "large": torch.ones(2**15),
+        "c": torch.tensor(3.0),
+        "d": torch.ones(2, dtype=torch.float64),
+        "e": torch.ones(4, dtype=torch.float64),
+    }
+    expected = {name: 2 * tensor for name, tensor in vector.items()}
+    found = Ranks(0, 2).add(vector)
+    assert sent == [12, 2**15, 1, 6]
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert Ranks(0, 1).add(vector) is vector
+    assert len(sent) == 4
+
+
 def test_of_other_commands_one_process_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {}
     for rank in ("0", "1"):
