@@ -3,6 +3,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of the hub's client
 
 import hashlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from filelock import FileLock
 
 from unlearn_lib.curvature import kfac
 from unlearn_lib.models import nano
@@ -32,6 +34,24 @@ def tiny() -> Callable[..., Any]:
 def texts() -> list[dict[str, str]]:
     """Forty short passages of different lengths."""
     return tiny_models.passages()
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder that the first of pytest's workers fills that asks for it: `made_once("a name", fill)`."""
+    base = tmp_path_factory.getbasetemp()
+    place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, fill: Callable[[Path], object]) -> Path:
+        made = place / f"once {name}"
+        with FileLock(f"{made}.lock"):
+            if not made.exists():
+                filling = Path(tempfile.mkdtemp(dir=base))
+                fill(filling)
+                filling.rename(made)
+        return made
+
+    return folder
 
 
 @pytest.fixture
