@@ -33,6 +33,8 @@ TESTS = Path(__file__).parent
 LIMIT_S = 600
 BOUNDS = {"float64": 1e-12, "float32": 1e-6}
 """The largest relative difference of operators and solvers."""
+EXACT = {"methods": 18, "more methods": 4}
+"""So many of the methods and trainings are within these bounds, too."""
 
 
 class Said(NamedTuple):
@@ -112,7 +114,7 @@ def test_methods_are_those_of_one_process(
         what = name.rpartition("/")[2]
         assert apart(*pair) <= {"weights": weights, "losses": losses, "cost": 0.005}[what], name
         exact += what == "weights" and apart(*pair) <= BOUNDS[form]
-    assert form == "float32" or exact >= len(CASES[which]) - 5
+    assert form == "float32" or exact >= EXACT[which]
 
 
 def test_every_method_is_compared() -> None:
