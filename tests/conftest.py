@@ -2,7 +2,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of the hub's client
 
+import copy
 import hashlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from filelock import FileLock
 
 from unlearn_lib.curvature import kfac
 from unlearn_lib.models import nano
@@ -34,6 +37,24 @@ def texts() -> list[dict[str, str]]:
     return tiny_models.passages()
 
 
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder that the first of pytest's workers fills that asks for it: `made_once("a name", fill)`."""
+    base = tmp_path_factory.getbasetemp()
+    place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, fill: Callable[[Path], object]) -> Path:
+        made = place / f"once {name}"
+        with FileLock(f"{made}.lock"):
+            if not made.exists():
+                filling = Path(tempfile.mkdtemp(dir=base))
+                fill(filling)
+                filling.rename(made)
+        return made
+
+    return folder
+
+
 @pytest.fixture
 def labels_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """K-FAC's labels are drawn on the CPU, so that those on a GPU are the same."""
@@ -56,7 +77,7 @@ def fingerprint() -> Callable[[Any], str]:
 
 
 @pytest.fixture(scope="module")
-def memorised(tokenizer: Any, texts: list[dict[str, str]]) -> Any:
+def memorised(made_once: Callable[..., Path], tokenizer: Any, texts: list[dict[str, str]]) -> Any:
     """A tiny model that knows the first 24 texts much better than the others."""
     from transformers import AutoModelForCausalLM
 
@@ -64,7 +85,13 @@ def memorised(tokenizer: Any, texts: list[dict[str, str]]) -> Any:
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
-    train(model, tokenizer, texts[:24], TrainingConfig(40, 1e-2))
+
+    def fill(folder: Path) -> None:
+        trained = copy.deepcopy(model)
+        train(trained, tokenizer, texts[:24], TrainingConfig(40, 1e-2))
+        torch.save(trained.state_dict(), folder / "weights.pt")
+
+    model.load_state_dict(torch.load(made_once("memorised", fill) / "weights.pt"))
     return model
 
 

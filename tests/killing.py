@@ -69,9 +69,12 @@ def _child(order: dict[str, Any], pipe: int) -> None:
 
 def _serve() -> None:
     # what every fork would otherwise import by itself
+    import matplotlib.pyplot  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoForCausalLM, OPTForCausalLM  # noqa: F401
 
-    from unlearn_lib import service  # noqa: F401
+    from unlearn_lib import methods, service, unlearn  # noqa: F401
+    from unlearn_lib.command import cards, cli, forecast, run  # noqa: F401
+    from unlearn_lib.command.report import page  # noqa: F401
 
     for line in sys.stdin:
         reading, writing = os.pipe()

@@ -1,12 +1,14 @@
 """What several processes compute together: `python ranked.py OUT WHAT`, alone or under torchrun, writes OUT, a safetensors file.
 
-WHAT is "curvature", or "methods" with a number format, as in "methods-float32". Every process computes all cases; the first one
-writes, after the others have said that theirs are the same to the last bit.
+WHAT is "curvature" or "more curvature", or "methods" or "more methods" with a number format, as in "methods-float32"; what begins
+with "more" is left to the night. Every process computes all cases; the first one writes, after the others have said that theirs are
+the same to the last bit.
 """
 
 import copy
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from certified import suited
 from dense import batched, build, examples
 from safetensors.torch import save_file
-from test_resume import OPTIONS
+from test_resume import OPTIONS, STARTS_ANEW
 from torch import Tensor
 
 from unlearn_lib import TrainingConfig, load_model, train, unlearn
@@ -44,21 +46,31 @@ FORMATS = {"float64": torch.float64, "float32": torch.float32}
 Found = dict[str, Tensor]
 
 
-def curvature(device: str = "cpu") -> Found:
-    """Every operator and solver, on models of a few hundred parameters."""
+FIRST = (("opt", "float64", "uneven"), ("opt", "float64", "short"), ("opt", "float32", "uneven"))
+SETTINGS = {
+    "curvature": FIRST,
+    "more curvature": tuple(one for one in product(("opt", "llama"), FORMATS, SIZES) if one not in FIRST),
+}
+"""The family, the number format and the batches."""
+
+
+def curvature(which: str, device: str = "cpu") -> Found:
+    """Every operator and solver, on models of a few hundred parameters, in the settings of that name."""
     found: Found = {}
-    for family in ("opt", "llama"):
-        for form, dtype in FORMATS.items():
-            model = build(family, dtype=dtype).to(device)
-            for kind, sizes in SIZES.items():
-                batches = [{key: t.to(device) for key, t in batch.items()} for batch in batched(examples(), sizes)]
-                for name, tensor in [*_operators(model, batches), *_solves(model, batches)]:
-                    found[f"{family}/{form}/{kind}/{name}"] = tensor.cpu()
+    for family, form, kind in SETTINGS[which]:
+        model = build(family, dtype=FORMATS[form]).to(device)
+        batches = [{key: t.to(device) for key, t in batch.items()} for batch in batched(examples(), SIZES[kind])]
+        for name, tensor in [*_operators(model, batches), *_solves(model, batches)]:
+            found[f"{family}/{form}/{kind}/{name}"] = tensor.cpu()
     return found
 
 
+SHORTER: dict[str, dict[str, Any]] = {
+    **{name: {"steps": 2} for name in ("fisher-removal", "newton", "kfac-newton")},
+    "constrained-newton": {"steps": 2, "approach": 1},
+}
+"""The second step is computed from what the processes made of the first; more of them show nothing new."""
 MORE: dict[str, tuple[str, dict[str, Any]]] = {
-    "certified-newton": ("certified-newton", {}),
     "newton, limited": ("newton", {"step": "limited", "steps": 1}),
     "fisher-removal, recursion": (
         "fisher-removal",
@@ -72,7 +84,11 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "rmu, relative": ("rmu", {"epochs": 2, "learning_rate": 1e-3, "relative": True, "retain_weight": 1.0}),
 }
 """Ways through the methods that `OPTIONS` does not take."""
-CASES = {**{name: (name, options) for name, options in OPTIONS.items()}, **MORE}
+CASES = {
+    "methods": {name: (name, options | SHORTER.get(name, {})) for name, options in OPTIONS.items()}
+    | {name: (name, {}) for name in STARTS_ANEW},
+    "more methods": MORE,
+}
 """What is run of the methods: the method and its options, by a label."""
 
 
@@ -148,8 +164,8 @@ def _solves(model: Any, batches: list[Any]) -> Iterator[tuple[str, Tensor]]:
     yield "solve by K-FAC's factors", solve(K, v, Kronecker(damping=0.1, factored=True)).value
 
 
-def methods(form: str, folder: Path) -> Found:
-    """Every method, and the trainings, on models of ten thousand parameters."""
+def methods(which: str, form: str) -> Found:
+    """The methods of that name, on models of ten thousand parameters."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(nano.RECIPE.tokenizer)
@@ -157,14 +173,25 @@ def methods(form: str, folder: Path) -> Found:
     parts = {"forget": rows[:5], "retain": rows[5:16], "holdout": rows[16:21]}
     found: Found = {}
     model = tiny_models.build("opt", FORMATS[form])
-    for label, (method, options) in CASES.items():
+    for label, (method, options) in CASES[which].items():
         given = copy.deepcopy(suited(method, model, tokenizer, rows[:16]))
         result = unlearn(given, tokenizer, **parts, base=copy.deepcopy(model), method=method, seed=3, batch_size=4, **options)
         found[f"{label}/weights"] = flatten(dict(result.model.named_parameters())).detach()
         found[f"{label}/losses"] = torch.cat(list(result.losses_after.values()))
         found[f"{label}/cost"] = torch.tensor([result.cost.gradient_evaluations, result.cost.forward_evaluations])
+    return found
+
+
+def trainings(form: str, folder: Path) -> Found:
+    """An ensemble that forgets, and both trainings, of such models."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(nano.RECIPE.tokenizer)
+    rows = [{"text": row["text"][:60]} for row in tiny_models.passages()]
+    found: Found = {}
+    model = tiny_models.build("opt", FORMATS[form])
     if ranks().first:  # which writes, as transformers does in the first process alone
-        settings = {"shards": 2, "slices": 2, "config": TrainingConfig(1, 1e-3, batch_size=4), "seed": 1}
+        settings: dict[str, Any] = {"shards": 2, "slices": 2, "config": TrainingConfig(1, 1e-3, batch_size=4), "seed": 1}
         with alone():
             train_sisa(model, tokenizer, rows[:9], **settings, folder=folder)
     ranks().wait()
@@ -191,9 +218,10 @@ if __name__ == "__main__":
     out, what = sys.argv[1:]
     torch.set_num_threads(1)
     with data_parallel("cpu") as together:
-        found = (
-            curvature() if what == "curvature" else methods(what.removeprefix("methods-"), Path(out).with_suffix(".ensemble"))
-        )
+        which, _, form = what.partition("-")
+        found = methods(which, form) if form else curvature(which)
+        if which == "methods":
+            found |= trainings(form, Path(out).with_suffix(".ensemble"))
         same_everywhere(found)
         if together.first:
             save_file({name: tensor.contiguous() for name, tensor in found.items()}, out)

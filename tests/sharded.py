@@ -38,13 +38,13 @@ CURVATURES: dict[str, dict[str, Any]] = {
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "gradient-ascent, calibrated": (
         "gradient-ascent",
-        {"step": 0.3, "epochs": 2, "stop": "calibrate", "target_loss": 7.1, "forget_batch_size": 2},
+        {"step": 0.3, "epochs": 1, "stop": "calibrate", "target_loss": 7.1, "forget_batch_size": 2},
     ),
     "npo": ("npo", {"learning_rate": 1e-3, "epochs": 1, "retain_loss": "kl"}),
-    "kfac-newton": ("kfac-newton", {"steps": 2, "max_side": 100}),
+    "kfac-newton": ("kfac-newton", {"steps": 1, "max_side": 100}),
     "constrained-newton": (
         "constrained-newton",
-        {"steps": 3, "approach": 2, "anchor_texts": 3, "target_loss": 7.5, "retain_limit": None, "positions": 0.5},
+        {"steps": 2, "approach": 1, "anchor_texts": 3, "target_loss": 7.5, "retain_limit": None, "positions": 0.5},
     ),
 }
 NIGHTLY: dict[str, tuple[str, dict[str, Any]]] = {

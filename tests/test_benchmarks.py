@@ -331,6 +331,7 @@ def test_the_benchmark_of_curvature_runs_to_its_record(tmp_path: Path, monkeypat
     assert all(row["steps"] <= 3 for row in written["preconditioners"])
 
 
+@pytest.mark.nightly
 def test_the_benchmark_of_compiling_runs_to_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At toy size, without a compiler: the same operations as in the committed record, and they are those of the library."""
     compiled, curvature = script("compiled"), script("curvature")
@@ -388,6 +389,7 @@ def test_the_benchmark_of_scale_runs_to_its_record(tmp_path: Path, monkeypatch: 
         assert 0 < build["bytes"] <= 1.2 * build["planned_bytes"]
 
 
+@pytest.mark.nightly
 def test_the_benchmark_of_processes_runs_to_its_record(tmp_path: Path) -> None:
     """At toy size: one process does all of the work, and what is planned for a step is of the size of what is counted."""
     sizes = {"hidden_size": 8, "ffn_dim": 16, "layers": 1, "vocab_size": 40, "texts": 4, "tokens": 6}

@@ -84,7 +84,7 @@ def test_what_is_spent_is_the_budget(budget: float, more: dict[str, Any], embedd
         {"steps": 3, "anchor_texts": 20},
         {"budget": 250.0},
         {"solver": "identity"},
-        *({"solver": name, "steps": 3} for name in ("diagonal", "block", "woodbury")),
+        *({"solver": name, "steps": 2} for name in ("diagonal", "block", "woodbury")),
     ],
 )
 def test_the_plan_is_near_what_is_counted(options: dict[str, Any], embedded: dict[str, Any]) -> None:

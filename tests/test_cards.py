@@ -100,7 +100,9 @@ def test_where_nothing_fits_the_least_is_said(model: Any, prepared: Prepared) ->
     with pytest.raises(InputError, match=r"smaller batches and more passes about .* take larger cards"):
         fitting(model, prepared, Cards(1, 1e-9))
     few = replace(
-        prepared, method=prepared.method.model_copy(update={"passes": PASSES[-1]}), inputs=replace(prepared.inputs, batch_size=1)
+        prepared,
+        method=prepared.method.model_copy(update={"passes": PASSES[-1]}),
+        inputs=replace(prepared.inputs, batch_size=1),
     )
     assert [setting for setting, _ in settings(few)] == [""]
 

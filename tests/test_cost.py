@@ -9,17 +9,18 @@ from unlearn_lib.curvature import Auto, EmpiricalFisher, batch_gradient, solve
 from unlearn_lib.curvature.meter import Meter
 
 
-def opt(layers: int = 4) -> tuple[Any, dict[str, torch.Tensor]]:
-    """An OPT of 3.7 million parameters (with two layers 2.1) and 16 sequences of 64 tokens."""
+def opt(layers: int = 4, width: int = 256) -> tuple[Any, dict[str, torch.Tensor]]:
+    """An OPT of 3.7 million parameters (with two layers 2.1, and of half the width 0.5) and 16 sequences of 64 tokens."""
     from transformers import AutoModelForCausalLM, OPTConfig
 
     config = OPTConfig(
-        vocab_size=2048, hidden_size=256, num_hidden_layers=layers, num_attention_heads=4, ffn_dim=1024, word_embed_proj_dim=256,
+        vocab_size=8 * width, hidden_size=width, num_hidden_layers=layers, num_attention_heads=4, ffn_dim=4 * width,
+        word_embed_proj_dim=width,
         max_position_embeddings=128, dropout=0.0, attention_dropout=0.0,
     )  # fmt: skip
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    ids = torch.randint(5, 2048, (16, 64))
+    ids = torch.randint(5, 8 * width, (16, 64))
     return model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
 
 

@@ -50,8 +50,14 @@ def test_a_result_is_saved_and_loaded(
     assert fingerprint(again) == fingerprint(result.model)
 
 
-@pytest.mark.parametrize("options", [{}, {"retain_loss": "kl", "retain_weight": 2.0}, {"forget_batch_size": 2}])
-@pytest.mark.parametrize("method", NAMES)
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        pytest.param(method, options, marks=pytest.mark.nightly if options and method != NAMES[0] else ())
+        for method in NAMES
+        for options in ({}, {"retain_loss": "kl", "retain_weight": 2.0}, {"forget_batch_size": 2})
+    ],
+)
 def test_the_plan_is_what_the_run_takes(method: str, options: dict[str, Any], tiny: Any, tokenizer: Any, texts: Any) -> None:
     asked: dict[str, Any] = {**sets(texts), "method": method}
     prepared = prepare(tiny(), tokenizer, Request(**asked, options={"epochs": 2, **options}))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ranked import curvature
+from ranked import SETTINGS, curvature
 from test_ranks import apart
 
 BOUNDS = {"float64": 1e-10, "float32": 1e-4}
@@ -13,8 +13,9 @@ LOSSES = 1e-8
 @pytest.mark.gpu
 @pytest.mark.usefixtures("labels_of_the_cpu")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_curvature_on_a_gpu_is_that_on_the_cpu() -> None:
-    here, there = curvature("cpu"), curvature("cuda")
+@pytest.mark.parametrize("which", SETTINGS)
+def test_curvature_on_a_gpu_is_that_on_the_cpu(which: str) -> None:
+    here, there = curvature(which, "cpu"), curvature(which, "cuda")
     assert here.keys() == there.keys()
     for name, tensor in here.items():
         _, form, _, what = name.split("/")

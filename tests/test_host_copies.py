@@ -71,26 +71,26 @@ def test_the_recursion_looks_twice_a_term(method: str, copies: HostCopies, token
     few, many = (of(copies, tokenizer, texts, 2, kept, **options) for kept in (8, 24))
     assert many - few == 2 * 8
     assert few <= 2 * 4 + 20  # and lists of numbers elsewhere
-    assert of(copies, tokenizer, texts, 6, 8, **options) == few
+    assert of(copies, tokenizer, texts, 4, 8, **options) == few
 
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("newton", {"step": 1e-3, "max_steps": 20}), ("gradient-ascent", {}), ("gradient-ascent", {"epochs": 3})],
+    [("newton", {"step": 1e-3, "max_steps": 8}), ("gradient-ascent", {}), ("gradient-ascent", {"epochs": 3})],
 )
 def test_copies_do_not_grow_with_the_parameters(
     method: str, options: dict[str, Any], copies: HostCopies, tokenizer: Any, texts: Any
 ) -> None:
-    small, large = (of(copies, tokenizer, texts, layers, 8, method, **options) for layers in (2, 6))
+    small, large = (of(copies, tokenizer, texts, layers, 8, method, **options) for layers in (2, 4))
     assert large <= small + 8
-    assert small <= 8 * 22
+    assert small <= 8 * 10
 
 
 @pytest.mark.parametrize("solver", ["block", "woodbury", "kfac"])
 def test_solvers_look_a_few_times_at_each_parameter(solver: str, copies: HostCopies, tokenizer: Any, texts: Any) -> None:
     options: dict[str, Any] = {"method": "fisher-removal", "solver": solver, "steps": 1, "step": 1.0}
-    found = of(copies, tokenizer, texts, 6, 24, **options)
-    assert found <= 5 * 100  # parameters of six layers
+    found = of(copies, tokenizer, texts, 3, 24, **options)
+    assert found <= 5 * 52  # parameters of three layers
 
 
 OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -130,6 +130,7 @@ def test_no_operation_looks_at_every_batch_or_parameter(operation: str, copies: 
 
     def found(layers: int, batches: int) -> int:
         config = nano.config(nano.ModelSpec("opt", 16, layers, 2, 0.0, 0, ""))
+        config.vocab_size = 64  # no more tokens than that are in the texts
         from transformers import AutoModelForCausalLM
 
         torch.manual_seed(0)

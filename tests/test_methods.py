@@ -198,7 +198,8 @@ def test_the_given_model_is_unchanged_and_a_seed_repeats(
         "base": tiny(dtype=torch.float32, seed=3),
         "method": method,
         "seed": 11,
-        **({"max_steps": 5} if method == "newton" else {"steps": 2} if method in ("fisher-removal", "kfac-newton") else {}),
+        **({"max_steps": 2} if method == "newton" else {"steps": 2} if method in ("fisher-removal", "kfac-newton") else {}),
+        **({"steps": 3, "approach": 2} if method == "constrained-newton" else {}),
         **({"small": "nano/opt-s"} if method == "delta-unlearning" else {}),
     }
     first = unlearn(model, tokenizer, **arguments)

@@ -308,6 +308,7 @@ REAL = fetch.models_folder() / "smollm2-135m"
 NEEDED = pytest.mark.skipif(not (REAL / "model.safetensors").is_file(), reason="`unlearn fetch smollm2-135m` gets the model")
 
 
+@pytest.mark.nightly
 @pytest.mark.real
 @NEEDED
 def test_the_true_models_curvature_is_inverted_and_verified(true_model: tuple[Any, Any]) -> None:

@@ -114,7 +114,7 @@ def true_residual(model: Any, batches: Any, solver: Solver, x: Tensor, v: Tensor
     return float((v.double() - back).norm() / v.double().norm())
 
 
-@pytest.mark.parametrize("damping", [1e-2, 1e-3])
+@pytest.mark.parametrize("damping", [pytest.param(1e-2, marks=pytest.mark.nightly), 1e-3])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_residual_is_the_true_one(solver: type[Solver], damping: float) -> None:
     model, batches = parts((6, 6, 4))

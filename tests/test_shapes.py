@@ -80,7 +80,7 @@ def test_published_shapes_have_the_published_number_of_parameters(name: str) -> 
     assert all(isinstance(p, FakeTensor) for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["nano/opt-s", "nano/neo-s"])
+@pytest.mark.parametrize("name", ["nano/opt-s", pytest.param("nano/neo-s", marks=pytest.mark.nightly)])
 def test_the_plan_from_the_shape_is_that_of_the_model(
     name: str, tmp_path: Path, tokenizer: Any, texts: list[dict[str, str]]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 from sharded import METHODS, NIGHTLY
-from test_ranks import LIMIT_S, TESTS, apart, batches, the_first_says_that_the_second_is_gone, two, written
+from test_ranks import TESTS, apart, batches, done, the_first_says_that_the_second_is_gone, written
 from torch import Tensor
 
 from unlearn_lib import save_model
@@ -38,15 +39,6 @@ BOUNDS = {
 """The largest relative difference."""
 
 
-def done(*words: object) -> tuple[str, str]:
-    """What the first of two processes has said, when both have done their work."""
-    both = two(*words)
-    with both[0] as one, both[1] as other:
-        said, failed = one.communicate(timeout=LIMIT_S)
-        assert one.returncode == other.wait(timeout=60) == 0, failed[-3000:]
-    return said, failed
-
-
 def words(folder: Path, tokenizer: Any, texts: list[dict[str, str]]) -> list[str]:
     """`unlearn run` with shared weights and twelve steps, on files of its own."""
     save_model(tiny_models.build("opt", torch.bfloat16), tokenizer, folder / "model")
@@ -58,15 +50,17 @@ def words(folder: Path, tokenizer: Any, texts: list[dict[str, str]]) -> list[str
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any, texts: list[dict[str, str]]) -> Path:
+def folder(made_once: Callable[..., Path], tokenizer: Any, texts: list[dict[str, str]]) -> Path:
     """What two processes have found, and what the command has written and said there."""
-    found: Path = tmp_path_factory.mktemp("sharded")
-    command = words(found, tokenizer, texts)
-    said, _ = done(TESTS / "sharded.py", found, *command, "--out", found / "out2")
-    (found / "said").write_text(said, encoding="utf-8")
-    alone = CliRunner().invoke(main, [*command, "--out", str(found / "out1")])
-    assert alone.exit_code == 0, alone.output
-    return found
+
+    def fill(found: Path) -> None:
+        command = words(found, tokenizer, texts)
+        said = done(2, TESTS / "sharded.py", found, *command, "--out", found / "out2").stdout
+        (found / "said").write_text(said, encoding="utf-8")
+        alone = CliRunner().invoke(main, [*command, "--out", str(found / "out1")])
+        assert alone.exit_code == 0, alone.output
+
+    return made_once("sharded", fill)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +76,7 @@ def test_the_answers_are_those_of_one_process(found: dict[str, Tensor], what: st
 
 @pytest.mark.nightly
 def test_the_weights_of_more_methods_are_those_of_one_process(tmp_path: Path) -> None:
-    done(TESTS / "sharded.py", tmp_path, "nightly")
+    done(2, TESTS / "sharded.py", tmp_path, "nightly")
     assert compared(load_file(tmp_path / "found.safetensors"), "method/float64") == len(NIGHTLY)
 
 

@@ -36,6 +36,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+BUNDLE_BYTES = 2**16
+"""So much is sent at once where tensors are smaller: an exchange takes longer to begin than to send that."""
 LOST = "another process of this run has ended, or cannot be reached; its own last message tells why. Start all of them again"
 
 
@@ -114,9 +116,20 @@ class Ranks:
 
     def add(self, vector: dict[str, Tensor]) -> dict[str, Tensor]:
         """The sum of every process's vector, in place."""
-        for tensor in vector.values():
-            self.add_tensor(tensor)
+        self.add_tensors(vector.values())
         return vector
+
+    def add_tensors(self, tensors: Iterable[Tensor]) -> None:
+        """The sums of every process's tensors, in place; small ones are sent together, because each exchange is waited for."""
+        if self.size == 1:
+            return
+        for together in _bundles(tensors):
+            if len(together) == 1:
+                self.add_tensor(together[0])
+                continue
+            flat = self.add_tensor(torch.cat([tensor.reshape(-1) for tensor in together]))
+            for tensor, found in zip(together, flat.split([tensor.numel() for tensor in together]), strict=True):
+                tensor.copy_(found.view_as(tensor))
 
     @_together
     def add_tensor(self, tensor: Tensor) -> Tensor:
@@ -172,6 +185,20 @@ class Ranks:
         """Go on when all have come here."""
         if self.size > 1:
             dist.barrier()
+
+
+def _bundles(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in their order, those that follow each other in one bundle where they are of one kind and in all no larger than that."""
+    bundle, held = list[Tensor](), 0
+    for tensor in tensors:
+        alike = bundle and (tensor.dtype, tensor.device) == (bundle[0].dtype, bundle[0].device)
+        if bundle and not (alike and held + tensor.nbytes <= BUNDLE_BYTES):
+            yield bundle
+            bundle, held = [], 0
+        bundle.append(tensor)
+        held += tensor.nbytes
+    if bundle:
+        yield bundle
 
 
 def _rows(batch: Batch, start: int, stop: int) -> list[Batch]:
@@ -292,9 +319,11 @@ def add_gradients(params: Iterable[Tensor]) -> None:
     used = found.add_tensor(
         torch.tensor([p.grad is not None for p in every], dtype=torch.int64, device=every[0].device)
     ).tolist()
+    gradients = list[Tensor]()
     for p in (p for p, times in zip(every, used, strict=True) if times):  # what no process has used has no gradient anywhere
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        found.add_tensor(p.grad)
+        gradients.append(p.grad)
+    found.add_tensors(gradients)
 
 
 class _Gathered(torch.autograd.Function):
