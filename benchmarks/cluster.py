@@ -4,7 +4,8 @@
 
 The table of shares counts, on the CPU with gloo: FLOPs of the process that has most of them, the peak of its tensors, and the bytes that
 it hands over to be sent; and how far its answer is from that of one process. The steps compare the memory that is planned with that by
-which the process grows. Counts do not depend on what else the machine does; the seconds of the steps do.
+which the process grows. Counts do not depend on what else the machine does; the seconds of the steps do. With only some steps asked for,
+the records of the others are kept.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from unlearn_lib.data.batches import Example
 from unlearn_lib.environment import provenance
 from unlearn_lib.methods.base import Inputs
 from unlearn_lib.methods.fisher_removal import FisherRemoval
+from unlearn_lib.methods.plan import model_bytes
 from unlearn_lib.ranks import data_parallel
 from unlearn_lib.unlearning.cost import Watch
 
@@ -42,9 +44,12 @@ LARGE = {"hidden_size": 1024, "ffn_dim": 4096, "layers": 24, "vocab_size": 50272
 """Those of the steps: OPT's shape between 125M and 1.3B."""
 STEPS: dict[str, tuple[dict[str, Any], int]] = {
     "blocks of 48, all layers": ({"solver": "block"}, 24),
+    "blocks of 48, the last 2 layers": ({"solver": "block"}, 2),
     "K-FAC, the last 2 layers": ({"solver": "kfac"}, 2),
 }
 """Options of a step, and how many of the last layers are changed."""
+RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""Asks the C library to give freed memory back at once, so that what a process holds is what its tensors hold."""
 Row = dict[str, Any]
 
 
@@ -157,7 +162,8 @@ def step(sizes: dict[str, int], options: dict[str, Any], layers: int, device: st
         "texts": half,
         "tokens": sizes["tokens"],
         "model_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
-        "planned_bytes": planned.peak_memory_bytes,
+        # a plan counts the copy that a method works on, and this one works on the model itself
+        "planned_bytes": planned.peak_memory_bytes - model_bytes(model),
         "measured_bytes": watch.peak_memory_bytes,
         "planned_gradients": planned.gradient_evaluations,
         "counted_gradients": outcome.gradient_evaluations,
@@ -177,9 +183,9 @@ def shares(sizes: dict[str, int], processes: int, folder: Path) -> tuple[dict[st
         return json.loads(file.metadata()["found"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def _here(words: list[str]) -> str:
-    """The output of a Python command with the modules of this one."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+def _here(words: list[str], **more: str) -> str:
+    """The output of a Python command with the modules of this one, and with more in its environment."""
+    environment = {**os.environ, **more, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return subprocess.run(
         [sys.executable, *words], env=environment, check=True, stdout=subprocess.PIPE, encoding="utf-8"
     ).stdout
@@ -187,12 +193,21 @@ def _here(words: list[str]) -> str:
 
 @click.command(help=__doc__)
 @click.option("--processes", multiple=True, type=click.IntRange(1), default=(1, 2, 4), show_default=True)
+@click.option("--shares/--no-shares", "with_shares", default=True, help="Whether the table of shares is measured anew.")
 @click.option("--step", "steps", multiple=True, type=click.Choice(list(STEPS)), default=list(STEPS), show_default=True)
 @click.option("--shared", default=json.dumps(SHARED), help="The sizes of the table of shares, as JSON.")
 @click.option("--large", default=json.dumps(LARGE), help="The sizes of the steps, as JSON.")
 @click.option("--out", default=Path(__file__).with_name("cluster.json"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--worker", hidden=True, help="What one process does, as JSON.")
-def main(processes: tuple[int, ...], steps: tuple[str, ...], shared: str, large: str, out: Path, worker: str | None) -> None:
+def main(
+    processes: tuple[int, ...],
+    with_shares: bool,
+    steps: tuple[str, ...],
+    shared: str,
+    large: str,
+    out: Path,
+    worker: str | None,
+) -> None:
     """Measure all, each number of processes and each step in processes of their own, and write one JSON."""
     if worker is not None:
         order = json.loads(worker)
@@ -202,10 +217,16 @@ def main(processes: tuple[int, ...], steps: tuple[str, ...], shared: str, large:
             click.echo(json.dumps(step(order["sizes"], order["options"], order["layers"])))
         return
     sizes = json.loads(shared)
-    report: Row = {"environment": provenance(), "sizes": sizes, "shares": {}, "steps": {}}
+    known: Row = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"steps": {}}
+    kept = {name: row for name, row in known["steps"].items() if name not in steps}
+    report: Row = {"environment": provenance(), "sizes": sizes, "shares": {}, "steps": kept}
+    if not with_shares:
+        if known.get("sizes") != sizes:
+            raise click.UsageError(f"{out} has no table of shares of these sizes; leave out --no-shares")
+        report |= {name: known[name] for name in ("environment", "shares")}
     with tempfile.TemporaryDirectory() as folder:
         first: dict[str, Tensor] = {}
-        for number in processes:
+        for number in processes if with_shares else ():
             found, answers = shares(sizes, number, Path(folder))
             first = first or answers
             for name, row in found.items():
@@ -215,9 +236,12 @@ def main(processes: tuple[int, ...], steps: tuple[str, ...], shared: str, large:
     for name in steps:
         options, layers = STEPS[name]
         row = json.loads(
-            _here([__file__, "--worker", json.dumps({"sizes": json.loads(large), "options": options, "layers": layers})])
+            _here(
+                [__file__, "--worker", json.dumps({"sizes": json.loads(large), "options": options, "layers": layers})],
+                **RETURNED,
+            )
         )
-        report["steps"][name] = row
+        report["steps"][name] = row | {"environment": provenance(), "freed_memory": "given back"}
         click.echo(json.dumps({name: row}, indent=1))
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
