@@ -91,13 +91,14 @@ WEEKS = (
         (6,),
         (
             "write down the Hessian, the Gauss-Newton matrix, the Fisher and the empirical Fisher, and say which of them are equal",
-            "compute products with each of them without storing the matrix",
+            "say what each of them leaves out, and what an unlearning step with it damages",
         ),
     ),
     Week(
         "Inverting a matrix that cannot be stored",
         (7,),
         (
+            "compute products with the Hessian, the Gauss-Newton matrix and the empirical Fisher without storing the matrix",
             "solve a damped system by conjugate gradients, by Woodbury's identity, by a recursion and by blocks",
             "say what each solver costs in gradients and in memory, and read its residual",
         ),
