@@ -99,9 +99,8 @@ def figure(lines: pd.DataFrame) -> Any:
     axis.axvline(control, color=COLOURS["retrain"], linestyle="--", linewidth=1)
     axis.axvline(known, color="#666666", linestyle=":", linewidth=1)
     axis.annotate("original", (known, -0.9), color="#444444", ha="center", fontsize=8, annotation_clip=False)
-    axis.annotate(
-        "retrained, trained so", (control, -0.9), color=COLOURS["retrain"], ha="center", fontsize=8, annotation_clip=False
-    )
+    after = "retrained, after the same attack"
+    axis.annotate(after, (control, -0.9), color=COLOURS["retrain"], ha="center", fontsize=8, annotation_clip=False)
     axis.set_yticks(range(len(rows)), rows)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.set_xlabel("forget loss; open: before, full: lowest while trained on the other half")

@@ -107,15 +107,16 @@ def retraining(report: Mapping[str, Any]) -> int:
     return int(setting["training"]["epochs"] * (setting["train"] - setting["forget"]))
 
 
-def frontier(rows: pd.DataFrame, family: str) -> pd.DataFrame:
-    """Constrained Newton within its budgets, dearer ones further down: with written texts where there is such a row."""
+def frontier(rows: pd.DataFrame, family: str, written: bool = True) -> pd.DataFrame:
+    """Constrained Newton within its budgets, dearer ones further down: with written texts where there is such a row, or without."""
     mine = rows[(rows.method == OURS) & (rows.family == family) & rows.budget.notna() & rows.q.isna()]
+    mine = mine if written else mine[~mine.written.astype(bool)]
     return mine.sort_values("written").drop_duplicates("budget", keep="last").sort_values("share")
 
 
-def frontier_damage(rows: pd.DataFrame, family: str, share: float) -> float:
+def frontier_damage(rows: pd.DataFrame, family: str, share: float, written: bool = True) -> float:
     """The damage of `frontier` at a cost: straight between its points where both axes are logarithmic, flat beyond its ends."""
-    points = frontier(rows, family)
+    points = frontier(rows, family, written)
     return float(np.exp(np.interp(np.log(share), np.log(points.share), np.log(points.damage_ratio))))
 
 

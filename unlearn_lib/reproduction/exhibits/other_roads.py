@@ -36,7 +36,7 @@ BESIDE = {
     "gradient-difference, KL, 25 %": "gradient difference, KL",
     "simnpo, with KL term, 25 %": "SimNPO with a KL term",
     "constrained-newton, 10 %": "constrained Newton, within a tenth",
-    "constrained-newton, 25 %, written texts": "constrained Newton, within a quarter",
+    "constrained-newton, 25 %, written texts": "constrained Newton, within a quarter, written texts",
 }
 """What they are compared with."""
 NAMES = {**BESIDE, **ROADS, **OWN}
@@ -48,6 +48,7 @@ COSTS = {family: f"cost, {name}" for family, name in paper.FAMILIES.items()}
 TAKEN = {"retain": "retained texts", "base": "the model before its training"}
 KEPT = {
     "original": "–",
+    "constrained-newton, 25 %, written texts": "retained texts, and texts that the model writes",
     "sisa, 4 shards of 3 slices": "all texts and checkpoints",
     "certified-newton, the head alone": "all texts",
     "delta-unlearning, KL": "retained texts, a small model",
@@ -120,11 +121,13 @@ def figure(report: Mapping[str, Any]) -> Any:
         mine = rows[rows.family == family]
         bars = [mine.damage_ratio - mine.damage_ratio_low.clip(lower=1e-4), mine.damage_ratio_high - mine.damage_ratio]
         places = [order.index(name) + (0.15 if family == "neo" else -0.15) for name in mine.name]
-        label = exam_frontier.FAMILIES[family]
+        label = paper.FAMILIES[family]
         axis.errorbar(mine.damage_ratio, places, xerr=bars, fmt=marker, color=colour, label=label, capsize=2, markersize=5)
     shares = rows.pivot(index="name", columns="family", values="share")
     axis.set(xscale="log", xlabel="damage ratio, retained texts outside")
-    axis.set_yticks(range(len(order)), [f"{name} ({_percent(shares.loc[name])})" for name in order])
+    names = [name.replace(", written", ",\nwritten") for name in order]
+    costs = [_percent(shares.loc[name]) for name in order]
+    axis.set_yticks(range(len(order)), [f"{name} ({cost})" for name, cost in zip(names, costs, strict=True)])
     for label in axis.get_yticklabels():
         label.set_fontweight("bold" if label.get_text().startswith("constrained") else "normal")
     axis.grid(axis="x", which="both", alpha=0.25)
