@@ -75,7 +75,7 @@ def test_a_corrected_step_lands_on_the_constrained_optimum(seed: int, rise: floa
     assert optimality(g, u, vector(there), vector(problem.solve(there))) < 1e-6
 
 
-def test_the_share_is_newtons_own_where_the_curvature_explains_the_divergence() -> None:
+def test_the_share_is_newtons_own_where_all_of_the_divergence_lies_along_the_constraint() -> None:
     """At a displacement along the constraint KL = 1/2 x'Kx, so that 2 KL / (r.t) = 1 and the correction takes all of x back."""
     problem = Quadratic()
     g, u = vector(problem.g), vector(problem.solve(problem.g))

@@ -344,6 +344,17 @@ def test_the_front_page_says_where_its_numbers_come_from() -> None:
     assert "All numbers in this book are from these texts" not in page("book/private_data.md")
 
 
+def test_the_front_pages_have_the_hours_of_the_reading_times() -> None:
+    times = (ROOT / "book/reading_times.md").read_text(encoding="utf-8")
+    (reading,), (studying,) = (
+        re.findall(r"take about \*\*(\d+) hours\*\*", times),
+        re.findall(r"about \*\*(\d+) hours\*\* with all", times),
+    )
+    intro, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("book/intro.md", "README.md"))
+    assert f"about {reading} hours to read, and about {studying} with its exercises" in intro
+    assert f"about {reading} hours of reading, and {studying} with its exercises" in readme
+
+
 def test_what_was_run_on_a_gpu_is_told() -> None:
     text = page("README.md")
     assert "Nothing of this has been run on a GPU" not in text

@@ -13,8 +13,8 @@ forgets (`bounded_gradient`) and r = grad KL_R, every step solves with K + lambd
 
 where slope = dL_F / da is measured on the way. With exact curvature, eta = 1 and no momentum this is the constrained optimum of a
 quadratic. K-FAC knows only on average in which directions texts differ, and underestimates the curvature along r a hundred times and
-more. So eta is a share of 2 KL_R / (r.t), Polyak's rule, which is 1 where K explains the divergence that is there. At the first step
-r = 0, and the step is that of Fisher Removal.
+more. So eta is a share of 2 KL_R / (r.t), Polyak's rule, and at most 1. With exact curvature that quotient is 1 or more: 1 where all of the
+divergence can be taken back along the constraint. At the first step r = 0, and the step is that of Fisher Removal.
 
 How far the optimum is: |t| / |c| in the metric of the solve (`optimality`), the part of r that is not along g.
 """

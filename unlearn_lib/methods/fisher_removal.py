@@ -3,7 +3,8 @@ r"""Fisher Removal, the paper's algorithm 2: a Newton step with the inverse empi
     g = grad L(D-);    theta += gamma (F + lambda I)^{-1} g          F from D+ at theta, anew for every step
 
 The preset `paper` is the algorithm as printed (equations 7 and 8, lambda = 1). The defaults are what measured best of its
-options in version 0.1.0: the Fisher by EK-FAC, little damping, four short steps. Constrained Newton does better for less.
+options in version 0.1.0: in place of the empirical Fisher the true one (labels drawn from the model) by EK-FAC, little damping, four short
+steps. Constrained Newton does better for less.
 """
 
 from __future__ import annotations
