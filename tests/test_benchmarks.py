@@ -270,16 +270,19 @@ def test_the_benchmark_of_attacks_runs_from_nothing_to_its_page(tmp_path: Path, 
     assert numbers[attacked.ORIGINAL]["outside_loss"] == pytest.approx(case.before["retain"], rel=1e-5)
     assert "rounding to 4 bits" not in numbers[attacked.ORIGINAL]  # there is no way back
     assert numbers[attacked.TWIN]["kl_forget"] > 0
-    page = attacked.page(found)
+    page = attacked.page(found, "attacked")
     assert page.count("\n| gradient-ascent, Adam | 1 | 1 ") == 1
     assert page.splitlines()[-1].count("|") == len(attacked.COLUMNS) + 4
 
 
-def test_the_committed_table_of_attacks_is_that_of_its_records() -> None:
+@pytest.mark.parametrize("name", ["attacked", "attacked_again"])
+def test_the_committed_table_of_attacks_is_that_of_its_records(name: str) -> None:
     attacked = script("attacked")
-    committed = json.loads((FOLDER / "attacked.json").read_text(encoding="utf-8"))
-    assert json.loads(json.dumps(attacked.gathered(attacked._store(), list(attacked.cells())))) == committed
-    assert (FOLDER / "attacked.md").read_text(encoding="utf-8") == attacked.page(committed)
+    committed = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    cells = list(attacked.cells(numerics=attacked.NUMERICS[name]))
+    found = attacked.gathered(attacked.RunStore(attacked.ROOT / "results" / name), cells)
+    assert json.loads(json.dumps(found)) == committed
+    assert (FOLDER / f"{name}.md").read_text(encoding="utf-8") == attacked.page(committed, name)
     assert set(committed["rows"]) == set(attacked.ROWS)
 
 
