@@ -58,8 +58,13 @@ def test_the_settings_of_chapter_12_are_those_of_the_runs() -> None:
     text = prose("ch12_paper")
     table = settings_table.table().set_index("what").nano
     assert f"{NANO.cycle_size} texts are removed instead of {paper.CYCLE_SIZE}" in text
-    assert f"both step lengths are multiplied by {NANO.step_factor:g} (by {NANO.cases.step_factor:g} in the case studies)" in text
-    assert f"exposure has {NANO.reference_size} references instead of 1000, accuracy {NANO.test_size} questions instead of 2376" in text
+    assert (
+        f"both step lengths are multiplied by {NANO.step_factor:g} (by {NANO.cases.step_factor:g} in the case studies)" in text
+    )
+    assert (
+        f"exposure has {NANO.reference_size} references instead of 1000, accuracy {NANO.test_size} questions instead of 2376"
+        in text
+    )
     assert table["test questions"] == "100"
     assert "everything else is the paper's" not in text.lower()
 
