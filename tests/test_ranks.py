@@ -93,7 +93,8 @@ def test_curvature_is_that_of_one_process(which: str, processes: int, tmp_path: 
         if not what.startswith("cost"):
             assert apart(*pair) <= BOUNDS[form], name
         elif "dense" not in what and "recursion" not in what:  # these two do the same in every process
-            assert apart(*pair) <= 0.01, name
+            # in float32 conjugate gradients may stop one step of eight sooner or later
+            assert apart(*pair) <= (0.13 if what.endswith("cg") and form == "float32" else 0.01), name
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,8 @@ def test_methods_are_those_of_one_process(
         what = name.rpartition("/")[2]
         # where lengths are searched in float32 one look at the losses of some texts more or less may do
         bounds = {"weights": weights, "losses": losses, "cost": 0.005 if form == "float64" else 0.02}
+        if form == "float32" and "budget" in name:  # which then ends elsewhere within the tolerance of its goal
+            bounds |= {"weights": 0.05, "losses": 0.02}
         assert apart(*pair) <= bounds[what], name
         exact += what == "weights" and apart(*pair) <= BOUNDS[form]
     assert form == "float32" or exact >= EXACT[which]
