@@ -161,9 +161,9 @@ def step(sizes: dict[str, int], options: dict[str, Any], layers: int, device: st
         "changed": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "texts": half,
         "tokens": sizes["tokens"],
-        "model_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "model_bytes": (own := model_bytes(model)),
         # a plan counts the copy that a method works on, and this one works on the model itself
-        "planned_bytes": planned.peak_memory_bytes - model_bytes(model),
+        "planned_bytes": planned.peak_memory_bytes - own,
         "measured_bytes": watch.peak_memory_bytes,
         "planned_gradients": planned.gradient_evaluations,
         "counted_gradients": outcome.gradient_evaluations,

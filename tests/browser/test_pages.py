@@ -52,7 +52,8 @@ def coloured(page: Any, scheme: str) -> None:
     page.wait_for_function(f"() => document.documentElement.dataset.theme === '{scheme}'")
 
 
-ALL = [path if path in different() else pytest.param(path, marks=pytest.mark.nightly) for path in pages()]
+DIFFERENT = different()
+ALL = [path if path in DIFFERENT else pytest.param(path, marks=pytest.mark.nightly) for path in pages()]
 """Every page; of those that are made of one template all but two by night."""
 
 
