@@ -2,7 +2,6 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of the hub's client
 
-import copy
 import hashlib
 import tempfile
 from collections.abc import Callable
@@ -81,18 +80,15 @@ def memorised(made_once: Callable[..., Path], tokenizer: Any, texts: list[dict[s
     """A tiny model that knows the first 24 texts much better than the others."""
     from transformers import AutoModelForCausalLM
 
-    from unlearn_lib import TrainingConfig, train
-
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
+    from unlearn_lib import TrainingConfig, save_model, train
 
     def fill(folder: Path) -> None:
-        trained = copy.deepcopy(model)
-        train(trained, tokenizer, texts[:24], TrainingConfig(40, 1e-2))
-        torch.save(trained.state_dict(), folder / "weights.pt")
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(nano.config(nano.ModelSpec("opt", 32, 2, 2, 0.0, 0, ""))).eval()
+        train(model, tokenizer, texts[:24], TrainingConfig(40, 1e-2))
+        save_model(model, tokenizer, folder)
 
-    model.load_state_dict(torch.load(made_once("memorised", fill) / "weights.pt"))
-    return model
+    return AutoModelForCausalLM.from_pretrained(made_once("memorised", fill))
 
 
 @pytest.fixture
