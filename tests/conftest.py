@@ -88,7 +88,7 @@ def memorised(made_once: Callable[..., Path], tokenizer: Any, texts: list[dict[s
         train(model, tokenizer, texts[:24], TrainingConfig(40, 1e-2))
         save_model(model, tokenizer, folder)
 
-    return AutoModelForCausalLM.from_pretrained(made_once("memorised", fill))
+    return AutoModelForCausalLM.from_pretrained(made_once("memorised", fill), attn_implementation="eager")
 
 
 @pytest.fixture
