@@ -93,8 +93,7 @@ def test_curvature_is_that_of_one_process(which: str, processes: int, tmp_path: 
         if not what.startswith("cost"):
             assert apart(*pair) <= BOUNDS[form], name
         elif "dense" not in what and "recursion" not in what:  # these two do the same in every process
-            # in float32 conjugate gradients may stop one step of eight sooner or later
-            assert apart(*pair) <= (0.13 if what.endswith("cg") and form == "float32" else 0.01), name
+            assert apart(*pair) <= 0.01, name
 
 
 @pytest.mark.parametrize(
